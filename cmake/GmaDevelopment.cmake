@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+#
+# What gma's own tests, benchmarks and examples are built with. None of it is installed or reaches a user of gma::gma.
+#
+#   gma_warnings     strict warnings (errors with GMA_WERROR)
+#   gma_fast_flags   -O3 -march=native with GMA_NATIVE: what a user of the library is advised to pass
+#   gma_sanitize     the sanitizers of GMA_SANITIZE, and GMA_REDUCED_TESTS with them
+#   gma_require(package FOR what DEBIAN package-name OPTION option)    find_package with a message that helps
+
+get_property(gma_is_multi_config GLOBAL PROPERTY GENERATOR_IS_MULTI_CONFIG)
+if(PROJECT_IS_TOP_LEVEL AND NOT gma_is_multi_config AND NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+
+add_library(gma_warnings INTERFACE)
+add_library(gma_fast_flags INTERFACE)
+add_library(gma_sanitize INTERFACE)
+
+if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
+  target_compile_options(gma_warnings INTERFACE
+    -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wold-style-cast -Wcast-qual -Wundef
+    -Wnon-virtual-dtor -Woverloaded-virtual -Wdouble-promotion
+    "$<$<BOOL:${GMA_WERROR}>:-Werror>")
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # g++ 12 reports Eigen's fixed-size temporaries as maybe uninitialized in code that initializes them.
+    target_compile_options(gma_warnings INTERFACE -Wno-maybe-uninitialized)
+  endif()
+  target_compile_options(gma_fast_flags INTERFACE "$<$<BOOL:${GMA_NATIVE}>:-O3;-march=native>")
+endif()
+
+if(GMA_SANITIZE)
+  target_compile_options(gma_sanitize INTERFACE
+    "-fsanitize=${GMA_SANITIZE}" -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(gma_sanitize INTERFACE "-fsanitize=${GMA_SANITIZE}")
+  target_compile_definitions(gma_sanitize INTERFACE GMA_REDUCED_TESTS)
+endif()
+
+macro(gma_require package)
+  cmake_parse_arguments(gma_require "" "FOR;DEBIAN;OPTION" "" ${ARGN})
+  find_package(${package} QUIET)
+  if(NOT ${package}_FOUND)
+    message(FATAL_ERROR
+      "gma's ${gma_require_FOR} need ${package}, and CMake found none. On Debian and Ubuntu: "
+      "apt-get install ${gma_require_DEBIAN}. To build without them: -D${gma_require_OPTION}=OFF.")
+  endif()
+endmacro()
