@@ -12,6 +12,11 @@ if(PROJECT_IS_TOP_LEVEL AND NOT gma_is_multi_config AND NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
 endif()
 
+# Strictly the standard that gma::gma asks for, whatever the compiler's default.
+set(CMAKE_CXX_STANDARD 17)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+
 add_library(gma_warnings INTERFACE)
 add_library(gma_fast_flags INTERFACE)
 add_library(gma_sanitize INTERFACE)
