@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT
+// Bidirectional attention is write, then read; its backward is the two backward passes in the opposite order.
+#pragma once
+
+#include "gma/attention/read_write.hpp"
+
+namespace gma {
+
+/// Every query reads the memory that all keys were written to (equations 3 to 6): queries Nq x d, keys Nk x d, values
+/// Nk x e; returns Nq x e. Nq and Nk may differ. Equal to the dense affinity (7) times the values. With forgetting it
+/// is the memory after the last key that is read: keys near the end weigh most. Cost O((Nq + Nk) K (D + e)), extra
+/// memory O(tile (K + D + e) + K e). Throws std::invalid_argument on shapes or token inputs that do not fit.
+template <class M, class Q, class K, class V, class TS = typename M::Scalar>
+Matrix<typename M::Scalar> bidirectional(const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                                         const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                                         const Options& options = {}, const TokenInputs<TS>& tokens = {});
+/// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory.
+template <class Out, class M, class Q, class K, class V, class TS>
+void bidirectional_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                        const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
+                        const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
+
+/// Gradients of bidirectional(): everything that was given. d_output is Nq x e. Cost about 2.5 forward passes; the same
+/// extra memory.
+template <class M, class Q, class K, class V, class D, class TS = typename M::Scalar>
+Gradients<M> bidirectional_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                                    const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                                    const Eigen::MatrixBase<D>& d_output, const Options& options = {},
+                                    const TokenInputs<TS>& tokens = {});
+/// The same into `gradients`, whose matrices are reused, with a caller's scratch memory.
+template <class M, class Q, class K, class V, class D, class TS>
+void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                                 const Eigen::MatrixBase<D>& d_output, const Options& options,
+                                 const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+template <class Out, class M, class Q, class K, class V, class TS>
+void bidirectional_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                        const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
+                        const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace) {
+  using S = typename M::Scalar;
+  constexpr const char* function = "bidirectional";
+  detail::check_scalar<S, TS>();
+  const CompiledMixture<S>& natural = detail::compiled(function, mixture);
+  detail::check_options(function, options);
+  detail::check_token_width(function, "queries", queries.cols(), natural.dim());
+  detail::check_stream(function, natural, keys, values, tokens);
+  detail::check_shape(function, "out", out.rows(), out.cols(), queries.rows(), values.cols(), "queries x value width");
+  detail::Evaluated<Q> q = queries.derived();
+  detail::Evaluated<K> k = keys.derived();
+  detail::Evaluated<V> v = values.derived();
+  const detail::TokenView<S> view(q);
+  const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
+  Memory<S> memory = empty_memory<S>(natural.components(), values.cols());
+  detail::write_tokens(natural, stream, 0, stream.size(),
+                       detail::tile_size(options, detail::default_tile, stream.size()), memory, workspace);
+  detail::read_tokens(natural, view, memory, options.normalization,
+                      detail::tile_size(options, detail::default_tile, view.rows()),
+                      detail::TokenSink<S>(detail::writable(out)), workspace);
+}
+
+template <class M, class Q, class K, class V, class TS>
+Matrix<typename M::Scalar> bidirectional(const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                                         const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                                         const Options& options, const TokenInputs<TS>& tokens) {
+  Workspace<typename M::Scalar> workspace;
+  Matrix<typename M::Scalar> out(queries.rows(), values.cols());
+  bidirectional_into(out, mixture, queries, keys, values, options, tokens, workspace);
+  return out;
+}
+
+template <class M, class Q, class K, class V, class D, class TS>
+void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                                 const Eigen::MatrixBase<D>& d_output, const Options& options,
+                                 const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace) {
+  using S = typename M::Scalar;
+  constexpr const char* function = "bidirectional_backward";
+  detail::check_scalar<S, TS>();
+  static_assert(!detail::is_compiled<M>, "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
+  const CompiledMixture<S>& natural = detail::compiled(function, mixture);
+  detail::check_options(function, options);
+  detail::check_token_width(function, "queries", queries.cols(), natural.dim());
+  detail::check_stream(function, natural, keys, values, tokens);
+  detail::check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), values.cols(),
+                      "queries x value width");
+  detail::Evaluated<Q> q = queries.derived();
+  detail::Evaluated<K> k = keys.derived();
+  detail::Evaluated<V> v = values.derived();
+  detail::Evaluated<D> dy = d_output.derived();
+  const detail::TokenView<S> view(q);
+  const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
+  const Index write_tile = detail::tile_size(options, detail::default_tile, stream.size());
+  const Index read_tile = detail::tile_size(options, detail::default_tile, view.rows());
+  CompiledMixture<S> gradient = detail::zeros_like(natural);
+  Memory<S> memory = empty_memory<S>(natural.components(), values.cols());
+  detail::write_tokens(natural, stream, 0, stream.size(), write_tile, memory, workspace);
+  gradients.queries.resize(queries.rows(), queries.cols());
+  detail::set_zero(gradients.memory, natural.components(), values.cols());
+  detail::read_tokens_backward(natural, view, memory, detail::TokenView<S>(dy), options.normalization, read_tile,
+                               gradients.queries, gradients.memory, gradient, workspace);
+  detail::write_tokens_backward<CompiledMixture<S>, S>(natural, stream, nullptr, write_tile, gradients.memory,
+                                                       gradients, gradient, workspace);
+  gradients.mixture = detail::pull_back(mixture, natural, gradient);
+}
+
+template <class M, class Q, class K, class V, class D, class TS>
+Gradients<M> bidirectional_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                                    const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                                    const Eigen::MatrixBase<D>& d_output, const Options& options,
+                                    const TokenInputs<TS>& tokens) {
+  Workspace<typename M::Scalar> workspace;
+  Gradients<M> gradients;
+  bidirectional_backward_into(gradients, mixture, queries, keys, values, d_output, options, tokens, workspace);
+  return gradients;
+}
+
+}  // namespace gma

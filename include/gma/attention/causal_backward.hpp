@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT
+// Backward of causal attention. On the way forward the memory is kept at every checkpoint_interval tokens; on the way
+// back each interval is replayed from its checkpoint, tile by tile, and the tiles are run last first. Responsibilities
+// are recomputed: nothing of size N x K exists.
+#pragma once
+
+#include "gma/attention/causal.hpp"
+
+namespace gma {
+
+/// Gradients of causal(): everything that was given; d_output is N x e. Cost about 4 forward passes; extra memory
+/// (N / checkpoint_interval + checkpoint_interval / tile) (K e + K) numbers and a few tiles. Throws
+/// std::invalid_argument on shapes or token inputs that do not fit.
+template <class M, class Q, class K, class V, class D, class TS = typename M::Scalar>
+Gradients<M> causal_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Eigen::MatrixBase<K>& keys,
+                             const Eigen::MatrixBase<V>& values, const Eigen::MatrixBase<D>& d_output,
+                             const Options& options = {}, const TokenInputs<TS>& tokens = {});
+
+/// Gradients of causal() that continued from `initial_memory` (empty: zeros), also through the memory it left behind:
+/// d_final_memory is the gradient of that (empty: zeros).
+template <class M, class Q, class K, class V, class D, class MS, class TS = typename M::Scalar>
+Gradients<M> causal_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Eigen::MatrixBase<K>& keys,
+                             const Eigen::MatrixBase<V>& values, const Eigen::MatrixBase<D>& d_output,
+                             const Memory<MS>& initial_memory, const Memory<MS>& d_final_memory,
+                             const Options& options = {}, const TokenInputs<TS>& tokens = {});
+
+/// The same into `gradients`, whose matrices are reused, with a caller's scratch memory.
+template <class M, class Q, class K, class V, class D, class MS, class TS>
+void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                          const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                          const Eigen::MatrixBase<D>& d_output, const Memory<MS>& initial_memory,
+                          const Memory<MS>& d_final_memory, const Options& options, const TokenInputs<TS>& tokens,
+                          Workspace<typename M::Scalar>& workspace);
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+namespace detail {
+
+/// Memories of one size, kept side by side in scratch.
+template <class S>
+class MemoryShelf {
+ public:
+  MemoryShelf(Index places, Index components, Index width, Workspace<S>& workspace)
+      : components_(components),
+        slots_(workspace.take(places * components, width)),
+        mass_(workspace.take(places, components)) {}
+
+  void put(Index place, const Memory<S>& memory) {
+    slots_.middleRows(place * components_, components_) = memory.slots;
+    mass_.row(place) = memory.mass.transpose();
+  }
+  void get(Index place, Memory<S>& memory) const {
+    memory.slots = slots_.middleRows(place * components_, components_);
+    memory.mass = mass_.row(place).transpose();
+  }
+
+ private:
+  Index components_;
+  Tile<S> slots_, mass_;
+};
+
+/// The pass itself: everything a tile needs to know, and where its gradients go.
+template <class FeatureMap, class S, class M>
+struct CausalBackward {
+  const FeatureMap& map;
+  const TokenView<S>& queries;
+  const TokenStream<S>& stream;
+  const TokenView<S>& d_output;
+  Normalization normalization;
+  Index tile;
+  Gradients<M>& out;     // out.memory runs: the gradient of the memory after the tokens that remain
+  FeatureMap& gradient;  // of the natural parameters
+  Workspace<S>& workspace;
+
+  /// Tiles [begin, end) of one interval, from the memory before it. `after`: the memory after it; becomes the one
+  /// before.
+  void interval(Index begin, Index end, Memory<S>& state, Memory<S>& after) {
+    typename Workspace<S>::Frame frame(workspace);
+    const Index tiles = (end - begin + tile - 1) / tile;
+    MemoryShelf<S> shelf(tiles, map.components(), stream.values.cols(), workspace);
+    for (Index i = 0; i < tiles; ++i) {
+      shelf.put(i, state);
+      if (i + 1 < tiles) write_tokens(map, stream, begin + i * tile, begin + (i + 1) * tile, tile, state, workspace);
+    }
+    for (Index i = tiles - 1; i >= 0; --i) {
+      shelf.get(i, state);
+      one_tile(begin + i * tile, (std::min)(tile, end - begin - i * tile), state, after);
+      if (stream.forgets()) after = state;
+    }
+  }
+
+  void one_tile(Index begin, Index count, const Memory<S>& before, const Memory<S>& after) {
+    typename Workspace<S>::Frame frame(workspace);
+    const Index K = map.components();
+    const CausalTile<S> opened = open_tile(map, queries, stream, begin, count, before.mass, normalization, workspace);
+    const ConstTile<S> dy = load_tile(d_output, begin, count, workspace);
+    Tile<S> d_r_q = workspace.take(count, K), d_weighted = workspace.take(count, K);
+    Tile<S> read_energy = workspace.take(count, 1);
+    S energy(0);
+    if (stream.forgets()) {
+      energy = after.slots.cwiseProduct(out.memory.slots).sum() + after.mass.dot(out.memory.mass);
+    }
+    backward_tile(opened, before, dy, normalization, out.memory, d_r_q, d_weighted, rows(out.values, begin, count),
+                  read_energy, workspace);
+    token_inputs(begin, opened, d_weighted, read_energy, energy);
+    if (stream.weighted()) {  // from P = w R_K to R_K; absent tokens get zeros
+      d_weighted.array().colwise() *= stream.tokens.key_weights.segment(begin, count).array();
+      for (Index t = 0; t < count; ++t) {
+        if (!stream.present(begin + t)) out.values.row(begin + t).setConstant(S(0));
+      }
+    }
+    backward(map, opened.q, opened.r_q, d_r_q, rows(out.queries, begin, count), gradient, workspace);
+    backward(map, opened.k, opened.r_k, d_weighted, rows(out.keys, begin, count), gradient, workspace);
+  }
+
+  /// dw_t = r_t . dP_t, and the gradient of the forgetting from the balance of energies, E_t = <M_t, dM_t>:
+  ///   dg_t = E_t - P_t . dP_t = dg_{t+1} + <M_t, dread_t> - P_t . dP_t.
+  /// `energy` is E after the tile, which restarts the sum at every tile and keeps it exact.
+  void token_inputs(Index begin, const CausalTile<S>& opened, const Tile<S>& d_weighted, const Tile<S>& read_energy,
+                    S energy) {
+    for (Index t = opened.count - 1; t >= 0; --t) {
+      const Index j = begin + t;
+      if (stream.weighted()) {
+        out.key_weights(j) = stream.present(j) ? S(opened.r_k.row(t).dot(d_weighted.row(t))) : S(0);
+      }
+      if (!stream.forgets()) continue;
+      energy += read_energy(t, 0) - opened.weighted.row(t).dot(d_weighted.row(t));
+      if (opened.decay(0, t) == S(0)) energy = S(0);
+      const bool learns = stream.present(j) && is_finite(stream.tokens.log_forgetting(j));
+      out.log_forgetting(j) = learns ? S(energy + out.memory.log_forgetting) : S(0);
+    }
+  }
+};
+
+}  // namespace detail
+
+template <class M, class Q, class K, class V, class D, class MS, class TS>
+void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                          const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                          const Eigen::MatrixBase<D>& d_output, const Memory<MS>& initial_memory,
+                          const Memory<MS>& d_final_memory, const Options& options, const TokenInputs<TS>& tokens,
+                          Workspace<typename M::Scalar>& workspace) {
+  using S = typename M::Scalar;
+  constexpr const char* function = "causal_backward";
+  detail::check_scalar<S, MS>();
+  detail::check_scalar<S, TS>();
+  static_assert(!detail::is_compiled<M>, "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
+  const CompiledMixture<S>& natural = detail::compiled(function, mixture);
+  const Index components = natural.components(), width = values.cols();
+  detail::check_causal(function, natural, queries, keys, values, options, tokens);
+  detail::check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), width,
+                      "queries x value width");
+  if (!initial_memory.empty()) detail::check_memory(function, "initial_memory", initial_memory, components, width);
+  if (!d_final_memory.empty()) detail::check_memory(function, "d_final_memory", d_final_memory, components, width);
+  detail::Evaluated<Q> q = queries.derived();
+  detail::Evaluated<K> k = keys.derived();
+  detail::Evaluated<V> v = values.derived();
+  detail::Evaluated<D> dy = d_output.derived();
+  const detail::TokenView<S> query_view(q), d_output_view(dy);
+  const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
+
+  const Index n = stream.size();
+  gradients.queries.resize(n, queries.cols());
+  gradients.keys.resize(n, keys.cols());
+  gradients.values.resize(n, width);
+  gradients.key_weights.resize(stream.weighted() ? n : 0);
+  gradients.log_forgetting.resize(stream.forgets() ? n : 0);
+  gradients.memory = d_final_memory;
+  detail::size_if_empty(gradients.memory, components, width);
+
+  const Index tile = detail::tile_size(options, detail::default_causal_tile, n);
+  const Index interval = (options.checkpoint_interval + tile - 1) / tile * tile;
+  const Index intervals = (n + interval - 1) / interval;
+  CompiledMixture<S> gradient = detail::zeros_like(natural);
+  Memory<S> state = initial_memory, after;
+  detail::size_if_empty(state, components, width);
+  typename Workspace<S>::Frame frame(workspace);
+  detail::MemoryShelf<S> checkpoints(intervals, components, width, workspace);
+  for (Index i = 0; i < intervals; ++i) {
+    checkpoints.put(i, state);
+    const bool needed = i + 1 < intervals || stream.forgets();
+    if (needed) {
+      detail::write_tokens(natural, stream, i * interval, (std::min)(n, (i + 1) * interval), tile, state, workspace);
+    }
+  }
+  after = state;
+  detail::CausalBackward<CompiledMixture<S>, S, M> pass{
+      natural, query_view, stream, d_output_view, options.normalization, tile, gradients, gradient, workspace};
+  for (Index i = intervals - 1; i >= 0; --i) {
+    checkpoints.get(i, state);
+    pass.interval(i * interval, (std::min)(n, (i + 1) * interval), state, after);
+  }
+  gradients.mixture = detail::pull_back(mixture, natural, gradient);
+}
+
+template <class M, class Q, class K, class V, class D, class MS, class TS>
+Gradients<M> causal_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Eigen::MatrixBase<K>& keys,
+                             const Eigen::MatrixBase<V>& values, const Eigen::MatrixBase<D>& d_output,
+                             const Memory<MS>& initial_memory, const Memory<MS>& d_final_memory, const Options& options,
+                             const TokenInputs<TS>& tokens) {
+  Workspace<typename M::Scalar> workspace;
+  Gradients<M> gradients;
+  causal_backward_into(gradients, mixture, queries, keys, values, d_output, initial_memory, d_final_memory, options,
+                       tokens, workspace);
+  return gradients;
+}
+
+template <class M, class Q, class K, class V, class D, class TS>
+Gradients<M> causal_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Eigen::MatrixBase<K>& keys,
+                             const Eigen::MatrixBase<V>& values, const Eigen::MatrixBase<D>& d_output,
+                             const Options& options, const TokenInputs<TS>& tokens) {
+  const Memory<typename M::Scalar> none;
+  return causal_backward(mixture, queries, keys, values, d_output, none, none, options, tokens);
+}
+
+}  // namespace gma

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+// What a caller may choose, and what may be given with every token.
+#pragma once
+
+#include "gma/core/checks.hpp"
+#include "gma/core/types.hpp"
+
+namespace gma {
+
+/// How a read divides by the mass (equations 4 to 6):
+///   none   y_i = sum_k q_k M_k
+///   slot   y_i = sum_k q_k M_k / m_k                a mixture of slot means
+///   row    y_i = sum_k q_k M_k / sum_k q_k m_k      rows of the affinity sum to 1
+enum class Normalization { none, slot, row };
+
+struct Options {
+  Normalization normalization = Normalization::slot;
+
+  /// Tokens processed at a time; 0 leaves the choice to the operator. It moves speed and the last bits, nothing else.
+  Index tile = 0;
+
+  /// Causal backward: tokens between the memories that are kept on the way forward (rounded up to whole tiles). Extra
+  /// memory is N / checkpoint_interval + checkpoint_interval / tile memories of K e + K numbers.
+  Index checkpoint_interval = 256;
+};
+
+/// Per-token inputs of the keys, N each; an empty vector stands for ones, or for zeros.
+template <class S>
+struct TokenInputs {
+  Vector<S> key_weights;  ///< finite, >= 0; 0 means the token is not there, whatever its key and value contain
+  Vector<S>
+      log_forgetting;  ///< g_t <= 0: the memory is multiplied by exp(g_t) before token t is written; -inf restarts it
+};
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+namespace detail {
+
+inline void check_options(const char* function, const Options& options) {
+  if (options.tile < 0) invalid_argument(function, "options.tile is ", options.tile, ", expected 0 or more");
+  if (options.checkpoint_interval < 1) {
+    invalid_argument(function, "options.checkpoint_interval is ", options.checkpoint_interval, ", expected 1 or more");
+  }
+}
+
+template <class S>
+void check_tokens(const char* function, const TokenInputs<S>& tokens, Index count) {
+  const Vector<S>& w = tokens.key_weights;
+  const Vector<S>& g = tokens.log_forgetting;
+  if (w.size() != 0) check_size(function, "tokens.key_weights", "coefficients", w.size(), count, "one per key");
+  if (g.size() != 0) check_size(function, "tokens.log_forgetting", "coefficients", g.size(), count, "one per key");
+  for (Index j = 0; j < w.size(); ++j) {
+    if (!(is_finite(w(j)) && w(j) >= S(0))) {
+      invalid_argument(function, "tokens.key_weights is ", w(j), " at token ", j, ", expected a finite number >= 0");
+    }
+  }
+  for (Index j = 0; j < g.size(); ++j) {
+    if (!(g(j) <= S(0)) && (w.size() == 0 || w(j) > S(0))) {
+      invalid_argument(function, "tokens.log_forgetting is ", g(j), " at token ", j,
+                       ", expected a number <= 0 or -inf");
+    }
+  }
+}
+
+}  // namespace detail
+}  // namespace gma

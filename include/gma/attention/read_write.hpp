@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: MIT
+// The two halves of attention: write() puts keys and values into a memory, read() lets queries read it. Their backward
+// passes follow them. Everything works in tiles of tokens; no N x K matrix exists.
+#pragma once
+
+#include <algorithm>
+
+#include "gma/attention/gradients.hpp"
+#include "gma/attention/memory.hpp"
+#include "gma/attention/normalization.hpp"
+#include "gma/attention/options.hpp"
+#include "gma/attention/token_stream.hpp"
+#include "gma/mixture/responsibilities.hpp"
+
+namespace gma {
+
+/// (3), (8): adds every key's value to the memory, M_k = lambda M_k + w r_k(key) v and m_k likewise, in the order of
+/// the tokens. keys N x d, values N x e, memory K x e (an empty one is sized here). Cost O(N K (D + e)). Throws
+/// std::invalid_argument on shapes or token inputs that do not fit, and then leaves the memory as it was.
+template <class M, class K, class V, class MS, class TS = typename M::Scalar>
+void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
+           const TokenInputs<TS>& tokens = {});
+template <class M, class K, class V, class MS, class TS>
+void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
+           const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
+
+/// (4)-(6): queries Nq x d read the memory; returns Nq x e. A slot or row without mass reads as zero. Cost
+/// O(Nq K (D + e)). Throws std::invalid_argument on shapes that do not fit and on an empty memory.
+template <class M, class Q, class MS>
+Matrix<typename M::Scalar> read(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
+                                const Options& options = {});
+/// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory.
+template <class Out, class M, class Q, class MS>
+void read_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
+               const Memory<MS>& memory, const Options& options, Workspace<typename M::Scalar>& workspace);
+
+/// Gradients of read(): queries, memory and mixture. d_output is Nq x e. Cost about 2.5 reads.
+template <class M, class Q, class MS, class D>
+Gradients<M> read_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
+                           const Eigen::MatrixBase<D>& d_output, const Options& options = {});
+
+/// Gradients of write() to a memory of zeros, from the gradient of the memory afterwards (K x e; K): keys, values,
+/// token inputs, mixture, and the memory before. Cost about 2.5 writes.
+template <class M, class K, class V, class MS, class TS = typename M::Scalar>
+Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                            const Memory<MS>& d_memory, const TokenInputs<TS>& tokens = {});
+/// The same after a write to `initial_memory`, which only the gradient of the forgetting depends on.
+template <class M, class K, class V, class MS, class TS = typename M::Scalar>
+Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                            const Memory<MS>& initial_memory, const Memory<MS>& d_memory,
+                            const TokenInputs<TS>& tokens = {});
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+namespace detail {
+
+inline Index tile_size(const Options& options, Index otherwise, Index tokens) {
+  return (std::max)(Index(1), (std::min)(options.tile > 0 ? options.tile : otherwise, tokens));
+}
+
+/// Influence on the memory after the tile: u_t = w_t lambda_{t+1} ... lambda_T. Returns lambda_1 ... lambda_T, what is
+/// left of the memory before. `later` is the decay of the tokens after the tile.
+template <class S>
+S influences(const TokenStream<S>& stream, Index begin, Tile<S> u, const S& later) {
+  S decay = later;
+  for (Index t = u.cols() - 1; t >= 0; --t) {
+    u(0, t) = stream.weighted() ? S(stream.tokens.key_weights(begin + t) * decay) : decay;
+    decay *= stream.decay(begin + t);
+  }
+  return decay;
+}
+
+/// Tokens [begin, end) into the memory, but for its log_forgetting. Each tile is summed from zero and added once.
+template <class FeatureMap, class S>
+void write_tokens(const FeatureMap& map, const TokenStream<S>& stream, Index begin, Index end, Index tile,
+                  Memory<S>& memory, Workspace<S>& workspace) {
+  const bool plain = !stream.weighted() && !stream.forgets();
+  for (; begin < end; begin += tile) {
+    typename Workspace<S>::Frame frame(workspace);
+    const Index count = (std::min)(tile, end - begin);
+    Tile<S> u = workspace.take(1, count), r = workspace.take(count, map.components());
+    const S kept = influences(stream, begin, u, S(1));
+    const S* weights = plain ? nullptr : u.data();
+    const ConstTile<S> x = drop_absent(load_tile(stream.keys, begin, count, workspace), weights, workspace);
+    const ConstTile<S> v = drop_absent(load_tile(stream.values, begin, count, workspace), weights, workspace);
+    evaluate(map, x, r, workspace);
+    if (!plain) r.array().colwise() *= u.row(0).transpose().array();
+    decay(memory, kept);
+    memory.slots.noalias() += r.transpose() * v;
+    memory.mass += r.colwise().sum().transpose();
+  }
+}
+
+template <class FeatureMap, class S>
+void read_tokens(const FeatureMap& map, const TokenView<S>& queries, const Memory<S>& memory,
+                 Normalization normalization, Index tile, const TokenSink<S>& out, Workspace<S>& workspace) {
+  for (Index begin = 0; begin < queries.rows(); begin += tile) {
+    typename Workspace<S>::Frame frame(workspace);
+    const Index count = (std::min)(tile, queries.rows() - begin);
+    Tile<S> q = workspace.take(count, map.components());
+    evaluate(map, load_tile(queries, begin, count, workspace), q, workspace);
+    coefficients(normalization, memory.mass.transpose().replicate(count, 1), q);
+    Tile<S> y = out.tile(begin, count, workspace.take(count, out.cols()));
+    y.noalias() = q * memory.slots;
+    out.store(begin, y);
+  }
+}
+
+/// d_memory is added to; d_queries is assigned; the gradient of the natural parameters is added to `gradient`.
+template <class FeatureMap, class S>
+void read_tokens_backward(const FeatureMap& map, const TokenView<S>& queries, const Memory<S>& memory,
+                          const TokenView<S>& d_output, Normalization normalization, Index tile, Matrix<S>& d_queries,
+                          Memory<S>& d_memory, FeatureMap& gradient, Workspace<S>& workspace) {
+  const Index K = map.components();
+  for (Index begin = 0; begin < queries.rows(); begin += tile) {
+    typename Workspace<S>::Frame frame(workspace);
+    const Index count = (std::min)(tile, queries.rows() - begin);
+    Tile<S> q = workspace.take(count, K), c = workspace.take(count, K);
+    Tile<S> a = workspace.take(count, K), d_mass = workspace.take(count, K);
+    const ConstTile<S> x = load_tile(queries, begin, count, workspace);
+    const ConstTile<S> dy = load_tile(d_output, begin, count, workspace);
+    const auto mass = memory.mass.transpose().replicate(count, 1);
+    evaluate(map, x, q, workspace);
+    c = q;
+    coefficients(normalization, mass, c);
+    a.noalias() = dy * memory.slots.transpose();
+    d_memory.slots.noalias() += c.transpose() * dy;
+    coefficients_backward(normalization, mass, q, a, d_mass);
+    d_memory.mass += d_mass.colwise().sum().transpose();
+    backward(map, x, q, a, rows(d_queries, begin, count), gradient, workspace);
+  }
+}
+
+/// Turns contributions e_t (in d_g) into the gradient of the forgetting: dg_s = energy + sum_{t<s} e_t.
+template <class S>
+void forgetting_gradient(const TokenStream<S>& stream, S energy, const S& d_log_forgetting, Vector<S>& d_g) {
+  for (Index j = 0; j < d_g.size(); ++j) {
+    const S contribution = d_g(j);
+    const bool learns = stream.present(j) && is_finite(stream.tokens.log_forgetting(j));
+    d_g(j) = learns ? S(energy + d_log_forgetting) : S(0);
+    energy += contribution;
+  }
+}
+
+/// Backward of write_tokens() over the whole stream, last tile first: with B = V dM^T + dm^T and the influence u,
+///   dR = u B,   dV = u R dM,   dw_t = (u_t / w_t) r_t . B_t,   dg_s = <M_in, dM_in> + <m_in, dm_in> + sum_{t<s} u_t
+///   r_t . B_t.
+/// `d_memory` is the gradient of the memory afterwards; it becomes that of the memory before, `initial` (null: zeros).
+template <class FeatureMap, class S, class M>
+void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, const Memory<S>* initial, Index tile,
+                           Memory<S>& d_memory, Gradients<M>& out, FeatureMap& gradient, Workspace<S>& workspace) {
+  const Index n = stream.size(), K = map.components(), e = stream.values.cols();
+  out.keys.resize(n, stream.keys.cols());
+  out.values.resize(n, e);
+  out.key_weights.resize(stream.weighted() ? n : 0);
+  out.log_forgetting.resize(stream.forgets() ? n : 0);
+  S later(1);
+  for (Index begin = (n - 1) / tile * tile; n > 0 && begin >= 0; begin -= tile) {
+    typename Workspace<S>::Frame frame(workspace);
+    const Index count = (std::min)(tile, n - begin);
+    Tile<S> u = workspace.take(1, count), r = workspace.take(count, K), b = workspace.take(count, K);
+    const S before = influences(stream, begin, u, later);
+    const ConstTile<S> x = drop_absent(load_tile(stream.keys, begin, count, workspace), u.data(), workspace);
+    const ConstTile<S> v = drop_absent(load_tile(stream.values, begin, count, workspace), u.data(), workspace);
+    evaluate(map, x, r, workspace);
+    b.noalias() = v * d_memory.slots.transpose();
+    b.rowwise() += d_memory.mass.transpose();
+    for (Index t = 0; t < count && (stream.weighted() || stream.forgets()); ++t) {
+      const S pull = r.row(t).dot(b.row(t));
+      const S w = stream.weighted() ? stream.tokens.key_weights(begin + t) : S(1);
+      if (stream.weighted()) out.key_weights(begin + t) = w > S(0) ? S(u(0, t) / w * pull) : S(0);
+      if (stream.forgets()) out.log_forgetting(begin + t) = u(0, t) * pull;
+    }
+    auto d_values = out.values.middleRows(begin, count);
+    d_values.noalias() = r * d_memory.slots;
+    d_values.array().colwise() *= u.row(0).transpose().array();
+    b.array().colwise() *= u.row(0).transpose().array();
+    backward(map, x, r, b, rows(out.keys, begin, count), gradient, workspace);
+    later = before;
+  }
+  decay(d_memory, later);
+  if (stream.forgets()) {
+    S energy(0);
+    if (initial != nullptr && !(later == S(0))) {
+      energy = initial->slots.cwiseProduct(d_memory.slots).sum() + initial->mass.dot(d_memory.mass);
+    }
+    forgetting_gradient(stream, energy, d_memory.log_forgetting, out.log_forgetting);
+  }
+}
+
+// Checks that the verbs share.
+
+template <class S, class Other>
+void check_scalar() {
+  static_assert(std::is_same_v<S, Other>, "gma: memories and token inputs must have the same scalar as the mixture");
+}
+
+template <class S>
+void check_queries(const char* function, const CompiledMixture<S>& natural, Index cols) {
+  check_token_width(function, "queries", cols, natural.dim());
+}
+
+template <class S, class K, class V>
+void check_stream(const char* function, const CompiledMixture<S>& natural, const Eigen::MatrixBase<K>& keys,
+                  const Eigen::MatrixBase<V>& values, const TokenInputs<S>& tokens) {
+  check_token_width(function, "keys", keys.cols(), natural.dim());
+  check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
+  check_tokens(function, tokens, keys.rows());
+}
+
+template <class S>
+void check_readable(const char* function, const Memory<S>& memory, const CompiledMixture<S>& natural) {
+  if (memory.empty()) {
+    invalid_argument(function, "memory is empty, expected ", natural.components(),
+                     " slots: write to it first, or start from gma::empty_memory");
+  }
+  check_memory(function, "memory", memory, natural.components(), memory.slots.cols());
+}
+
+/// The one const_cast of the library: Eigen's way to let a block or map written in place be an output argument.
+template <class Out>
+Eigen::MatrixBase<Out>& writable(const Eigen::MatrixBase<Out>& out) {
+  return const_cast<Eigen::MatrixBase<Out>&>(out);
+}
+
+}  // namespace detail
+
+template <class M, class K, class V, class MS, class TS>
+void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
+           const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace) {
+  using S = typename M::Scalar;
+  detail::check_scalar<S, MS>();
+  detail::check_scalar<S, TS>();
+  const CompiledMixture<S>& natural = detail::compiled("write", mixture);
+  detail::check_stream("write", natural, keys, values, tokens);
+  if (!memory.empty()) detail::check_memory("write", "memory", memory, natural.components(), values.cols());
+  detail::Evaluated<K> k = keys.derived();
+  detail::Evaluated<V> v = values.derived();
+  detail::size_if_empty(memory, natural.components(), values.cols());
+  const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
+  const Index tile = detail::tile_size({}, detail::default_tile, stream.size());
+  detail::write_tokens(natural, stream, 0, stream.size(), tile, memory, workspace);
+  memory.log_forgetting += stream.total_log_forgetting();
+}
+
+template <class M, class K, class V, class MS, class TS>
+void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
+           const TokenInputs<TS>& tokens) {
+  Workspace<typename M::Scalar> workspace;
+  write(mixture, keys, values, memory, tokens, workspace);
+}
+
+template <class Out, class M, class Q, class MS>
+void read_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
+               const Memory<MS>& memory, const Options& options, Workspace<typename M::Scalar>& workspace) {
+  using S = typename M::Scalar;
+  detail::check_scalar<S, MS>();
+  const CompiledMixture<S>& natural = detail::compiled("read", mixture);
+  detail::check_options("read", options);
+  detail::check_queries("read", natural, queries.cols());
+  detail::check_readable("read", memory, natural);
+  detail::check_shape("read", "out", out.rows(), out.cols(), queries.rows(), memory.slots.cols(),
+                      "queries x value width");
+  detail::Evaluated<Q> q = queries.derived();
+  const detail::TokenView<S> view(q);
+  detail::read_tokens(natural, view, memory, options.normalization,
+                      detail::tile_size(options, detail::default_tile, view.rows()),
+                      detail::TokenSink<S>(detail::writable(out)), workspace);
+}
+
+template <class M, class Q, class MS>
+Matrix<typename M::Scalar> read(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
+                                const Options& options) {
+  Workspace<typename M::Scalar> workspace;
+  Matrix<typename M::Scalar> out(queries.rows(), memory.slots.cols());
+  read_into(out, mixture, queries, memory, options, workspace);
+  return out;
+}
+
+template <class M, class Q, class MS, class D>
+Gradients<M> read_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
+                           const Eigen::MatrixBase<D>& d_output, const Options& options) {
+  using S = typename M::Scalar;
+  detail::check_scalar<S, MS>();
+  static_assert(!detail::is_compiled<M>, "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
+  const CompiledMixture<S>& natural = detail::compiled("read_backward", mixture);
+  detail::check_options("read_backward", options);
+  detail::check_queries("read_backward", natural, queries.cols());
+  detail::check_readable("read_backward", memory, natural);
+  detail::check_shape("read_backward", "d_output", d_output.rows(), d_output.cols(), queries.rows(),
+                      memory.slots.cols(), "queries x value width");
+  detail::Evaluated<Q> q = queries.derived();
+  detail::Evaluated<D> dy = d_output.derived();
+  Gradients<M> out;
+  Workspace<S> workspace;
+  CompiledMixture<S> gradient = detail::zeros_like(natural);
+  out.queries.resize(queries.rows(), queries.cols());
+  detail::set_zero(out.memory, natural.components(), memory.slots.cols());
+  detail::read_tokens_backward(natural, detail::TokenView<S>(q), memory, detail::TokenView<S>(dy),
+                               options.normalization, detail::tile_size(options, detail::default_tile, queries.rows()),
+                               out.queries, out.memory, gradient, workspace);
+  out.mixture = detail::pull_back(mixture, natural, gradient);
+  return out;
+}
+
+namespace detail {
+
+template <class M, class K, class V, class S>
+Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                            const Memory<S>* initial, const Memory<S>& d_memory, const TokenInputs<S>& tokens) {
+  static_assert(!is_compiled<M>, "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
+  const CompiledMixture<S>& natural = compiled("write_backward", mixture);
+  check_stream("write_backward", natural, keys, values, tokens);
+  check_memory("write_backward", "d_memory", d_memory, natural.components(), values.cols());
+  if (initial != nullptr && initial->empty()) initial = nullptr;
+  if (initial != nullptr)
+    check_memory("write_backward", "initial_memory", *initial, natural.components(), values.cols());
+  Evaluated<K> k = keys.derived();
+  Evaluated<V> v = values.derived();
+  const TokenStream<S> stream{TokenView<S>(k), TokenView<S>(v), tokens};
+  Gradients<M> out;
+  Workspace<S> workspace;
+  CompiledMixture<S> gradient = zeros_like(natural);
+  out.memory = d_memory;
+  write_tokens_backward(natural, stream, initial, tile_size({}, default_tile, stream.size()), out.memory, out, gradient,
+                        workspace);
+  out.mixture = pull_back(mixture, natural, gradient);
+  return out;
+}
+
+}  // namespace detail
+
+template <class M, class K, class V, class MS, class TS>
+Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                            const Memory<MS>& d_memory, const TokenInputs<TS>& tokens) {
+  detail::check_scalar<typename M::Scalar, MS>();
+  detail::check_scalar<typename M::Scalar, TS>();
+  return detail::write_backward<M, K, V, MS>(mixture, keys, values, nullptr, d_memory, tokens);
+}
+
+template <class M, class K, class V, class MS, class TS>
+Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                            const Memory<MS>& initial_memory, const Memory<MS>& d_memory,
+                            const TokenInputs<TS>& tokens) {
+  detail::check_scalar<typename M::Scalar, MS>();
+  detail::check_scalar<typename M::Scalar, TS>();
+  return detail::write_backward<M, K, V, MS>(mixture, keys, values, &initial_memory, d_memory, tokens);
+}
+
+}  // namespace gma

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+// Keys and values with what is given per token, read a tile at a time. A token of weight zero is not there: its rows
+// become zero before any product sees them, so that NaN or infinity behind it reach nothing.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "gma/attention/options.hpp"
+#include "gma/core/numeric.hpp"
+#include "gma/core/tokens.hpp"
+#include "gma/core/workspace.hpp"
+
+namespace gma::detail {
+
+/// The tile unless a row has weight zero, else a copy in which those rows are zero. `weights` is T, or null for ones.
+template <class S>
+ConstTile<S> drop_absent(const ConstTile<S>& tile, const S* weights, Workspace<S>& workspace) {
+  if (weights == nullptr || std::find(weights, weights + tile.rows(), S(0)) == weights + tile.rows()) return tile;
+  Tile<S> copy = workspace.take(tile.rows(), tile.cols());
+  for (Index t = 0; t < tile.rows(); ++t) {
+    if (weights[t] == S(0)) {
+      copy.row(t).setConstant(S(0));
+    } else {
+      copy.row(t) = tile.row(t);
+    }
+  }
+  return ConstTile<S>(copy.data(), copy.rows(), copy.cols(), Eigen::OuterStride<>(copy.outerStride()));
+}
+
+template <class S>
+ConstTile<S> load_tile(const TokenView<S>& view, Index begin, Index count, Workspace<S>& workspace) {
+  return view.tile(begin, count, workspace.take(count, view.cols()));
+}
+
+/// Keys (N x d), values (N x e), weights and forgetting of a stretch of tokens.
+template <class S>
+struct TokenStream {
+  TokenView<S> keys, values;
+  const TokenInputs<S>& tokens;
+
+  Index size() const { return keys.rows(); }
+  bool weighted() const { return tokens.key_weights.size() != 0; }
+  bool forgets() const { return tokens.log_forgetting.size() != 0; }
+
+  const S* weights(Index begin) const { return weighted() ? tokens.key_weights.data() + begin : nullptr; }
+  bool present(Index j) const { return !weighted() || tokens.key_weights(j) > S(0); }
+
+  /// lambda_j = exp(g_j); 1 for an absent token, whose g is ignored.
+  S decay(Index j) const {
+    using std::exp;
+    return forgets() && present(j) ? S(exp(tokens.log_forgetting(j))) : S(1);
+  }
+
+  /// Sum of g over the tokens that are there.
+  S total_log_forgetting() const {
+    S total(0);
+    for (Index j = 0; forgets() && j < size(); ++j) {
+      if (present(j)) total += tokens.log_forgetting(j);
+    }
+    return total;
+  }
+};
+
+}  // namespace gma::detail

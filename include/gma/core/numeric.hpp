@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+// Numeric helpers that hold for float, double and autodiff scalars alike. They rely on NaN and infinity, so the library
+// does not support -ffast-math.
+#pragma once
+
+#include "gma/core/types.hpp"
+
+namespace gma::detail {
+
+/// x - x is zero for finite x and NaN otherwise; comparison of autodiff scalars looks at the value.
+template <class S>
+bool is_finite(const S& x) {
+  const S difference = x - x;
+  return difference == S(0);
+}
+
+template <class S>
+bool is_nan(const S& x) {
+  return !(x == x);
+}
+
+/// max(mass, tiny_mass): the divisor of every normalisation.
+template <class S>
+S divisor(const S& mass) {
+  return mass > S(tiny_mass) ? mass : S(tiny_mass);
+}
+
+/// One over divisor(mass), coefficient by coefficient.
+template <class Derived>
+auto reciprocal_mass(const Eigen::MatrixBase<Derived>& mass) {
+  using S = typename Derived::Scalar;
+  return mass.unaryExpr([](const S& m) -> S { return S(1) / divisor(m); });
+}
+
+/// Rows become exp(row - max) / sum: (2) of the derivation. Cost O(T K).
+template <class S>
+void softmax_rows(Tile<S> logits) {
+  for (Index i = 0; i < logits.rows(); ++i) {
+    Eigen::Map<RowVector<S>> row(logits.row(i).data(), logits.cols());
+    const S largest = row.maxCoeff();
+    row = (row.array() - largest).exp();
+    const S scale = S(1) / row.sum();
+    row *= scale;
+  }
+}
+
+/// log sum exp of every row, into `out`. Cost O(T K); `logits` is overwritten.
+template <class S, class Out>
+void log_sum_exp_rows(Tile<S> logits, Out&& out) {
+  using std::log;
+  for (Index i = 0; i < logits.rows(); ++i) {
+    const S largest = logits.row(i).maxCoeff();
+    const S sum = (logits.row(i).array() - largest).exp().sum();
+    out(i) = largest + log(sum);
+  }
+}
+
+}  // namespace gma::detail

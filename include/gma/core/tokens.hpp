@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MIT
+// How a caller's matrices reach the inner loops: a TokenView reads any strided matrix a tile of tokens at a time, a
+// TokenSink writes one. Both erase the matrix type, so that what follows depends on the scalar alone. Row-major rows
+// with inner stride 1 are used in place; everything else (column-major, bfloat16 and half storage) is copied one tile
+// at a time.
+#pragma once
+
+#include <type_traits>
+
+#include "gma/core/types.hpp"
+
+namespace gma::detail {
+
+/// A matrix with storage of its own is taken by reference; an expression (a product, a sum) is evaluated once.
+template <class Derived>
+using Evaluated = std::conditional_t<(Derived::Flags & Eigen::DirectAccessBit) != 0, const Derived&,
+                                     Matrix<typename Derived::Scalar>>;
+
+template <class T, class S>
+inline constexpr bool is_storage_of =
+    std::is_same_v<T, S> || std::is_same_v<T, Eigen::bfloat16> || std::is_same_v<T, Eigen::half>;
+
+/// Rows [begin, begin + count) of a row-major matrix.
+template <class S>
+Tile<S> rows(Matrix<S>& matrix, Index begin, Index count) {
+  return Tile<S>(matrix.data() + begin * matrix.cols(), count, matrix.cols(), Eigen::OuterStride<>(matrix.cols()));
+}
+
+/// Reads an N x cols matrix of scalar S, or of a storage type of S. The matrix must outlive the view.
+template <class S>
+class TokenView {
+ public:
+  template <class Derived>
+  explicit TokenView(const Eigen::MatrixBase<Derived>& tokens)
+      : data_(tokens.derived().data()),
+        rows_(tokens.rows()),
+        cols_(tokens.cols()),
+        row_stride_(tokens.derived().rowStride()),
+        col_stride_(tokens.derived().colStride()),
+        in_place_(std::is_same_v<typename Derived::Scalar, S> && (col_stride_ == 1 || cols_ <= 1)),
+        copy_(&copy<typename Derived::Scalar>) {
+    static_assert(is_storage_of<typename Derived::Scalar, S>,
+                  "gma: queries, keys and values must have the mixture's scalar, or be bfloat16 or half storage of it");
+  }
+
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+
+  /// Tokens [begin, begin + count), in place where the layout allows, else copied into `scratch` (count x cols).
+  ConstTile<S> tile(Index begin, Index count, Tile<S> scratch) const {
+    if (in_place_) {
+      return ConstTile<S>(static_cast<const S*>(data_) + begin * row_stride_, count, cols_,
+                          Eigen::OuterStride<>(row_stride_));
+    }
+    copy_(*this, begin, count, scratch);
+    return ConstTile<S>(scratch.data(), count, cols_, Eigen::OuterStride<>(scratch.outerStride()));
+  }
+
+ private:
+  template <class T>
+  static void copy(const TokenView& view, Index begin, Index count, Tile<S>& scratch) {
+    using Source = Eigen::Map<const Matrix<T>, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
+    const Source source(static_cast<const T*>(view.data_) + begin * view.row_stride_, count, view.cols_,
+                        {view.row_stride_, view.col_stride_});
+    scratch.topRows(count) = source.template cast<S>();
+  }
+
+  const void* data_;
+  Index rows_, cols_, row_stride_, col_stride_;
+  bool in_place_;
+  void (*copy_)(const TokenView&, Index, Index, Tile<S>&);
+};
+
+/// Writes an N x cols matrix of scalar S, or of a storage type of S. The matrix must outlive the sink.
+template <class S>
+class TokenSink {
+ public:
+  template <class Derived>
+  explicit TokenSink(Eigen::MatrixBase<Derived>& tokens)
+      : data_(tokens.derived().data()),
+        rows_(tokens.rows()),
+        cols_(tokens.cols()),
+        row_stride_(tokens.derived().rowStride()),
+        col_stride_(tokens.derived().colStride()),
+        in_place_(std::is_same_v<typename Derived::Scalar, S> && (col_stride_ == 1 || cols_ <= 1)),
+        copy_(&copy<typename Derived::Scalar>) {
+    static_assert((Derived::Flags & Eigen::LvalueBit) != 0, "gma: an output must be writable");
+    static_assert(is_storage_of<typename Derived::Scalar, S>,
+                  "gma: an output must have the mixture's scalar, or be bfloat16 or half storage of it");
+  }
+
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+
+  /// Where to put tokens [begin, begin + count): the destination itself, or `scratch`. Call store() when it is filled.
+  Tile<S> tile(Index begin, Index count, Tile<S> scratch) const {
+    if (in_place_) {
+      return Tile<S>(static_cast<S*>(data_) + begin * row_stride_, count, cols_, Eigen::OuterStride<>(row_stride_));
+    }
+    return Tile<S>(scratch.data(), count, cols_, Eigen::OuterStride<>(scratch.outerStride()));
+  }
+
+  void store(Index begin, const Tile<S>& tile) const {
+    if (!in_place_) copy_(*this, begin, tile);
+  }
+
+ private:
+  template <class T>
+  static void copy(const TokenSink& sink, Index begin, const Tile<S>& tile) {
+    using Target = Eigen::Map<Matrix<T>, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
+    Target target(static_cast<T*>(sink.data_) + begin * sink.row_stride_, tile.rows(), sink.cols_,
+                  {sink.row_stride_, sink.col_stride_});
+    target = tile.template cast<T>();
+  }
+
+  void* data_;
+  Index rows_, cols_, row_stride_, col_stride_;
+  bool in_place_;
+  void (*copy_)(const TokenSink&, Index, const Tile<S>&);
+};
+
+}  // namespace gma::detail

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+// The types every other header speaks: signed indices, row-major matrices (one token is one contiguous row), and views.
+//
+// Shape letters, used in every doc comment of the library:
+//   N  tokens (Nq queries, Nk keys)      K  mixture components, which are the slots of a memory
+//   d  routing width: columns of queries and keys      e  value width: columns of values and outputs
+//   T  tokens in a tile      D  features of a token that one matrix product turns into logits
+#pragma once
+
+#include <Eigen/Core>
+
+namespace gma {
+
+using Index = Eigen::Index;
+
+/// Row-major matrix: a [N, d] buffer of another framework maps in without a copy.
+template <class S>
+using Matrix = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+/// Column vector: one number a token, or one a component.
+template <class S>
+using Vector = Eigen::Matrix<S, Eigen::Dynamic, 1>;
+
+/// Row vector: one token, or one component's mean.
+template <class S>
+using RowVector = Eigen::Matrix<S, 1, Eigen::Dynamic, Eigen::RowMajor>;
+
+/// Writable view of consecutive token rows: the currency of the inner loops, which depend on the scalar alone.
+template <class S>
+using Tile = Eigen::Map<Matrix<S>, 0, Eigen::OuterStride<>>;
+
+/// Read-only view of consecutive token rows.
+template <class S>
+using ConstTile = Eigen::Map<const Matrix<S>, 0, Eigen::OuterStride<>>;
+
+/// A mass or normaliser is divided by after max(mass, tiny_mass), for every scalar: a slot or row without mass reads as
+/// zero, never NaN, and float stays close to double. Below it the mass has no gradient.
+inline constexpr double tiny_mass = 0x1p-40;
+
+}  // namespace gma

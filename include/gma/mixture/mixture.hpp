@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT
+// The parameters of a Gaussian mixture, as an optimiser sees them: unconstrained numbers it may step freely.
+// A new covariance family is a tag here, a row of the table in natural.hpp, and nothing elsewhere.
+#pragma once
+
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "gma/core/checks.hpp"
+#include "gma/core/types.hpp"
+
+namespace gma {
+
+// Covariance families: what row k of `log_scales` holds, for K components of width d.
+
+/// One standard deviation a component: log_scales is K x 1, its logarithm.
+struct Isotropic {
+  static constexpr const char* name = "isotropic";
+  static Index scale_rows(Index components) { return components; }
+  static Index scale_cols(Index /*dim*/) { return 1; }
+};
+
+/// One standard deviation a component and coordinate: log_scales is K x d, their logarithms.
+struct Diagonal {
+  static constexpr const char* name = "diagonal";
+  static Index scale_rows(Index components) { return components; }
+  static Index scale_cols(Index dim) { return dim; }
+};
+
+/// One standard deviation a coordinate, shared by all components: log_scales is 1 x d. The cheapest: logits are linear.
+struct Tied {
+  static constexpr const char* name = "tied";
+  static Index scale_rows(Index /*components*/) { return 1; }
+  static Index scale_cols(Index dim) { return dim; }
+};
+
+/// A full covariance a component: row k of the K x d*d log_scales is L_k, flattened row by row, the lower-triangular
+/// factor of the PRECISION, Sigma_k^-1 = L_k L_k^T, its diagonal stored as logarithms. The strict upper triangle is
+/// ignored and has zero gradient.
+struct Full {
+  static constexpr const char* name = "full";
+  static Index scale_rows(Index components) { return components; }
+  static Index scale_cols(Index dim) { return dim * dim; }
+};
+
+/// p(x) = sum_k pi_k Normal(x; mu_k, Sigma_k), read through the tempered posterior r_k(x) = softmax_k(log p(x, k) /
+/// tau). The gradient with respect to a mixture has the same type.
+template <class S, class Covariance = Diagonal>
+struct Mixture {
+  using Scalar = S;
+
+  Mixture() = default;
+
+  /// Equal weights, means at the origin, unit scales, temperature 1: a valid mixture of K components of width d, whose
+  /// components are all the same. See initialization.hpp for useful ones. Throws if `components` or `dim` is below 1.
+  Mixture(Index components, Index dim);
+
+  Vector<S> weight_logits;  ///< K: pi = softmax(weight_logits)
+  Matrix<S> means;          ///< K x d
+  Matrix<S> log_scales;     ///< see the covariance family
+  S log_temperature = 0;    ///< log tau
+
+  Index components() const { return means.rows(); }
+  Index dim() const { return means.cols(); }
+
+  /// The same parameters in another scalar.
+  template <class T>
+  Mixture<T, Covariance> cast() const;
+};
+
+/// A mixture of mixtures, the cheap way to many slots: x is split into one part a factor, in order, and
+///   r_(k1..kM)(x) = prod_m r^(m)_km(x_m).
+/// Itself a Gaussian mixture with block-diagonal covariances: K = prod K_m slots for sum K_m densities. The slot index
+/// is row-major over the factors, the last one fastest.
+template <class S, class Covariance = Diagonal>
+struct ProductMixture {
+  using Scalar = S;
+
+  std::vector<Mixture<S, Covariance>> factors;
+
+  Index components() const;  ///< product over the factors; 0 without factors
+  Index dim() const;         ///< sum over the factors
+
+  template <class T>
+  ProductMixture<T, Covariance> cast() const;
+};
+
+/// Throws std::invalid_argument that names the parameter if shapes do not fit together, if there is no component or no
+/// dimension, or if a parameter is not finite. Cost: one pass over the parameters. The operators check shapes only.
+template <class S, class Covariance>
+void validate(const Mixture<S, Covariance>& mixture);
+template <class S, class Covariance>
+void validate(const ProductMixture<S, Covariance>& mixture);
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+template <class S, class Covariance>
+Mixture<S, Covariance>::Mixture(Index components, Index dim) {
+  if (components < 1) detail::invalid_argument("Mixture", "components is ", components, ", expected at least 1");
+  if (dim < 1) detail::invalid_argument("Mixture", "dim is ", dim, ", expected at least 1");
+  weight_logits = Vector<S>::Constant(components, S(0));
+  means = Matrix<S>::Constant(components, dim, S(0));
+  log_scales = Matrix<S>::Constant(Covariance::scale_rows(components), Covariance::scale_cols(dim), S(0));
+}
+
+template <class S, class Covariance>
+template <class T>
+Mixture<T, Covariance> Mixture<S, Covariance>::cast() const {
+  Mixture<T, Covariance> result;
+  result.weight_logits = weight_logits.template cast<T>();
+  result.means = means.template cast<T>();
+  result.log_scales = log_scales.template cast<T>();
+  result.log_temperature = static_cast<T>(log_temperature);
+  return result;
+}
+
+template <class S, class Covariance>
+Index ProductMixture<S, Covariance>::components() const {
+  Index product = factors.empty() ? 0 : 1;
+  for (const Mixture<S, Covariance>& factor : factors) product *= factor.components();
+  return product;
+}
+
+template <class S, class Covariance>
+Index ProductMixture<S, Covariance>::dim() const {
+  Index sum = 0;
+  for (const Mixture<S, Covariance>& factor : factors) sum += factor.dim();
+  return sum;
+}
+
+template <class S, class Covariance>
+template <class T>
+ProductMixture<T, Covariance> ProductMixture<S, Covariance>::cast() const {
+  ProductMixture<T, Covariance> result;
+  for (const Mixture<S, Covariance>& factor : factors) result.factors.push_back(factor.template cast<T>());
+  return result;
+}
+
+namespace detail {
+
+/// Shapes of one mixture; `name` is "mixture" or "mixture.factors[m]".
+template <class S, class Covariance>
+void check_parameters(const char* function, const Mixture<S, Covariance>& mixture, const std::string& name) {
+  const Index components = mixture.components(), dim = mixture.dim();
+  if (components < 1 || dim < 1) {
+    invalid_argument(function, name, ".means is ", components, " x ", dim,
+                     ", expected at least one component (row) and one dimension (column)");
+  }
+  check_size(function, (name + ".weight_logits").c_str(), "coefficients", mixture.weight_logits.size(), components,
+             "one per component");
+  check_shape(function, (name + ".log_scales").c_str(), mixture.log_scales.rows(), mixture.log_scales.cols(),
+              Covariance::scale_rows(components), Covariance::scale_cols(dim), Covariance::name);
+}
+
+template <class S, class Covariance>
+void check_parameters(const char* function, const ProductMixture<S, Covariance>& mixture) {
+  if (mixture.factors.empty()) invalid_argument(function, "mixture.factors is empty, expected at least one factor");
+  for (std::size_t m = 0; m < mixture.factors.size(); ++m) {
+    check_parameters(function, mixture.factors[m], "mixture.factors[" + std::to_string(m) + "]");
+  }
+}
+
+template <class S, class Covariance>
+void check_parameters(const char* function, const Mixture<S, Covariance>& mixture) {
+  check_parameters(function, mixture, "mixture");
+}
+
+template <class S, class Covariance>
+void check_finite_parameters(const char* function, const Mixture<S, Covariance>& mixture, const std::string& name) {
+  check_finite(function, name + ".weight_logits", mixture.weight_logits);
+  check_finite(function, name + ".means", mixture.means);
+  check_finite(function, name + ".log_scales", mixture.log_scales);
+  if (!is_finite(mixture.log_temperature)) invalid_argument(function, name, ".log_temperature is not finite");
+}
+
+}  // namespace detail
+
+template <class S, class Covariance>
+void validate(const Mixture<S, Covariance>& mixture) {
+  detail::check_parameters("validate", mixture);
+  detail::check_finite_parameters("validate", mixture, "mixture");
+}
+
+template <class S, class Covariance>
+void validate(const ProductMixture<S, Covariance>& mixture) {
+  detail::check_parameters("validate", mixture);
+  for (std::size_t m = 0; m < mixture.factors.size(); ++m) {
+    detail::check_finite_parameters("validate", mixture.factors[m], "mixture.factors[" + std::to_string(m) + "]");
+  }
+}
+
+}  // namespace gma
