@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT
+// Softmax attention a token at a time: the keys and values of all tokens so far are kept and read again at every step.
+// What decoding with a Memory of constant size is compared with.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "gma/baselines/sdpa_options.hpp"
+
+namespace gma::baselines {
+
+/// The keys (N x d) and values (N x e) of the tokens so far. Memory O(N (d + e)), doubled when it is full.
+template <class S>
+class KeyValueCache {
+ public:
+  using Scalar = S;
+
+  KeyValueCache() = default;
+
+  /// Room for `tokens` tokens of key width d and value width e from the start.
+  KeyValueCache(Index d, Index e, Index tokens) : keys_(tokens, d), values_(tokens, e) {}
+
+  /// Adds n tokens: keys n x d, values n x e. An empty cache of no width takes theirs. Amortised cost O(n (d + e)).
+  /// Throws std::invalid_argument where shapes disagree; the cache is then as it was.
+  template <class Keys, class Values>
+  void append(const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values);
+
+  /// Forgets the tokens, keeps the widths and the room.
+  void clear() { size_ = 0; }
+
+  Index size() const { return size_; }
+  ConstTile<S> keys() const { return view(keys_); }
+  ConstTile<S> values() const { return view(values_); }
+
+ private:
+  ConstTile<S> view(const Matrix<S>& matrix) const {
+    return ConstTile<S>(matrix.data(), size_, matrix.cols(), Eigen::OuterStride<>(matrix.cols()));
+  }
+
+  Matrix<S> keys_, values_;  // rows beyond size_ are room
+  Index size_ = 0;
+};
+
+/// The newest token's output: append() its key and value first, then y = sum_j softmax_j(scale query . key_j) value_j
+/// over the whole cache. query 1 x d; returns 1 x e, zeros while the cache is empty. Equal to the last row of causal
+/// sdpa() over the same tokens. Cost O(N (d + e)), extra memory O(N). is_causal and the tile sizes are ignored. Throws
+/// std::invalid_argument where shapes disagree.
+template <class Query, class S>
+RowVector<S> sdpa_decode(const Eigen::MatrixBase<Query>& query, const KeyValueCache<S>& cache,
+                         const SdpaOptions& options = {});
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+template <class S>
+template <class Keys, class Values>
+void KeyValueCache<S>::append(const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values) {
+  static_assert(std::is_same_v<S, typename Keys::Scalar> && std::is_same_v<S, typename Values::Scalar>,
+                "gma::baselines: keys and values must have the cache's scalar");
+  constexpr const char* function = "baselines::KeyValueCache::append";
+  const Index count = size_ + keys.rows();
+  const bool takes_widths = size_ == 0 && keys_.cols() == 0 && values_.cols() == 0;
+  if (!takes_widths) {
+    detail::check_size(function, "keys", "columns", keys.cols(), keys_.cols(), "as many as the cache");
+    detail::check_size(function, "values", "columns", values.cols(), values_.cols(), "as many as the cache");
+  }
+  detail::check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
+  if (takes_widths || count > keys_.rows()) {
+    const Index room = (std::max)(count, 2 * keys_.rows());
+    keys_.conservativeResize(room, keys.cols());
+    values_.conservativeResize(room, values.cols());
+  }
+  keys_.middleRows(size_, keys.rows()) = keys;
+  values_.middleRows(size_, keys.rows()) = values;
+  size_ = count;
+}
+
+template <class Query, class S>
+RowVector<S> sdpa_decode(const Eigen::MatrixBase<Query>& query, const KeyValueCache<S>& cache,
+                         const SdpaOptions& options) {
+  static_assert(std::is_same_v<S, typename Query::Scalar>, "gma::baselines: the query must have the cache's scalar");
+  constexpr const char* function = "baselines::sdpa_decode";
+  detail::check_size(function, "query", "rows", query.rows(), 1, "one token");
+  SdpaOptions of_one_query = options;
+  of_one_query.is_causal = false;
+  if (cache.size() == 0) return RowVector<S>::Zero(cache.values().cols());
+  detail::check_sdpa(function, query, cache.keys(), cache.values(), of_one_query);
+  const Vector<S> scaled = detail::score_scale<S>(options, query.cols()) * query.transpose();
+  Vector<S> weights(cache.size());
+  weights.noalias() = cache.keys() * scaled;
+  const S largest = weights.maxCoeff();
+  weights = (weights.array() - largest).exp();
+  RowVector<S> out(cache.values().cols());
+  out.noalias() = weights.transpose() * cache.values();
+  return out / weights.sum();
+}
+
+}  // namespace gma::baselines

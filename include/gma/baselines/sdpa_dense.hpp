@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+// Softmax attention as its equation says, with the whole Nq x Nk matrix of weights: short, obviously right, and what
+// the tiled form is tested against.
+#pragma once
+
+#include "gma/baselines/sdpa_options.hpp"
+
+namespace gma::baselines {
+
+/// A = softmax over j of (scale queries_i . keys_j), for j <= i only where options.is_causal.
+/// queries Nq x d, keys Nk x d; returns Nq x Nk. Cost O(Nq Nk d), memory O(Nq Nk).
+/// Throws std::invalid_argument where shapes disagree.
+template <class Queries, class Keys>
+Matrix<typename Queries::Scalar> sdpa_weights(const Eigen::MatrixBase<Queries>& queries,
+                                              const Eigen::MatrixBase<Keys>& keys, const SdpaOptions& options = {});
+
+/// Y = A V. queries Nq x d, keys Nk x d, values Nk x e; returns Nq x e, zeros where there are no keys.
+/// Cost O(Nq Nk (d + e)), memory O(Nq Nk). Tile sizes are ignored. Throws std::invalid_argument where shapes disagree.
+template <class Queries, class Keys, class Values>
+Matrix<typename Queries::Scalar> sdpa_dense(const Eigen::MatrixBase<Queries>& queries,
+                                            const Eigen::MatrixBase<Keys>& keys,
+                                            const Eigen::MatrixBase<Values>& values, const SdpaOptions& options = {});
+
+/// The gradients of sdpa_dense, given that of its output, d_output Nq x e:
+///   dV = A^T dY    dA = dY V^T    dS = A * (dA - rowsum(A * dA))    dQ = scale dS K    dK = scale dS^T Q
+/// Cost O(Nq Nk (d + e)), memory O(Nq Nk). Throws std::invalid_argument where shapes disagree.
+template <class Queries, class Keys, class Values, class DOutput>
+SdpaGradients<typename Queries::Scalar> sdpa_dense_backward(const Eigen::MatrixBase<Queries>& queries,
+                                                            const Eigen::MatrixBase<Keys>& keys,
+                                                            const Eigen::MatrixBase<Values>& values,
+                                                            const Eigen::MatrixBase<DOutput>& d_output,
+                                                            const SdpaOptions& options = {});
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+template <class Queries, class Keys>
+Matrix<typename Queries::Scalar> sdpa_weights(const Eigen::MatrixBase<Queries>& queries,
+                                              const Eigen::MatrixBase<Keys>& keys, const SdpaOptions& options) {
+  using S = typename Queries::Scalar;
+  detail::check_sdpa("baselines::sdpa_weights", queries, keys, keys, options);
+  const S scale = detail::score_scale<S>(options, queries.cols());
+  Matrix<S> weights(queries.rows(), keys.rows());
+  weights.noalias() = (scale * queries) * keys.transpose();
+  for (Index i = 0; i < weights.rows() && weights.cols() > 0; ++i) {
+    const Index seen = options.is_causal ? i + 1 : weights.cols();
+    auto row = weights.row(i).head(seen).array();
+    const S largest = row.maxCoeff();
+    row = (row - largest).exp();
+    row /= row.sum();
+    weights.row(i).tail(weights.cols() - seen).setZero();
+  }
+  return weights;
+}
+
+template <class Queries, class Keys, class Values>
+Matrix<typename Queries::Scalar> sdpa_dense(const Eigen::MatrixBase<Queries>& queries,
+                                            const Eigen::MatrixBase<Keys>& keys,
+                                            const Eigen::MatrixBase<Values>& values, const SdpaOptions& options) {
+  detail::check_sdpa("baselines::sdpa_dense", queries, keys, values, options);
+  return sdpa_weights(queries, keys, options) * values;
+}
+
+template <class Queries, class Keys, class Values, class DOutput>
+SdpaGradients<typename Queries::Scalar> sdpa_dense_backward(const Eigen::MatrixBase<Queries>& queries,
+                                                            const Eigen::MatrixBase<Keys>& keys,
+                                                            const Eigen::MatrixBase<Values>& values,
+                                                            const Eigen::MatrixBase<DOutput>& d_output,
+                                                            const SdpaOptions& options) {
+  using S = typename Queries::Scalar;
+  const char* const function = "baselines::sdpa_dense_backward";
+  detail::check_sdpa(function, queries, keys, values, options);
+  detail::check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), values.cols(),
+                      "queries x value width");
+  const S scale = detail::score_scale<S>(options, queries.cols());
+  const Matrix<S> weights = sdpa_weights(queries, keys, options);
+  const Matrix<S> d_weights = d_output * values.transpose();
+  const Vector<S> inner = weights.cwiseProduct(d_weights).rowwise().sum();
+  const Matrix<S> d_scores = weights.array() * (d_weights.colwise() - inner).array();
+  SdpaGradients<S> gradients;
+  gradients.queries = scale * (d_scores * keys);
+  gradients.keys = scale * (d_scores.transpose() * queries);
+  gradients.values = weights.transpose() * d_output;
+  return gradients;
+}
+
+}  // namespace gma::baselines

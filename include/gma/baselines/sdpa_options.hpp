@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+// What every form of softmax attention (SDPA, scaled dot-product attention) here shares: its options, its results, the
+// checks of its arguments.
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <type_traits>
+
+#include "gma/core/checks.hpp"
+#include "gma/core/tokens.hpp"
+#include "gma/core/types.hpp"
+
+namespace gma::baselines {
+
+struct SdpaOptions {
+  std::optional<double> scale;  ///< of the scores; 1 / sqrt(d) where it is not given
+  bool is_causal = false;       ///< query i sees keys 0..i only; needs Nq == Nk
+  Index query_tile = 96;        ///< queries in a tile of the tiled forms, at least 1
+  Index key_tile = 384;         ///< keys in a tile of the tiled forms, at least 1
+};
+
+/// What the forward pass leaves for the backward pass.
+template <class S>
+struct SdpaForward {
+  Matrix<S> output;       ///< Nq x e
+  Vector<S> log_sum_exp;  ///< Nq; log sum_j exp(score_ij), minus infinity without keys
+};
+
+/// Gradients of queries (Nq x d), keys (Nk x d) and values (Nk x e).
+template <class S>
+struct SdpaGradients {
+  Matrix<S> queries, keys, values;
+};
+
+namespace detail {
+
+using gma::detail::check_shape;
+using gma::detail::check_size;
+using gma::detail::Evaluated;
+using gma::detail::invalid_argument;
+using gma::detail::TokenSink;
+using gma::detail::TokenView;
+
+template <class Queries, class Keys, class Values>
+void check_sdpa(const char* function, const Eigen::MatrixBase<Queries>& queries, const Eigen::MatrixBase<Keys>& keys,
+                const Eigen::MatrixBase<Values>& values, const SdpaOptions& options) {
+  using S = typename Queries::Scalar;
+  static_assert(std::is_same_v<S, typename Keys::Scalar> && std::is_same_v<S, typename Values::Scalar>,
+                "gma::baselines: queries, keys and values must have the same scalar");
+  if (queries.cols() == 0) invalid_argument(function, "queries has 0 columns, expected at least 1");
+  check_size(function, "keys", "columns", keys.cols(), queries.cols(), "as many as queries");
+  check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
+  if (options.is_causal) {
+    check_size(function, "keys", "rows", keys.rows(), queries.rows(), "one per query, because is_causal is set");
+  }
+  if (options.scale && !std::isfinite(*options.scale)) {
+    invalid_argument(function, "options.scale is ", *options.scale, ", expected a finite number");
+  }
+  if (options.query_tile < 1 || options.key_tile < 1) {
+    invalid_argument(function, "options.query_tile is ", options.query_tile, " and options.key_tile is ",
+                     options.key_tile, ", expected at least 1");
+  }
+}
+
+template <class S>
+S score_scale(const SdpaOptions& options, Index d) {
+  return static_cast<S>(options.scale ? *options.scale : 1 / std::sqrt(static_cast<double>(d)));
+}
+
+/// The first rows x cols numbers of a buffer, as a matrix without gaps.
+template <class S>
+Tile<S> front(Tile<S> buffer, Index rows, Index cols) {
+  return Tile<S>(buffer.data(), rows, cols, Eigen::OuterStride<>(cols));
+}
+
+}  // namespace detail
+}  // namespace gma::baselines

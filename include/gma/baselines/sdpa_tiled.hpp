@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT
+// Softmax attention over tiles of queries and keys with a running softmax (the scheme known as flash attention): no
+// Nq x Nk matrix is stored, and causal tiles above the diagonal are skipped. The form to compare speeds with; its
+// backward is sdpa_backward.hpp.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "gma/baselines/sdpa_options.hpp"
+#include "gma/core/workspace.hpp"
+
+namespace gma::baselines {
+
+/// y_i = sum_j exp(s_ij) v_j / sum_j exp(s_ij) with s_ij = scale queries_i . keys_j, over j <= i only where is_causal.
+/// queries Nq x d, keys Nk x d, values Nk x e; returns Nq x e, zeros where there are no keys.
+/// Cost O(Nq Nk (d + e)), half of it where causal; extra memory O(query_tile (d + key_tile)).
+/// Throws std::invalid_argument where shapes disagree or an option is out of range.
+template <class Queries, class Keys, class Values>
+Matrix<typename Queries::Scalar> sdpa(const Eigen::MatrixBase<Queries>& queries, const Eigen::MatrixBase<Keys>& keys,
+                                      const Eigen::MatrixBase<Values>& values, const SdpaOptions& options = {});
+/// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory.
+template <class Out, class Queries, class Keys, class Values>
+void sdpa_into(const Eigen::MatrixBase<Out>& out, const Eigen::MatrixBase<Queries>& queries,
+               const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values, const SdpaOptions& options,
+               Workspace<typename Queries::Scalar>& workspace);
+
+/// The same, keeping also what sdpa_backward() recomputes the weights from.
+template <class Queries, class Keys, class Values>
+SdpaForward<typename Queries::Scalar> sdpa_forward(const Eigen::MatrixBase<Queries>& queries,
+                                                   const Eigen::MatrixBase<Keys>& keys,
+                                                   const Eigen::MatrixBase<Values>& values,
+                                                   const SdpaOptions& options = {});
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+namespace detail {
+
+/// How many of the `keys` keys from key_begin on query `query` sees: they are the first ones.
+inline Index seen_keys(bool is_causal, Index query, Index key_begin, Index keys) {
+  if (!is_causal) return keys;
+  return (std::clamp)(query + 1 - key_begin, Index(0), keys);
+}
+
+/// The softmax so far of a tile of queries, T x 1 each: the largest score, and the sum of exp(score - largest).
+template <class S>
+struct RunningSoftmax {
+  Tile<S> largest, sum;
+
+  void reset() {
+    largest.setConstant(-std::numeric_limits<S>::infinity());
+    sum.setZero();
+  }
+};
+
+/// The scores of one key tile become exp(score - largest), 0 where a key is not seen; `out`, which holds the sums over
+/// earlier tiles, is scaled to the new largest scores.
+template <class S>
+void absorb_scores(Tile<S> scores, Index query_begin, Index key_begin, bool is_causal, RunningSoftmax<S>& softmax,
+                   Tile<S> out) {
+  using std::exp;
+  for (Index i = 0; i < scores.rows(); ++i) {
+    const Index seen = seen_keys(is_causal, query_begin + i, key_begin, scores.cols());
+    Eigen::Map<RowVector<S>> row(&scores(i, 0), seen);
+    scores.row(i).tail(scores.cols() - seen).setZero();
+    if (seen == 0) continue;
+    const S before = softmax.largest(i, 0);
+    const S largest = (std::max)(before, row.maxCoeff());
+    const S correction = exp(before - largest);  // 0 at the first tile
+    row = (row.array() - largest).exp();
+    if (correction != S(1)) out.row(i) *= correction;
+    softmax.sum(i, 0) = correction * softmax.sum(i, 0) + row.sum();
+    softmax.largest(i, 0) = largest;
+  }
+}
+
+/// One head. `log_sum_exp` (Nq) may be null.
+template <class S>
+void sdpa_tiles(const TokenView<S>& queries, const TokenView<S>& keys, const TokenView<S>& values,
+                const SdpaOptions& options, const TokenSink<S>& out, S* log_sum_exp, Workspace<S>& workspace) {
+  using std::log;
+  const typename Workspace<S>::Frame frame(workspace);
+  const Index query_tile = (std::min)(options.query_tile, queries.rows());
+  const Index key_tile = (std::min)(options.key_tile, keys.rows());
+  const Tile<S> query_copy = workspace.take(query_tile, queries.cols());
+  const Tile<S> key_copy = workspace.take(key_tile, keys.cols());
+  const Tile<S> value_copy = workspace.take(key_tile, values.cols());
+  const Tile<S> out_copy = workspace.take(query_tile, values.cols());
+  const Tile<S> scaled_storage = workspace.take(query_tile, queries.cols());
+  const Tile<S> score_storage = workspace.take(query_tile, key_tile);
+  RunningSoftmax<S> softmax{workspace.take(query_tile, 1), workspace.take(query_tile, 1)};
+  const S scale = score_scale<S>(options, queries.cols());
+
+  for (Index i = 0; i < queries.rows(); i += query_tile) {
+    const Index rows = (std::min)(query_tile, queries.rows() - i);
+    const Index key_end = options.is_causal ? i + rows : keys.rows();
+    Tile<S> scaled = front(scaled_storage, rows, queries.cols());
+    scaled = scale * queries.tile(i, rows, query_copy);
+    Tile<S> y = out.tile(i, rows, out_copy);
+    y.setZero();
+    softmax.reset();
+    for (Index j = 0; j < key_end; j += key_tile) {
+      const Index cols = (std::min)(key_tile, key_end - j);
+      Tile<S> scores = front(score_storage, rows, cols);
+      scores.noalias() = scaled * keys.tile(j, cols, key_copy).transpose();
+      absorb_scores(scores, i, j, options.is_causal, softmax, y);
+      y.noalias() += scores * values.tile(j, cols, value_copy);
+    }
+    for (Index t = 0; t < rows; ++t) {
+      const S sum = softmax.sum(t, 0);
+      if (key_end > 0) y.row(t) *= S(1) / sum;
+      if (log_sum_exp != nullptr) log_sum_exp[i + t] = softmax.largest(t, 0) + (key_end > 0 ? S(log(sum)) : S(0));
+    }
+    out.store(i, y);
+  }
+}
+
+template <class Out, class Queries, class Keys, class Values>
+void sdpa_into(const char* function, const Eigen::MatrixBase<Out>& out, const Eigen::MatrixBase<Queries>& queries,
+               const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values, const SdpaOptions& options,
+               typename Queries::Scalar* log_sum_exp, Workspace<typename Queries::Scalar>& workspace) {
+  using S = typename Queries::Scalar;
+  check_sdpa(function, queries, keys, values, options);
+  check_shape(function, "out", out.rows(), out.cols(), queries.rows(), values.cols(), "queries x value width");
+  Evaluated<Queries> q = queries.derived();
+  Evaluated<Keys> k = keys.derived();
+  Evaluated<Values> v = values.derived();
+  sdpa_tiles(TokenView<S>(q), TokenView<S>(k), TokenView<S>(v), options,
+             TokenSink<S>(const_cast<Eigen::MatrixBase<Out>&>(out)), log_sum_exp, workspace);
+}
+
+}  // namespace detail
+
+template <class Out, class Queries, class Keys, class Values>
+void sdpa_into(const Eigen::MatrixBase<Out>& out, const Eigen::MatrixBase<Queries>& queries,
+               const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values, const SdpaOptions& options,
+               Workspace<typename Queries::Scalar>& workspace) {
+  detail::sdpa_into<Out>("baselines::sdpa", out, queries, keys, values, options, nullptr, workspace);
+}
+
+template <class Queries, class Keys, class Values>
+Matrix<typename Queries::Scalar> sdpa(const Eigen::MatrixBase<Queries>& queries, const Eigen::MatrixBase<Keys>& keys,
+                                      const Eigen::MatrixBase<Values>& values, const SdpaOptions& options) {
+  Workspace<typename Queries::Scalar> workspace;
+  Matrix<typename Queries::Scalar> out(queries.rows(), values.cols());
+  sdpa_into(out, queries, keys, values, options, workspace);
+  return out;
+}
+
+template <class Queries, class Keys, class Values>
+SdpaForward<typename Queries::Scalar> sdpa_forward(const Eigen::MatrixBase<Queries>& queries,
+                                                   const Eigen::MatrixBase<Keys>& keys,
+                                                   const Eigen::MatrixBase<Values>& values,
+                                                   const SdpaOptions& options) {
+  using S = typename Queries::Scalar;
+  Workspace<S> workspace;
+  SdpaForward<S> forward{Matrix<S>(queries.rows(), values.cols()), Vector<S>(queries.rows())};
+  detail::sdpa_into("baselines::sdpa_forward", forward.output, queries, keys, values, options,
+                    forward.log_sum_exp.data(), workspace);
+  return forward;
+}
+
+}  // namespace gma::baselines
