@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+//
+// The sub-commands: each reads what it was given, runs, prints.
+
+#include "commands.hpp"
+
+#include <cstdio>
+#include <fstream>
+#include <optional>
+
+#include "baselines.hpp"
+#include "sampler.hpp"
+#include "training_run.hpp"
+
+namespace language_model {
+
+Layout layout_of(const ModelConfig& config) { return Model<float>(config).layout(); }
+
+void write_json(const std::string& path, const nlohmann::json& json) {
+  std::ofstream out(path);
+  out << json.dump(2) << '\n';
+  if (!out) throw std::runtime_error("cannot write " + path);
+}
+
+int train_command(const CommonOptions& common, TrainOptions options) {
+  std::optional<Checkpoint> checkpoint;
+  if (!options.resume.empty()) {
+    checkpoint = load_checkpoint(options.resume, layout_of);
+    options.model = checkpoint->model;
+    options.train = checkpoint->train;
+  }
+  validate(options.train);
+  const Text text = load_text(common.text, options.train.context);
+  ThreadPool pool(common.threads);
+  TrainingRun run(options.model, options.train, text, pool, options.run);
+  if (checkpoint) run.restore(*checkpoint);
+  std::printf("%s: %lld bytes, %lld of them held out; %s, %lld parameters, %lld threads\n", text.name.c_str(),
+              static_cast<long long>(text.size()), static_cast<long long>(text.held_out()),
+              name_of(options.model.mixer), static_cast<long long>(run.model().layout().parameters()),
+              static_cast<long long>(pool.size()));
+  const RunResult result = run.train();
+  if (result.streamed > 0)
+    std::printf("streamed with its memory carried along: %.3f bits/byte held out\n", result.streamed);
+  if (!options.log.empty()) {
+    nlohmann::json log = result;
+    log["losses"] = run.losses();
+    write_json(options.log, log);
+  }
+  if (options.sample > 0) {
+    Sampler<float> sampler(run.model(), run.parameters(), options.train.context, options.sampling);
+    sampler.read(options.prompt);
+    std::printf("%s%s\n", options.prompt.c_str(), sampler.generate(options.sample).c_str());
+  }
+  return 0;
+}
+
+int generate_command(const GenerateOptions& options) {
+  const Checkpoint checkpoint = load_checkpoint(options.checkpoint, layout_of);
+  Model<float> model(checkpoint.model);
+  model.prepare(checkpoint.parameters);
+  Sampler<float> sampler(model, checkpoint.parameters, checkpoint.train.context, options.sampling);
+  sampler.read(options.prompt);
+  std::fputs(options.prompt.c_str(), stdout);
+  for (Index i = 0; i < options.bytes; ++i) {
+    std::putchar(sampler.next());
+    std::fflush(stdout);
+  }
+  std::putchar('\n');
+  return 0;
+}
+
+int evaluate_command(const CommonOptions& common, const std::string& path) {
+  const Checkpoint checkpoint = load_checkpoint(path, layout_of);
+  const Text text = load_text(common.text, checkpoint.train.context);
+  ThreadPool pool(common.threads);
+  Model<float> model(checkpoint.model);
+  model.prepare(checkpoint.parameters);
+  Evaluator<float> evaluator(model, text, checkpoint.train.context, pool);
+  std::printf("windows of %lld bytes: %.4f bits/byte\n", static_cast<long long>(checkpoint.train.context),
+              evaluator.windowed(checkpoint.parameters));
+  if (model.is_constant_memory()) std::printf("streamed: %.4f bits/byte\n", evaluator.streamed(checkpoint.parameters));
+  return 0;
+}
+
+int baselines_command(const CommonOptions& common) {
+  print_baselines(compute_baselines(load_text(common.text, 256)));
+  return 0;
+}
+
+}  // namespace language_model

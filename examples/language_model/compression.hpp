@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+//
+// What `xz -9e` makes of the held-out bytes when it has seen the training bytes: the size of both compressed together
+// less the size of the training bytes compressed alone. A general-purpose compressor is a language model too.
+#pragma once
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "text.hpp"
+
+namespace language_model {
+
+namespace detail {
+
+// A file that is gone at the end of the scope.
+class TemporaryFile {
+ public:
+  TemporaryFile(const std::uint8_t* data, Index count)
+      : path_((std::filesystem::temp_directory_path() / "language_model.XXXXXX").string()) {
+    const int descriptor = mkstemp(path_.data());
+    if (descriptor < 0) throw std::runtime_error("cannot create a temporary file in " + path_);
+    std::FILE* file = fdopen(descriptor, "wb");
+    const bool is_written = std::fwrite(data, 1, std::size_t(count), file) == std::size_t(count);
+    if (std::fclose(file) != 0 || !is_written) {
+      std::remove(path_.c_str());
+      throw std::runtime_error("cannot write the temporary file " + path_);
+    }
+  }
+  ~TemporaryFile() { std::remove(path_.c_str()); }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+inline Index xz_size(const std::uint8_t* data, Index count) {
+  const TemporaryFile file(data, count);
+  return Index(output_of("xz -9e --stdout '" + file.path() + "' 2>/dev/null").size());
+}
+
+}  // namespace detail
+
+// Bits per held-out byte; nothing where the program xz is missing.
+inline std::optional<double> xz_bits_per_byte(const Text& text) {
+  const Index both = detail::xz_size(text.data(), text.size());
+  const Index alone = detail::xz_size(text.data(), text.split);
+  if (both == 0 || alone == 0) return std::nullopt;
+  return 8.0 * double(both - alone) / double(text.held_out());
+}
+
+}  // namespace language_model

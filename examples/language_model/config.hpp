@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+//
+// What can be chosen: the model's shape, how it is trained, how text is drawn from it.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "types.hpp"
+
+namespace language_model {
+
+enum class MixerKind { gma, gma_plain, sdpa };
+enum class MlpKind { gated, plain };
+
+inline const char* name_of(MixerKind kind) {
+  return kind == MixerKind::gma ? "gma" : kind == MixerKind::gma_plain ? "gma-plain" : "sdpa";
+}
+
+struct ModelConfig {
+  MixerKind mixer = MixerKind::gma;
+  MlpKind mlp = MlpKind::gated;
+  Index layers = 3;
+  Index width = 128;
+  Index heads = 4;
+  Index mlp_width = 320;
+  std::vector<Index> components = {8, 8};  // of the product mixture's factors; gma only
+  Index plain_components = 64;             // of the one mixture of gma-plain
+  Index convolution = 4;                   // width of the short convolution, 1 for none; gma only
+  double forgetting_fastest = 1.0 / 16;    // rates of forgetting that the heads start from, fastest and slowest
+  double forgetting_slowest = 1.0 / 512;
+};
+
+struct TrainConfig {
+  double seconds = 120;     // of training, evaluation not counted; ignored where steps are given
+  std::int64_t steps = 0;
+  Index batch = 8;          // sequences of a step
+  Index context = 256;      // bytes of a sequence
+  Index shards = 4;         // parts of a step that threads work on; fixes the order of sums whatever the threads
+  double learning_rate = 4e-3;
+  double final_learning_rate = 0.05;  // as a fraction of learning_rate
+  std::int64_t warmup_steps = 20;
+  double mixture_learning_rate = 5;   // a factor on learning_rate
+  double weight_decay = 0.1;
+  double beta1 = 0.9, beta2 = 0.95;
+  double clip = 1;
+  std::uint64_t seed = 1;
+};
+
+struct RunOptions {
+  std::int64_t stop_after = 0;  // steps of this run, to be resumed later; 0: until the budget is used up
+  int curve_points = 24;        // of the validation curve
+  std::string checkpoint;       // file to save to at the end and on Ctrl-C; empty: none
+  bool is_quiet = false;
+};
+
+struct SamplingOptions {
+  double temperature = 0.8;  // 0: always the most probable byte
+  Index top_k = 40;          // only among this many most probable bytes; 0: among all
+  std::uint64_t seed = 1;
+};
+
+namespace detail {
+inline void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+}  // namespace detail
+
+inline void validate(const ModelConfig& c) {
+  using detail::require;
+  require(c.layers >= 1, "layers must be at least 1");
+  require(c.heads >= 1 && c.width >= c.heads && c.width % c.heads == 0,
+          "width (" + std::to_string(c.width) + ") must be a multiple of heads (" + std::to_string(c.heads) + ")");
+  require(c.mlp_width >= 1, "mlp-width must be at least 1");
+  require(c.mixer != MixerKind::sdpa || c.width / c.heads % 2 == 0,
+          "sdpa needs an even head width, for rotary positions; width / heads is " + std::to_string(c.width / c.heads));
+  require(c.convolution >= 1, "convolution must be at least 1 (1 = none)");
+  require(c.plain_components >= 1, "plain-components must be at least 1");
+  require(!c.components.empty(), "components must name at least one factor, for example 8 8");
+  for (const Index k : c.components) require(k >= 1, "every factor of components must be at least 1");
+  const Index factors = Index(c.components.size());
+  require(c.mixer != MixerKind::gma || c.width / c.heads % factors == 0,
+          "the head width (" + std::to_string(c.width / c.heads) + ") must be a multiple of the number of factors (" +
+              std::to_string(factors) + ")");
+  require(c.forgetting_fastest > 0 && c.forgetting_slowest > 0, "rates of forgetting must be positive");
+}
+
+inline void validate(const TrainConfig& c) {
+  using detail::require;
+  require(c.steps > 0 || c.seconds > 0, "either steps or seconds must be positive");
+  require(c.batch >= 1, "batch must be at least 1");
+  require(c.shards >= 1, "shards must be at least 1");
+  require(c.context >= 2, "context must be at least 2 bytes");
+  require(c.learning_rate > 0, "learning-rate must be positive");
+  require(c.clip > 0, "clip must be positive");
+  require(c.warmup_steps >= 0, "warmup-steps must not be negative");
+}
+
+inline void validate(const SamplingOptions& options) {
+  detail::require(options.temperature >= 0, "temperature must be 0 or positive");
+  detail::require(options.top_k >= 0, "top-k must be 0 (all bytes) or positive");
+}
+
+}  // namespace language_model

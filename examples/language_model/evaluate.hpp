@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+//
+// Validation: bits per byte over the held-out bytes, in two ways.
+//
+//   windowed   Every held-out byte is predicted from the C/2 to C bytes before it (C the context of training): windows of
+//              C bytes advance by C/2 and only the second half of each is counted. The same for every mixer, so this is
+//              the number to compare mixers by.
+//   streamed   The text runs through the model once, the memory carried along, as a program that reads a stream would do
+//              it. For mixers of constant memory. So that threads can share the work, the text is cut into 16 stretches,
+//              each entered with an empty memory 1024 bytes early; those bytes are not counted.
+//
+// The held-out part follows the training part, whose last bytes are the context of the first held-out ones.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "model.hpp"
+#include "text.hpp"
+#include "threads.hpp"
+
+namespace language_model {
+
+template <class S>
+class Evaluator {
+ public:
+  Evaluator(const Model<S>& model, const Text& text, Index context, ThreadPool& pool)
+      : model_(model), text_(text), context_(context), pool_(pool) {
+    for (Index i = 0; i < pool.size(); ++i) caches_.push_back(model.make_cache());
+  }
+
+  // Over every `every`-th window: 1 for all held-out bytes, more for a quick look in the middle of training.
+  double windowed(const Vector<S>& parameters, Index every = 1) {
+    const Index half = context_ / 2, windows = (text_.held_out() + half - 1) / half;
+    const Index tasks = (windows + every - 1) / every;
+    std::vector<double> nats(std::size_t(tasks), 0.0);
+    std::vector<Index> counted(std::size_t(tasks), 0);
+    pool_.parallel_for(tasks, [&](Index task, Index worker) {
+      const Index begin = text_.split + task * every * half, end = (std::min)(begin + half, text_.size());
+      const Index first = (std::max)(begin - 1 - half, Index(0));  // the byte before the first predicted one
+      auto& cache = caches_[std::size_t(worker)];
+      model_.forward(parameters, text_.data() + first, end - 1 - first, nullptr, cache);
+      model_.losses(text_.data() + first + 1, cache);
+      nats[std::size_t(task)] = cache.losses.tail(end - begin).template cast<double>().sum();
+      counted[std::size_t(task)] = end - begin;
+    });
+    return bits(nats, counted);
+  }
+
+  double streamed(const Vector<S>& parameters) {
+    constexpr Index stretches = 16, lead = 1024, chunk = 256;
+    std::vector<double> nats(std::size_t(stretches), 0.0);
+    std::vector<Index> counted(std::size_t(stretches), 0);
+    pool_.parallel_for(stretches, [&](Index task, Index worker) {
+      const Index begin = text_.split + text_.held_out() * task / stretches;
+      const Index end = text_.split + text_.held_out() * (task + 1) / stretches;
+      auto& cache = caches_[std::size_t(worker)];
+      auto state = model_.make_state();
+      for (Index first = (std::max)(begin - lead, Index(0)); first + 1 < end; first += chunk) {
+        const Index count = (std::min)(chunk, end - 1 - first);
+        model_.forward(parameters, text_.data() + first, count, &state, cache);
+        model_.losses(text_.data() + first + 1, cache);
+        const Index predicted = (std::clamp)(first + 1 + count - begin, Index(0), count);
+        nats[std::size_t(task)] += cache.losses.tail(predicted).template cast<double>().sum();
+        counted[std::size_t(task)] += predicted;
+      }
+    });
+    return bits(nats, counted);
+  }
+
+ private:
+  static double bits(const std::vector<double>& nats, const std::vector<Index>& counted) {
+    double total = 0, bytes = 0;
+    for (std::size_t i = 0; i < nats.size(); ++i) total += nats[i], bytes += double(counted[i]);
+    return bits_per_nat * total / bytes;
+  }
+
+  const Model<S>& model_;
+  const Text& text_;
+  Index context_;
+  ThreadPool& pool_;
+  std::vector<typename Model<S>::Cache> caches_;
+};
+
+}  // namespace language_model

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+//
+// The command line of the example: `language_model train | generate | evaluate | baselines | demo`.
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <map>
+
+#include "commands.hpp"
+
+namespace lm = language_model;
+
+namespace {
+
+void add_model_options(CLI::App& app, lm::ModelConfig& c) {
+  const std::map<std::string, lm::MixerKind> mixers{
+      {"gma", lm::MixerKind::gma}, {"gma-plain", lm::MixerKind::gma_plain}, {"sdpa", lm::MixerKind::sdpa}};
+  const std::map<std::string, lm::MlpKind> mlps{{"gated", lm::MlpKind::gated}, {"plain", lm::MlpKind::plain}};
+  app.add_option("--mixer", c.mixer, "gma, gma-plain or sdpa")->transform(CLI::CheckedTransformer(mixers));
+  app.add_option("--mlp", c.mlp, "gated (SwiGLU) or plain (squared ReLU)")->transform(CLI::CheckedTransformer(mlps));
+  app.add_option("--layers", c.layers, "blocks")->capture_default_str();
+  app.add_option("--width", c.width, "width of the model")->capture_default_str();
+  app.add_option("--heads", c.heads, "heads")->capture_default_str();
+  app.add_option("--mlp-width", c.mlp_width, "hidden width of the MLP")->capture_default_str();
+  app.add_option("--components", c.components, "gma: components of each factor of the product mixture")
+      ->capture_default_str();
+  app.add_option("--plain-components", c.plain_components, "gma-plain: components")->capture_default_str();
+  app.add_option("--convolution", c.convolution, "gma: width of the short convolution, 1 for none")
+      ->capture_default_str();
+  app.add_option("--forgetting-fastest", c.forgetting_fastest, "gma: initial rate of the first head")
+      ->capture_default_str();
+  app.add_option("--forgetting-slowest", c.forgetting_slowest, "gma: initial rate of the last head")
+      ->capture_default_str();
+}
+
+void add_train_options(CLI::App& app, lm::TrainConfig& c) {
+  app.add_option("--seconds", c.seconds, "train for this long")->capture_default_str();
+  app.add_option("--steps", c.steps, "train for this many steps instead")->excludes("--seconds");
+  app.add_option("--batch", c.batch, "sequences per step")->capture_default_str();
+  app.add_option("--context", c.context, "bytes per sequence")->capture_default_str();
+  app.add_option("--shards", c.shards, "parts of a step that threads work on")->capture_default_str();
+  app.add_option("--learning-rate", c.learning_rate, "peak learning rate")->capture_default_str();
+  app.add_option("--final-learning-rate", c.final_learning_rate, "at the end, as a fraction")->capture_default_str();
+  app.add_option("--warmup-steps", c.warmup_steps, "steps of linear warm-up")->capture_default_str();
+  app.add_option("--mixture-learning-rate", c.mixture_learning_rate, "factor for mixture parameters")
+      ->capture_default_str();
+  app.add_option("--weight-decay", c.weight_decay, "of matrices")->capture_default_str();
+  app.add_option("--beta1", c.beta1, "AdamW")->capture_default_str();
+  app.add_option("--beta2", c.beta2, "AdamW")->capture_default_str();
+  app.add_option("--clip", c.clip, "largest norm of the gradient")->capture_default_str();
+  app.add_option("--train-seed", c.seed, "of initial parameters and of the order of the text")->capture_default_str();
+}
+
+void add_sampling_options(CLI::App& app, lm::SamplingOptions& options, std::string& prompt) {
+  app.add_option("--temperature", options.temperature, "0 takes the most probable byte")->capture_default_str();
+  app.add_option("--top-k", options.top_k, "draw among this many bytes only, 0 for all")->capture_default_str();
+  app.add_option("--seed", options.seed, "of the drawing")->capture_default_str();
+  app.add_option("--prompt", prompt, "text to go on from");
+}
+
+void add_common_options(CLI::App& app, lm::CommonOptions& options) {
+  app.add_option("--text", options.text, "a text file instead of the King James Bible")->check(CLI::ExistingFile);
+  app.add_option("--threads", options.threads, "0 for all cores")->check(CLI::NonNegativeNumber);
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("A byte-level language model on Gaussian mixture attention");
+  app.require_subcommand(1);
+  lm::CommonOptions common;
+  lm::TrainOptions train;
+  lm::GenerateOptions generate;
+  std::string checkpoint;
+
+  CLI::App& training = *app.add_subcommand("train", "train a model");
+  add_common_options(training, common);
+  add_model_options(training, train.model);
+  add_train_options(training, train.train);
+  add_sampling_options(training, train.sampling, train.prompt);
+  training.add_option("--sample", train.sample, "bytes to generate at the end");
+  training.add_option("--save", train.run.checkpoint, "checkpoint to write at the end, or on Ctrl-C");
+  training.add_option("--resume", train.resume, "checkpoint to go on from; its model and training options count");
+  training.add_option("--stop-after", train.run.stop_after, "stop after this many steps of this run, to resume later");
+  training.add_option("--log", train.log, "JSON file for the validation curve and all losses");
+
+  CLI::App& generating = *app.add_subcommand("generate", "generate text from a checkpoint");
+  generating.add_option("checkpoint", generate.checkpoint)->required();
+  generating.add_option("--bytes", generate.bytes, "how many")->capture_default_str();
+  add_sampling_options(generating, generate.sampling, generate.prompt);
+
+  CLI::App& evaluating = *app.add_subcommand("evaluate", "bits per held-out byte of a checkpoint");
+  evaluating.add_option("checkpoint", checkpoint)->required();
+  add_common_options(evaluating, common);
+
+  CLI::App& counting = *app.add_subcommand("baselines", "n-grams and xz on the same text");
+  add_common_options(counting, common);
+
+  CLI11_PARSE(app, argc, argv);
+  if (training.parsed()) return lm::train_command(common, train);
+  if (generating.parsed()) return lm::generate_command(generate);
+  if (evaluating.parsed()) return lm::evaluate_command(common, checkpoint);
+  return lm::baselines_command(common);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  return run(argc, argv);
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "language_model: %s\n", error.what());
+  return 1;
+}

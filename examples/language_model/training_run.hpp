@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+//
+// A whole training run: the loop, its progress line, the validation curve, interruption, checkpoints, the log.
+#pragma once
+
+#include <atomic>
+#include <csignal>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "checkpoint.hpp"
+#include "evaluate.hpp"
+#include "progress.hpp"
+#include "trainer.hpp"
+
+namespace language_model {
+
+namespace detail {
+inline std::atomic<bool> is_interrupted{false};
+extern "C" inline void interrupt(int) { is_interrupted = true; }
+}  // namespace detail
+
+class TrainingRun {
+ public:
+  TrainingRun(const ModelConfig& model, const TrainConfig& train, const Text& text, ThreadPool& pool, RunOptions options)
+      : model_(model),
+        config_(train),
+        text_(text),
+        options_(std::move(options)),
+        trainer_(model_, text, train, pool),
+        evaluator_(model_, text, train.context, pool),
+        progress_(options_.is_quiet) {
+    validate(train);
+  }
+
+  void restore(const Checkpoint& c) {
+    if (c.text_size != text_.size())
+      throw std::runtime_error("the checkpoint was trained on " + c.text_name + " of " + std::to_string(c.text_size) +
+                               " bytes, this text has " + std::to_string(text_.size()));
+    trainer_.parameters = c.parameters;
+    trainer_.optimizer.first_moment = c.first_moment;
+    trainer_.optimizer.second_moment = c.second_moment;
+    trainer_.steps = c.steps;
+    seconds_ = c.seconds;
+    model_.prepare(trainer_.parameters);
+  }
+
+  // Trains until the budget is used up, evaluates over all held-out bytes, saves.
+  RunResult train() {
+    detail::is_interrupted = false;
+    const auto previous = std::signal(SIGINT, detail::interrupt);
+    const std::int64_t first = trainer_.steps;
+    double next_point = elapsed_fraction();
+    while (elapsed_fraction() < 1 && !detail::is_interrupted) {
+      if (options_.stop_after > 0 && trainer_.steps - first >= options_.stop_after) break;
+      const Stopwatch watch;
+      const double loss = bits_per_nat * trainer_.step(elapsed_fraction());
+      seconds_ += watch.seconds();
+      losses_.push_back(loss);
+      smoothed_ = trainer_.steps - first == 1 ? loss : 0.95 * smoothed_ + 0.05 * loss;
+      if (progress_.is_due()) progress_.show(line());
+      if (elapsed_fraction() >= next_point) {
+        add_point();
+        next_point += 1.0 / options_.curve_points;
+      }
+    }
+    std::signal(SIGINT, previous);
+    if (!options_.checkpoint.empty()) save();
+    return finish();
+  }
+
+  const Model<float>& model() const { return model_; }
+  const Vector<float>& parameters() const { return trainer_.parameters; }
+  const std::vector<double>& losses() const { return losses_; }  // of every step of this run, bits per byte
+  static bool is_interrupted() { return detail::is_interrupted; }
+
+ private:
+  double elapsed_fraction() const {
+    return config_.steps > 0 ? double(trainer_.steps) / double(config_.steps) : seconds_ / config_.seconds;
+  }
+
+  std::string line() const {
+    const double done = elapsed_fraction(), rate = double(trainer_.bytes()) / seconds_;
+    return format("%-9s step %5lld  %5.2f MB  %.3f bits/byte  %6.0f bytes/s  %s left", name().c_str(),
+                  static_cast<long long>(trainer_.steps), double(trainer_.bytes()) / 1e6, smoothed_, rate,
+                  minutes(seconds_ * (1 - done) / done).c_str());
+  }
+
+  std::string name() const { return name_of(model_.config().mixer); }
+
+  void add_point() {
+    CurvePoint point;
+    point.steps = trainer_.steps;
+    point.bytes = trainer_.bytes();
+    point.seconds = seconds_;
+    point.training = smoothed_;
+    point.validation = evaluator_.windowed(trainer_.parameters, 32);
+    curve_.push_back(point);
+  }
+
+  RunResult finish() {
+    RunResult result;
+    result.model = model_.config();
+    result.train = config_;
+    result.parameters = model_.layout().parameters();
+    result.steps = trainer_.steps;
+    result.bytes = trainer_.bytes();
+    result.seconds = seconds_;
+    progress_.show(name() + " reads the held-out text ...");
+    result.windowed = evaluator_.windowed(trainer_.parameters);
+    if (model_.is_constant_memory()) result.streamed = evaluator_.streamed(trainer_.parameters);
+    result.curve = curve_;
+    progress_.finish(format("%-9s %lld steps, %.2f MB in %s at %.0f bytes/s: %.3f bits/byte held out", name().c_str(),
+                            static_cast<long long>(result.steps), double(result.bytes) / 1e6,
+                            minutes(seconds_).c_str(), result.bytes_per_second(), result.windowed));
+    return result;
+  }
+
+  void save() const {
+    Checkpoint c;
+    c.model = model_.config();
+    c.train = config_;
+    c.text_name = text_.name;
+    c.text_size = text_.size();
+    c.steps = trainer_.steps;
+    c.seconds = seconds_;
+    c.parameters = trainer_.parameters;
+    c.first_moment = trainer_.optimizer.first_moment;
+    c.second_moment = trainer_.optimizer.second_moment;
+    save_checkpoint(options_.checkpoint, c, model_.layout());
+  }
+
+  Model<float> model_;
+  TrainConfig config_;
+  const Text& text_;
+  RunOptions options_;
+  Trainer<float> trainer_;
+  Evaluator<float> evaluator_;
+  Progress progress_;
+  double seconds_ = 0, smoothed_ = 0;
+  std::vector<double> losses_;
+  std::vector<CurvePoint> curve_;
+};
+
+}  // namespace language_model
