@@ -2,7 +2,8 @@
 // Bidirectional attention is write, then read; its backward is the two backward passes in the opposite order.
 #pragma once
 
-#include "gma/attention/read_write.hpp"
+#include "gma/attention/read.hpp"
+#include "gma/attention/write.hpp"
 
 namespace gma {
 
@@ -79,7 +80,7 @@ void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, cons
   using S = typename M::Scalar;
   constexpr const char* function = "bidirectional_backward";
   detail::check_scalar<S, TS>();
-  static_assert(!detail::is_compiled<M>, "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
+  detail::check_has_parameters<M>();
   const CompiledMixture<S>& natural = detail::compiled(function, mixture);
   detail::check_options(function, options);
   detail::check_token_width(function, "queries", queries.cols(), natural.dim());

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "gma/attention/causal_tile.hpp"
-#include "gma/attention/read_write.hpp"
+#include "gma/attention/write.hpp"
 
 namespace gma {
 

@@ -60,7 +60,7 @@ class MemoryShelf {
 };
 
 /// The pass itself: everything a tile needs to know, and where its gradients go.
-template <class FeatureMap, class S, class M>
+template <class FeatureMap, class S>
 struct CausalBackward {
   const FeatureMap& map;
   const TokenView<S>& queries;
@@ -68,8 +68,8 @@ struct CausalBackward {
   const TokenView<S>& d_output;
   Normalization normalization;
   Index tile;
-  Gradients<M>& out;     // out.memory runs: the gradient of the memory after the tokens that remain
-  FeatureMap& gradient;  // of the natural parameters
+  TokenGradients<S> out;  // out.memory runs: the gradient of the memory after the tokens that remain
+  FeatureMap& gradient;   // of the natural parameters
   Workspace<S>& workspace;
 
   /// Tiles [begin, end) of one interval, from the memory before it. `after`: the memory after it; becomes the one
@@ -144,7 +144,7 @@ void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen
   constexpr const char* function = "causal_backward";
   detail::check_scalar<S, MS>();
   detail::check_scalar<S, TS>();
-  static_assert(!detail::is_compiled<M>, "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
+  detail::check_has_parameters<M>();
   const CompiledMixture<S>& natural = detail::compiled(function, mixture);
   const Index components = natural.components(), width = values.cols();
   detail::check_causal(function, natural, queries, keys, values, options, tokens);
@@ -184,8 +184,9 @@ void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen
     }
   }
   after = state;
-  detail::CausalBackward<CompiledMixture<S>, S, M> pass{
-      natural, query_view, stream, d_output_view, options.normalization, tile, gradients, gradient, workspace};
+  detail::CausalBackward<CompiledMixture<S>, S> pass{
+      natural,  query_view, stream, d_output_view, options.normalization, tile, detail::token_gradients(gradients),
+      gradient, workspace};
   for (Index i = intervals - 1; i >= 0; --i) {
     checkpoints.get(i, state);
     pass.interval(i * interval, (std::min)(n, (i + 1) * interval), state, after);

@@ -97,8 +97,8 @@ template <class S>
 void forward_tile(const CausalTile<S>& tile, Memory<S>& memory, Tile<S> y, Workspace<S>& workspace) {
   const Index count = tile.count;
   Tile<S> scores = workspace.take(count, count), left = workspace.take(1, count);
-  scores.noalias() = tile.coefficient * tile.weighted.transpose();
-  y.noalias() = tile.coefficient * memory.slots;
+  product_transposed(tile.coefficient, tile.weighted, scores);
+  product(tile.coefficient, memory.slots, y);
   Index first = 0;  // tokens before it are forgotten
   for (Index i = 0; i < count; ++i) {
     next_decay_row(tile, i, left.data());
@@ -112,14 +112,14 @@ void forward_tile(const CausalTile<S>& tile, Memory<S>& memory, Tile<S> y, Works
       scores.row(i).head(i + 1).array() *= left.row(0).head(i + 1).array();
     }
     const Index length = i + 1 - first;
-    y.row(i).noalias() += scores.row(i).segment(first, length) * tile.v.middleRows(first, length);
+    add_row_product(scores.row(i).data() + first, rows(tile.v, first, length), y.row(i).data());
   }
   decay(memory, tile.kept(0, count - 1));
   const Index length = count - first;
   Tile<S> written = workspace.take(length, tile.weighted.cols());
   written = tile.weighted.bottomRows(length);
   if (tile.forgets) written.array().colwise() *= left.row(0).tail(length).transpose().array();
-  memory.slots.noalias() += written.transpose() * tile.v.bottomRows(length);
+  add_transposed_product(written, rows(tile.v, first, length), as_tile(memory.slots));
   memory.mass = tile.mass.row(count - 1).transpose();
 }
 
@@ -144,29 +144,29 @@ void backward_tile(const CausalTile<S>& tile, const Memory<S>& before, const Con
   const auto kept = tile.kept.row(0).transpose().array();
   const auto until_end = decays.row(count - 1).transpose().array();
 
-  g.noalias() = dy * tile.v.transpose();
+  product_transposed(dy, tile.v, g);
   g = g.cwiseProduct(decays);
-  scores.noalias() = tile.coefficient * tile.weighted.transpose();
+  product_transposed(tile.coefficient, tile.weighted, scores);
   scores = scores.cwiseProduct(decays);
 
-  d_r_q.noalias() = dy * before.slots.transpose();  // becomes dC, then the gradient of the query's responsibilities
+  product_transposed(dy, before.slots, d_r_q);  // becomes dC, then the gradient of the query's responsibilities
   d_r_q.array().colwise() *= kept;
-  d_r_q.noalias() += g * tile.weighted;
+  add_product(g, tile.weighted, d_r_q);
   read_energy.col(0) = d_r_q.cwiseProduct(tile.coefficient).rowwise().sum();
   coefficients_backward(normalization, tile.mass, tile.r_q, d_r_q, d_mass);
   read_energy.col(0) += d_mass.cwiseProduct(tile.mass).rowwise().sum();
 
-  d_weighted.noalias() = tile.v * d_memory.slots.transpose();
+  product_transposed(tile.v, d_memory.slots, d_weighted);
   d_weighted.array().colwise() *= until_end;
-  d_weighted.noalias() += g.transpose() * tile.coefficient;
+  add_transposed_product(g, tile.coefficient, d_weighted);
 
-  d_v.noalias() = tile.weighted * d_memory.slots;
+  product(tile.weighted, d_memory.slots, d_v);
   d_v.array().colwise() *= until_end;
-  d_v.noalias() += scores.transpose() * dy;
+  add_transposed_product(scores, dy, d_v);
 
   kept_c = tile.coefficient.array().colwise() * kept;
   d_memory.slots *= tile.kept(0, count - 1);
-  d_memory.slots.noalias() += kept_c.transpose() * dy;
+  add_transposed_product(kept_c, dy, as_tile(d_memory.slots));
   for (Index i = count - 1; i >= 0; --i) {  // the masses are a linear recurrence of their own
     d_memory.mass += d_mass.row(i).transpose();
     d_weighted.row(i) += d_memory.mass.transpose();

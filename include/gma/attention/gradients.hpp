@@ -3,6 +3,8 @@
 // gradient of.
 #pragma once
 
+#include <type_traits>
+
 #include "gma/attention/memory.hpp"
 #include "gma/mixture/natural.hpp"
 
@@ -25,10 +27,32 @@ struct Gradients {
 
 namespace detail {
 
+/// The gradients of what came with the tokens, without the mixture's: what the inner loops fill.
+template <class S>
+struct TokenGradients {
+  Matrix<S>&queries, &keys, &values;
+  Vector<S>&key_weights, &log_forgetting;
+  Memory<S>& memory;
+};
+template <class M>
+TokenGradients<typename M::Scalar> token_gradients(Gradients<M>& all) {
+  return {all.queries, all.keys, all.values, all.key_weights, all.log_forgetting, all.memory};
+}
+
 template <class M>
 inline constexpr bool is_compiled = false;
 template <class S>
 inline constexpr bool is_compiled<CompiledMixture<S>> = true;
+
+template <class M>
+constexpr void check_has_parameters() {
+  static_assert(!is_compiled<M>, "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
+}
+
+template <class S, class Other>
+constexpr void check_scalar() {
+  static_assert(std::is_same_v<S, Other>, "gma: memories and token inputs must have the same scalar as the mixture");
+}
 
 }  // namespace detail
 }  // namespace gma

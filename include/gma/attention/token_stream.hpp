@@ -13,6 +13,11 @@
 
 namespace gma::detail {
 
+/// options.tile, or `otherwise`, but no more than there are tokens.
+inline Index tile_size(const Options& options, Index otherwise, Index tokens) {
+  return (std::max)(Index(1), (std::min)(options.tile > 0 ? options.tile : otherwise, tokens));
+}
+
 /// The tile unless a row has weight zero, else a copy in which those rows are zero. `weights` is T, or null for ones.
 template <class S>
 ConstTile<S> drop_absent(const ConstTile<S>& tile, const S* weights, Workspace<S>& workspace) {

@@ -16,6 +16,12 @@ template <class Derived>
 using Evaluated = std::conditional_t<(Derived::Flags & Eigen::DirectAccessBit) != 0, const Derived&,
                                      Matrix<typename Derived::Scalar>>;
 
+/// The one const_cast of the library: Eigen's way to let a block or map written in place be an output argument.
+template <class Out>
+Eigen::MatrixBase<Out>& writable(const Eigen::MatrixBase<Out>& out) {
+  return const_cast<Eigen::MatrixBase<Out>&>(out);
+}
+
 template <class T, class S>
 inline constexpr bool is_storage_of =
     std::is_same_v<T, S> || std::is_same_v<T, Eigen::bfloat16> || std::is_same_v<T, Eigen::half>;
@@ -24,6 +30,12 @@ inline constexpr bool is_storage_of =
 template <class S>
 Tile<S> rows(Matrix<S>& matrix, Index begin, Index count) {
   return Tile<S>(matrix.data() + begin * matrix.cols(), count, matrix.cols(), Eigen::OuterStride<>(matrix.cols()));
+}
+
+template <class S>
+ConstTile<S> rows(const ConstTile<S>& tile, Index begin, Index count) {
+  return ConstTile<S>(tile.data() + begin * tile.outerStride(), count, tile.cols(),
+                      Eigen::OuterStride<>(tile.outerStride()));
 }
 
 /// Reads an N x cols matrix of scalar S, or of a storage type of S. The matrix must outlive the view.

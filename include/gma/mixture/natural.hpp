@@ -98,135 +98,150 @@ S log_temperature_gradient(const NaturalParameters<S>& natural, const NaturalPar
            gradient.bias.cwiseProduct(natural.bias).sum());
 }
 
-/// compile() and pull_back() of one covariance family. `log_pi` comes in, and its gradient goes out, as a row of K.
+/// exp(-2 log_scales): the precisions of the families that store standard deviations.
+template <class S>
+Matrix<S> precisions(const Matrix<S>& log_scales) {
+  return (log_scales.array() * S(-2)).exp();
+}
+
+/// compile() and pull_back() of one covariance family, in plain loops: they run once a call and compile fast.
+/// `beta` is 1 / tau; pull_back() gets gradients of the untempered W and b (so d l = beta d(W, b)), out.log_scales
+/// zero.
 template <class S, class Covariance>
 struct Family;
 
 template <class S>
 struct Family<S, Isotropic> {
-  static void compile(const Mixture<S, Isotropic>& mixture, const RowVector<S>& log_pi, NaturalParameters<S>& natural) {
+  static void compile(const Mixture<S, Isotropic>& mixture, const S& beta, NaturalParameters<S>& natural) {
     const Index d = mixture.dim();
-    const S beta = S(1) / natural.temperature;
-    const RowVector<S> log_sigma = mixture.log_scales.col(0).transpose();
-    const RowVector<S> precision = (log_sigma.array() * S(-2)).exp();
-    const RowVector<S> mean_norm = mixture.means.rowwise().squaredNorm().transpose();
+    const Matrix<S> p = precisions(mixture.log_scales);
     natural.features = Features::squared_norm;
     natural.weights.resize(d + 1, mixture.components());
-    natural.weights.topRows(d) = mixture.means.transpose() * (precision * beta).asDiagonal();
-    natural.weights.row(d) = precision * (S(-0.5) * beta);
-    natural.bias = (log_pi.array() - mean_norm.array() * precision.array() * S(0.5) - log_sigma.array() * S(d)) * beta;
+    for (Index k = 0; k < mixture.components(); ++k) {
+      for (Index i = 0; i < d; ++i) {
+        const S mu = mixture.means(k, i);
+        natural.weights(i, k) = mu * p(k, 0) * beta;
+        natural.bias(k) -= mu * mu * p(k, 0) * S(0.5);
+      }
+      natural.weights(d, k) = p(k, 0) * S(-0.5) * beta;
+      natural.bias(k) -= mixture.log_scales(k, 0) * S(static_cast<double>(d));
+    }
   }
 
-  // d mu_k = (dW_k - mu_k db_k) p_k,  d s_k = p_k (-2 mu_k . dW_k + dW_sq,k + |mu_k|^2 db_k) - d db_k
-  static void pull_back(const Mixture<S, Isotropic>& mixture, const NaturalParameters<S>& gradient, const S& beta,
+  // d mu_k = p_k (dW_k - mu_k db_k),  d s_k = p_k (-2 mu_k . dW_k + dW_sq,k + |mu_k|^2 db_k) - d db_k
+  static void pull_back(const Mixture<S, Isotropic>& mixture, const NaturalParameters<S>& gradient,
                         Mixture<S, Isotropic>& out) {
     const Index d = mixture.dim();
-    const Vector<S> precision = (mixture.log_scales.col(0).array() * S(-2)).exp();
-    const Matrix<S> d_linear = gradient.weights.topRows(d).transpose() * beta;
-    const Vector<S> d_square = gradient.weights.row(d).transpose() * beta;
-    const Vector<S> d_bias = gradient.bias.transpose() * beta;
-    const Vector<S> mean_norm = mixture.means.rowwise().squaredNorm();
-    const Vector<S> mean_dot = mixture.means.cwiseProduct(d_linear).rowwise().sum();
-    out.means = precision.asDiagonal() * (d_linear - d_bias.asDiagonal() * mixture.means);
-    out.log_scales =
-        precision.array() * (mean_dot.array() * S(-2) + d_square.array() + mean_norm.array() * d_bias.array()) -
-        d_bias.array() * S(d);
+    const Matrix<S> p = precisions(mixture.log_scales);
+    for (Index k = 0; k < mixture.components(); ++k) {
+      const S db = gradient.bias(k);
+      S sum = gradient.weights(d, k);
+      for (Index i = 0; i < d; ++i) {
+        const S mu = mixture.means(k, i), dw = gradient.weights(i, k);
+        out.means(k, i) = p(k, 0) * (dw - mu * db);
+        sum += mu * (mu * db - S(2) * dw);
+      }
+      out.log_scales(k, 0) = p(k, 0) * sum - db * S(static_cast<double>(d));
+    }
   }
 };
 
 template <class S>
 struct Family<S, Diagonal> {
-  static void compile(const Mixture<S, Diagonal>& mixture, const RowVector<S>& log_pi, NaturalParameters<S>& natural) {
+  static void compile(const Mixture<S, Diagonal>& mixture, const S& beta, NaturalParameters<S>& natural) {
     const Index d = mixture.dim();
-    const S beta = S(1) / natural.temperature;
-    const Matrix<S> precision = (mixture.log_scales.array() * S(-2)).exp();
-    const Matrix<S> weighted_means = mixture.means.cwiseProduct(precision);
-    const Vector<S> offset =
-        weighted_means.cwiseProduct(mixture.means).rowwise().sum() * S(0.5) + mixture.log_scales.rowwise().sum();
+    const Matrix<S> p = precisions(mixture.log_scales);
     natural.features = Features::squares;
     natural.weights.resize(2 * d, mixture.components());
-    natural.weights.topRows(d) = weighted_means.transpose() * beta;
-    natural.weights.bottomRows(d) = precision.transpose() * (S(-0.5) * beta);
-    natural.bias = (log_pi - offset.transpose()) * beta;
+    for (Index k = 0; k < mixture.components(); ++k) {
+      for (Index i = 0; i < d; ++i) {
+        const S mu = mixture.means(k, i);
+        natural.weights(i, k) = mu * p(k, i) * beta;
+        natural.weights(d + i, k) = p(k, i) * S(-0.5) * beta;
+        natural.bias(k) -= mu * mu * p(k, i) * S(0.5) + mixture.log_scales(k, i);
+      }
+    }
   }
 
-  // d mu = (dW - mu db) p,  d s = p (-2 mu dW + dW_sq + mu^2 db) - db
-  static void pull_back(const Mixture<S, Diagonal>& mixture, const NaturalParameters<S>& gradient, const S& beta,
+  // d mu = p (dW - mu db),  d s = p (-2 mu dW + dW_sq + mu^2 db) - db
+  static void pull_back(const Mixture<S, Diagonal>& mixture, const NaturalParameters<S>& gradient,
                         Mixture<S, Diagonal>& out) {
     const Index d = mixture.dim();
-    const Matrix<S> precision = (mixture.log_scales.array() * S(-2)).exp();
-    const Matrix<S> d_linear = gradient.weights.topRows(d).transpose() * beta;
-    const Matrix<S> d_square = gradient.weights.bottomRows(d).transpose() * beta;
-    const Matrix<S> d_bias = (gradient.bias.transpose() * beta).replicate(1, d);
-    const auto mu = mixture.means.array();
-    out.means = precision.array() * (d_linear.array() - mu * d_bias.array());
-    out.log_scales =
-        precision.array() * (mu * d_linear.array() * S(-2) + d_square.array() + mu.square() * d_bias.array()) -
-        d_bias.array();
+    const Matrix<S> p = precisions(mixture.log_scales);
+    for (Index k = 0; k < mixture.components(); ++k) {
+      const S db = gradient.bias(k);
+      for (Index i = 0; i < d; ++i) {
+        const S mu = mixture.means(k, i), dw = gradient.weights(i, k);
+        out.means(k, i) = p(k, i) * (dw - mu * db);
+        out.log_scales(k, i) = p(k, i) * (mu * (mu * db - S(2) * dw) + gradient.weights(d + i, k)) - db;
+      }
+    }
   }
 };
 
 template <class S>
 struct Family<S, Tied> {
-  static void compile(const Mixture<S, Tied>& mixture, const RowVector<S>& log_pi, NaturalParameters<S>& natural) {
-    const S beta = S(1) / natural.temperature;
-    const RowVector<S> precision = (mixture.log_scales.row(0).array() * S(-2)).exp();
-    const Matrix<S> weighted_means = mixture.means * precision.asDiagonal();
-    const Vector<S> offset = weighted_means.cwiseProduct(mixture.means).rowwise().sum() * S(0.5);
+  static void compile(const Mixture<S, Tied>& mixture, const S& beta, NaturalParameters<S>& natural) {
+    const Index d = mixture.dim();
+    const Matrix<S> p = precisions(mixture.log_scales);
     natural.features = Features::linear;
-    natural.weights = weighted_means.transpose() * beta;
-    natural.bias = (log_pi - offset.transpose()) * beta;
-    natural.token_precisions = precision;
+    natural.weights.resize(d, mixture.components());
+    for (Index k = 0; k < mixture.components(); ++k) {
+      for (Index i = 0; i < d; ++i) {
+        const S mu = mixture.means(k, i);
+        natural.weights(i, k) = mu * p(0, i) * beta;
+        natural.bias(k) -= mu * mu * p(0, i) * S(0.5);
+      }
+    }
+    natural.token_precisions = p.row(0);
     natural.log_normalizer -= mixture.log_scales.sum();
   }
 
-  // d mu_k = (dW_k - mu_k db_k) p,  d s = sum_k p (-2 mu_k dW_k + mu_k^2 db_k)
-  static void pull_back(const Mixture<S, Tied>& mixture, const NaturalParameters<S>& gradient, const S& beta,
-                        Mixture<S, Tied>& out) {
-    const RowVector<S> precision = (mixture.log_scales.row(0).array() * S(-2)).exp();
-    const Matrix<S> d_linear = gradient.weights.transpose() * beta;
-    const Vector<S> d_bias = gradient.bias.transpose() * beta;
-    const Matrix<S> mean_bias = d_bias.asDiagonal() * mixture.means;
-    out.means = (d_linear - mean_bias) * precision.asDiagonal();
-    const RowVector<S> d_precision = mixture.means.cwiseProduct(mean_bias - d_linear * S(2)).colwise().sum();
-    out.log_scales = precision.cwiseProduct(d_precision);
+  // d mu_k = p (dW_k - mu_k db_k),  d s = sum_k p (-2 mu_k dW_k + mu_k^2 db_k)
+  static void pull_back(const Mixture<S, Tied>& mixture, const NaturalParameters<S>& gradient, Mixture<S, Tied>& out) {
+    const Matrix<S> p = precisions(mixture.log_scales);
+    for (Index k = 0; k < mixture.components(); ++k) {
+      const S db = gradient.bias(k);
+      for (Index i = 0; i < mixture.dim(); ++i) {
+        const S mu = mixture.means(k, i), dw = gradient.weights(i, k);
+        out.means(k, i) = p(0, i) * (dw - mu * db);
+        out.log_scales(0, i) += p(0, i) * mu * (mu * db - S(2) * dw);
+      }
+    }
   }
 };
 
 template <class S>
 struct Family<S, Full> {
-  static Matrix<S> factor(const Mixture<S, Full>& mixture, Index k) {
-    const Index d = mixture.dim();
-    Matrix<S> lower = Eigen::Map<const Matrix<S>>(mixture.log_scales.row(k).data(), d, d);
-    lower.template triangularView<Eigen::StrictlyUpper>().setZero();
-    lower.diagonal() = lower.diagonal().array().exp();
-    return lower;
+  /// Entry (i, j) of L_k.
+  static S lower(const Mixture<S, Full>& mixture, Index k, Index i, Index j) {
+    using std::exp;
+    const S entry = mixture.log_scales(k, i * mixture.dim() + j);
+    return i == j ? S(exp(entry)) : i > j ? entry : S(0);
   }
 
-  static void compile(const Mixture<S, Full>& mixture, const RowVector<S>& log_pi, NaturalParameters<S>& natural) {
+  static void compile(const Mixture<S, Full>& mixture, const S& /*beta*/, NaturalParameters<S>& natural) {
     const Index d = mixture.dim();
     natural.features = Features::whitened;
     natural.means = mixture.means;
     natural.weights.resize(mixture.components() * d, d);
-    natural.bias = log_pi;
     for (Index k = 0; k < mixture.components(); ++k) {
-      natural.weights.middleRows(k * d, d) = factor(mixture, k);
-      natural.bias(k) += Eigen::Map<const Matrix<S>>(mixture.log_scales.row(k).data(), d, d).diagonal().sum();
+      for (Index i = 0; i < d; ++i) {
+        for (Index j = 0; j < d; ++j) natural.weights(k * d + i, j) = lower(mixture, k, i, j);
+        natural.bias(k) += mixture.log_scales(k, i * d + i);  // log det L_k
+      }
     }
-    natural.bias *= S(1) / natural.temperature;
   }
 
-  // d L below the diagonal as it is; d log diag = dL_ii L_ii + db_k (of log det L_k = sum log diag)
-  static void pull_back(const Mixture<S, Full>& mixture, const NaturalParameters<S>& gradient, const S& beta,
-                        Mixture<S, Full>& out) {
+  // d L_k as gathered; d log L_k,ii = dL_ii L_ii + db_k. The gradient of L and mu is gathered tempered already.
+  static void pull_back(const Mixture<S, Full>& mixture, const NaturalParameters<S>& gradient, Mixture<S, Full>& out) {
     const Index d = mixture.dim();
     out.means = gradient.means;
-    out.log_scales.resize(mixture.components(), d * d);
     for (Index k = 0; k < mixture.components(); ++k) {
-      Eigen::Map<Matrix<S>> d_lower(out.log_scales.row(k).data(), d, d);
-      d_lower = gradient.weights.middleRows(k * d, d);
-      d_lower.template triangularView<Eigen::StrictlyUpper>().setZero();
-      d_lower.diagonal() = d_lower.diagonal().array() * factor(mixture, k).diagonal().array() + gradient.bias(k) * beta;
+      for (Index i = 0; i < d; ++i) {
+        for (Index j = 0; j < i; ++j) out.log_scales(k, i * d + j) = gradient.weights(k * d + i, j);
+        out.log_scales(k, i * d + i) = gradient.weights(k * d + i, i) * lower(mixture, k, i, i) + gradient.bias(k);
+      }
     }
   }
 };
@@ -238,18 +253,23 @@ NaturalParameters<S> compile_factor(const Mixture<S, Covariance>& mixture) {
   natural.dim = mixture.dim();
   natural.temperature = exp(mixture.log_temperature);
   natural.log_normalizer = S(-0.5 * log_two_pi * static_cast<double>(mixture.dim()));
-  Family<S, Covariance>::compile(mixture, log_weights(mixture.weight_logits), natural);
+  natural.bias = log_weights(mixture.weight_logits);
+  const S beta = S(1) / natural.temperature;
+  Family<S, Covariance>::compile(mixture, beta, natural);
+  natural.bias *= beta;
   return natural;
 }
 
 template <class S, class Covariance>
 Mixture<S, Covariance> pull_back_factor(const Mixture<S, Covariance>& mixture, const NaturalParameters<S>& natural,
-                                        const NaturalParameters<S>& gradient) {
-  const S beta = S(1) / natural.temperature;
-  Mixture<S, Covariance> out;
-  Family<S, Covariance>::pull_back(mixture, gradient, beta, out);
-  out.weight_logits = log_weights_backward(mixture.weight_logits, RowVector<S>(gradient.bias * beta));
+                                        NaturalParameters<S> gradient) {
+  Mixture<S, Covariance> out(mixture.components(), mixture.dim());
   out.log_temperature = log_temperature_gradient(natural, gradient);
+  const S beta = S(1) / natural.temperature;
+  gradient.bias *= beta;
+  if (natural.features != Features::whitened) gradient.weights *= beta;
+  Family<S, Covariance>::pull_back(mixture, gradient, out);
+  out.weight_logits = log_weights_backward(mixture.weight_logits, gradient.bias);
   return out;
 }
 

@@ -8,6 +8,7 @@
 
 #include "gma/core/checks.hpp"
 #include "gma/core/numeric.hpp"
+#include "gma/core/products.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/core/workspace.hpp"
 #include "gma/mixture/natural.hpp"
@@ -73,7 +74,7 @@ template <class S>
 void logits(const NaturalParameters<S>& natural, const ConstTile<S>& x, Tile<S> logits, Workspace<S>& workspace) {
   typename Workspace<S>::Frame frame(workspace);
   if (natural.features != Features::whitened) {
-    logits.noalias() = features(natural, x, workspace) * natural.weights;
+    product(features(natural, x, workspace), natural.weights, logits);
     logits.rowwise() += natural.bias;
     return;
   }
@@ -82,7 +83,7 @@ void logits(const NaturalParameters<S>& natural, const ConstTile<S>& x, Tile<S> 
   Tile<S> centered = workspace.take(x.rows(), d), whitened = workspace.take(x.rows(), d);
   for (Index k = 0; k < natural.components(); ++k) {
     centered = x.rowwise() - natural.means.row(k);
-    whitened.noalias() = centered * natural.weights.middleRows(k * d, d);
+    product(centered, natural.weights.middleRows(k * d, d), whitened);
     logits.col(k) = (whitened.rowwise().squaredNorm() * half_beta).array() + natural.bias(k);
   }
 }
@@ -96,13 +97,13 @@ void logits_backward(const NaturalParameters<S>& natural, const ConstTile<S>& x,
   gradient.bias += d_logits.colwise().sum();
   if (natural.features != Features::whitened) {
     const ConstTile<S> phi = features(natural, x, workspace);
-    gradient.weights.noalias() += phi.transpose() * d_logits;
+    add_transposed_product(phi, d_logits, as_tile(gradient.weights));
     if (natural.features == Features::linear) {
-      d_x.noalias() = d_logits * natural.weights.transpose();
+      product_transposed(d_logits, natural.weights, d_x);
       return;
     }
     Tile<S> d_phi = workspace.take(x.rows(), natural.weights.rows());
-    d_phi.noalias() = d_logits * natural.weights.transpose();
+    product_transposed(d_logits, natural.weights, d_phi);
     if (natural.features == Features::squares) {
       d_x = d_phi.leftCols(d) + x.cwiseProduct(d_phi.rightCols(d)) * S(2);
     } else {
@@ -115,12 +116,12 @@ void logits_backward(const NaturalParameters<S>& natural, const ConstTile<S>& x,
   Tile<S> d_centered = workspace.take(x.rows(), d);
   d_x.setZero();
   for (Index k = 0; k < natural.components(); ++k) {
-    const auto lower = natural.weights.middleRows(k * d, d);
+    const ConstTile<S> lower = as_tile(natural.weights.middleRows(k * d, d));
     centered = x.rowwise() - natural.means.row(k);
-    d_whitened.noalias() = centered * lower;
+    product(centered, lower, d_whitened);
     d_whitened.array().colwise() *= d_logits.col(k).array() * minus_beta;
-    gradient.weights.middleRows(k * d, d).noalias() += centered.transpose() * d_whitened;
-    d_centered.noalias() = d_whitened * lower.transpose();
+    add_transposed_product(centered, d_whitened, rows(gradient.weights, k * d, d));
+    product_transposed(d_whitened, lower, d_centered);
     d_x += d_centered;
     gradient.means.row(k) -= d_centered.colwise().sum();
   }

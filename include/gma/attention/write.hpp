@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
-// The two halves of attention: write() puts keys and values into a memory, read() lets queries read it. Their backward
-// passes follow them. Everything works in tiles of tokens; no N x K matrix exists.
+// Writing: keys and values go into a memory, a tile of tokens at a time; no N x K matrix exists. The backward pass
+// follows the forward.
 #pragma once
 
 #include <algorithm>
 
 #include "gma/attention/gradients.hpp"
 #include "gma/attention/memory.hpp"
-#include "gma/attention/normalization.hpp"
 #include "gma/attention/options.hpp"
 #include "gma/attention/token_stream.hpp"
 #include "gma/mixture/responsibilities.hpp"
@@ -24,21 +23,6 @@ template <class M, class K, class V, class MS, class TS>
 void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
            const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
 
-/// (4)-(6): queries Nq x d read the memory; returns Nq x e. A slot or row without mass reads as zero. Cost
-/// O(Nq K (D + e)). Throws std::invalid_argument on shapes that do not fit and on an empty memory.
-template <class M, class Q, class MS>
-Matrix<typename M::Scalar> read(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
-                                const Options& options = {});
-/// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory.
-template <class Out, class M, class Q, class MS>
-void read_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-               const Memory<MS>& memory, const Options& options, Workspace<typename M::Scalar>& workspace);
-
-/// Gradients of read(): queries, memory and mixture. d_output is Nq x e. Cost about 2.5 reads.
-template <class M, class Q, class MS, class D>
-Gradients<M> read_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
-                           const Eigen::MatrixBase<D>& d_output, const Options& options = {});
-
 /// Gradients of write() to a memory of zeros, from the gradient of the memory afterwards (K x e; K): keys, values,
 /// token inputs, mixture, and the memory before. Cost about 2.5 writes.
 template <class M, class K, class V, class MS, class TS = typename M::Scalar>
@@ -53,10 +37,6 @@ Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, 
 // Implementation -----------------------------------------------------------------------------------------------------
 
 namespace detail {
-
-inline Index tile_size(const Options& options, Index otherwise, Index tokens) {
-  return (std::max)(Index(1), (std::min)(options.tile > 0 ? options.tile : otherwise, tokens));
-}
 
 /// Influence on the memory after the tile: u_t = w_t lambda_{t+1} ... lambda_T. Returns lambda_1 ... lambda_T, what is
 /// left of the memory before. `later` is the decay of the tokens after the tile.
@@ -86,48 +66,8 @@ void write_tokens(const FeatureMap& map, const TokenStream<S>& stream, Index beg
     evaluate(map, x, r, workspace);
     if (!plain) r.array().colwise() *= u.row(0).transpose().array();
     decay(memory, kept);
-    memory.slots.noalias() += r.transpose() * v;
+    add_transposed_product(r, v, as_tile(memory.slots));
     memory.mass += r.colwise().sum().transpose();
-  }
-}
-
-template <class FeatureMap, class S>
-void read_tokens(const FeatureMap& map, const TokenView<S>& queries, const Memory<S>& memory,
-                 Normalization normalization, Index tile, const TokenSink<S>& out, Workspace<S>& workspace) {
-  for (Index begin = 0; begin < queries.rows(); begin += tile) {
-    typename Workspace<S>::Frame frame(workspace);
-    const Index count = (std::min)(tile, queries.rows() - begin);
-    Tile<S> q = workspace.take(count, map.components());
-    evaluate(map, load_tile(queries, begin, count, workspace), q, workspace);
-    coefficients(normalization, memory.mass.transpose().replicate(count, 1), q);
-    Tile<S> y = out.tile(begin, count, workspace.take(count, out.cols()));
-    y.noalias() = q * memory.slots;
-    out.store(begin, y);
-  }
-}
-
-/// d_memory is added to; d_queries is assigned; the gradient of the natural parameters is added to `gradient`.
-template <class FeatureMap, class S>
-void read_tokens_backward(const FeatureMap& map, const TokenView<S>& queries, const Memory<S>& memory,
-                          const TokenView<S>& d_output, Normalization normalization, Index tile, Matrix<S>& d_queries,
-                          Memory<S>& d_memory, FeatureMap& gradient, Workspace<S>& workspace) {
-  const Index K = map.components();
-  for (Index begin = 0; begin < queries.rows(); begin += tile) {
-    typename Workspace<S>::Frame frame(workspace);
-    const Index count = (std::min)(tile, queries.rows() - begin);
-    Tile<S> q = workspace.take(count, K), c = workspace.take(count, K);
-    Tile<S> a = workspace.take(count, K), d_mass = workspace.take(count, K);
-    const ConstTile<S> x = load_tile(queries, begin, count, workspace);
-    const ConstTile<S> dy = load_tile(d_output, begin, count, workspace);
-    const auto mass = memory.mass.transpose().replicate(count, 1);
-    evaluate(map, x, q, workspace);
-    c = q;
-    coefficients(normalization, mass, c);
-    a.noalias() = dy * memory.slots.transpose();
-    d_memory.slots.noalias() += c.transpose() * dy;
-    coefficients_backward(normalization, mass, q, a, d_mass);
-    d_memory.mass += d_mass.colwise().sum().transpose();
-    backward(map, x, q, a, rows(d_queries, begin, count), gradient, workspace);
   }
 }
 
@@ -145,10 +85,11 @@ void forgetting_gradient(const TokenStream<S>& stream, S energy, const S& d_log_
 /// Backward of write_tokens() over the whole stream, last tile first: with B = V dM^T + dm^T and the influence u,
 ///   dR = u B,   dV = u R dM,   dw_t = (u_t / w_t) r_t . B_t,   dg_s = <M_in, dM_in> + <m_in, dm_in> + sum_{t<s} u_t
 ///   r_t . B_t.
-/// `d_memory` is the gradient of the memory afterwards; it becomes that of the memory before, `initial` (null: zeros).
-template <class FeatureMap, class S, class M>
+/// `out.memory` comes in as the gradient of the memory afterwards and becomes that of the memory before, `initial`
+/// (null: zeros).
+template <class FeatureMap, class S>
 void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, const Memory<S>* initial, Index tile,
-                           Memory<S>& d_memory, Gradients<M>& out, FeatureMap& gradient, Workspace<S>& workspace) {
+                           TokenGradients<S> out, FeatureMap& gradient, Workspace<S>& workspace) {
   const Index n = stream.size(), K = map.components(), e = stream.values.cols();
   out.keys.resize(n, stream.keys.cols());
   out.values.resize(n, e);
@@ -163,8 +104,8 @@ void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, 
     const ConstTile<S> x = drop_absent(load_tile(stream.keys, begin, count, workspace), u.data(), workspace);
     const ConstTile<S> v = drop_absent(load_tile(stream.values, begin, count, workspace), u.data(), workspace);
     evaluate(map, x, r, workspace);
-    b.noalias() = v * d_memory.slots.transpose();
-    b.rowwise() += d_memory.mass.transpose();
+    product_transposed(v, out.memory.slots, b);
+    b.rowwise() += out.memory.mass.transpose();
     for (Index t = 0; t < count && (stream.weighted() || stream.forgets()); ++t) {
       const S pull = r.row(t).dot(b.row(t));
       const S w = stream.weighted() ? stream.tokens.key_weights(begin + t) : S(1);
@@ -172,32 +113,20 @@ void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, 
       if (stream.forgets()) out.log_forgetting(begin + t) = u(0, t) * pull;
     }
     auto d_values = out.values.middleRows(begin, count);
-    d_values.noalias() = r * d_memory.slots;
+    d_values.noalias() = r * out.memory.slots;
     d_values.array().colwise() *= u.row(0).transpose().array();
     b.array().colwise() *= u.row(0).transpose().array();
     backward(map, x, r, b, rows(out.keys, begin, count), gradient, workspace);
     later = before;
   }
-  decay(d_memory, later);
+  decay(out.memory, later);
   if (stream.forgets()) {
     S energy(0);
     if (initial != nullptr && !(later == S(0))) {
-      energy = initial->slots.cwiseProduct(d_memory.slots).sum() + initial->mass.dot(d_memory.mass);
+      energy = initial->slots.cwiseProduct(out.memory.slots).sum() + initial->mass.dot(out.memory.mass);
     }
-    forgetting_gradient(stream, energy, d_memory.log_forgetting, out.log_forgetting);
+    forgetting_gradient(stream, energy, out.memory.log_forgetting, out.log_forgetting);
   }
-}
-
-// Checks that the verbs share.
-
-template <class S, class Other>
-void check_scalar() {
-  static_assert(std::is_same_v<S, Other>, "gma: memories and token inputs must have the same scalar as the mixture");
-}
-
-template <class S>
-void check_queries(const char* function, const CompiledMixture<S>& natural, Index cols) {
-  check_token_width(function, "queries", cols, natural.dim());
 }
 
 template <class S, class K, class V>
@@ -206,21 +135,6 @@ void check_stream(const char* function, const CompiledMixture<S>& natural, const
   check_token_width(function, "keys", keys.cols(), natural.dim());
   check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
   check_tokens(function, tokens, keys.rows());
-}
-
-template <class S>
-void check_readable(const char* function, const Memory<S>& memory, const CompiledMixture<S>& natural) {
-  if (memory.empty()) {
-    invalid_argument(function, "memory is empty, expected ", natural.components(),
-                     " slots: write to it first, or start from gma::empty_memory");
-  }
-  check_memory(function, "memory", memory, natural.components(), memory.slots.cols());
-}
-
-/// The one const_cast of the library: Eigen's way to let a block or map written in place be an output argument.
-template <class Out>
-Eigen::MatrixBase<Out>& writable(const Eigen::MatrixBase<Out>& out) {
-  return const_cast<Eigen::MatrixBase<Out>&>(out);
 }
 
 }  // namespace detail
@@ -250,65 +164,12 @@ void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::Matr
   write(mixture, keys, values, memory, tokens, workspace);
 }
 
-template <class Out, class M, class Q, class MS>
-void read_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-               const Memory<MS>& memory, const Options& options, Workspace<typename M::Scalar>& workspace) {
-  using S = typename M::Scalar;
-  detail::check_scalar<S, MS>();
-  const CompiledMixture<S>& natural = detail::compiled("read", mixture);
-  detail::check_options("read", options);
-  detail::check_queries("read", natural, queries.cols());
-  detail::check_readable("read", memory, natural);
-  detail::check_shape("read", "out", out.rows(), out.cols(), queries.rows(), memory.slots.cols(),
-                      "queries x value width");
-  detail::Evaluated<Q> q = queries.derived();
-  const detail::TokenView<S> view(q);
-  detail::read_tokens(natural, view, memory, options.normalization,
-                      detail::tile_size(options, detail::default_tile, view.rows()),
-                      detail::TokenSink<S>(detail::writable(out)), workspace);
-}
-
-template <class M, class Q, class MS>
-Matrix<typename M::Scalar> read(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
-                                const Options& options) {
-  Workspace<typename M::Scalar> workspace;
-  Matrix<typename M::Scalar> out(queries.rows(), memory.slots.cols());
-  read_into(out, mixture, queries, memory, options, workspace);
-  return out;
-}
-
-template <class M, class Q, class MS, class D>
-Gradients<M> read_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
-                           const Eigen::MatrixBase<D>& d_output, const Options& options) {
-  using S = typename M::Scalar;
-  detail::check_scalar<S, MS>();
-  static_assert(!detail::is_compiled<M>, "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
-  const CompiledMixture<S>& natural = detail::compiled("read_backward", mixture);
-  detail::check_options("read_backward", options);
-  detail::check_queries("read_backward", natural, queries.cols());
-  detail::check_readable("read_backward", memory, natural);
-  detail::check_shape("read_backward", "d_output", d_output.rows(), d_output.cols(), queries.rows(),
-                      memory.slots.cols(), "queries x value width");
-  detail::Evaluated<Q> q = queries.derived();
-  detail::Evaluated<D> dy = d_output.derived();
-  Gradients<M> out;
-  Workspace<S> workspace;
-  CompiledMixture<S> gradient = detail::zeros_like(natural);
-  out.queries.resize(queries.rows(), queries.cols());
-  detail::set_zero(out.memory, natural.components(), memory.slots.cols());
-  detail::read_tokens_backward(natural, detail::TokenView<S>(q), memory, detail::TokenView<S>(dy),
-                               options.normalization, detail::tile_size(options, detail::default_tile, queries.rows()),
-                               out.queries, out.memory, gradient, workspace);
-  out.mixture = detail::pull_back(mixture, natural, gradient);
-  return out;
-}
-
 namespace detail {
 
 template <class M, class K, class V, class S>
 Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                             const Memory<S>* initial, const Memory<S>& d_memory, const TokenInputs<S>& tokens) {
-  static_assert(!is_compiled<M>, "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
+  check_has_parameters<M>();
   const CompiledMixture<S>& natural = compiled("write_backward", mixture);
   check_stream("write_backward", natural, keys, values, tokens);
   check_memory("write_backward", "d_memory", d_memory, natural.components(), values.cols());
@@ -322,8 +183,8 @@ Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, 
   Workspace<S> workspace;
   CompiledMixture<S> gradient = zeros_like(natural);
   out.memory = d_memory;
-  write_tokens_backward(natural, stream, initial, tile_size({}, default_tile, stream.size()), out.memory, out, gradient,
-                        workspace);
+  write_tokens_backward(natural, stream, initial, tile_size({}, default_tile, stream.size()), token_gradients(out),
+                        gradient, workspace);
   out.mixture = pull_back(mixture, natural, gradient);
   return out;
 }
