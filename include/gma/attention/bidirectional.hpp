@@ -102,8 +102,8 @@ void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, cons
   detail::set_zero(gradients.memory, natural.components(), values.cols());
   detail::read_tokens_backward(natural, view, memory, detail::TokenView<S>(dy), options.normalization, read_tile,
                                gradients.queries, gradients.memory, gradient, workspace);
-  detail::write_tokens_backward<CompiledMixture<S>, S>(natural, stream, nullptr, write_tile, gradients.memory,
-                                                       gradients, gradient, workspace);
+  detail::write_tokens_backward(natural, stream, static_cast<const Memory<S>*>(nullptr), write_tile,
+                                detail::token_gradients(gradients), gradient, workspace);
   gradients.mixture = detail::pull_back(mixture, natural, gradient);
 }
 
