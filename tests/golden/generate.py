@@ -62,7 +62,7 @@ def log_joint(covariance, factor, x):
     difference = x[:, None, :] - factor["means"][None, :, :]  # [N, K, d]
     d = x.shape[1]
     if covariance == "full":
-        # Row k of log_scales is L_k row-major, Sigma_k^-1 = L_k L_k^T; the diagonal is stored as logs and what lies above
+        # Row k of log_scales is L_k row-major, Sigma_k^-1 = L_k L_k^T. The diagonal is stored as logs; what lies above
         # it is not part of the parameter: `where` replaces it before it can meet anything else, so its gradient is zero.
         stored = anp.reshape(factor["log_scales"], (-1, d, d))
         log_diagonal = anp.sum(anp.where(np.eye(d) > 0, stored, 0.0), axis=2)
@@ -225,7 +225,7 @@ OPERATORS = {f.__name__: f for f in (bidirectional, causal, write, read, density
 
 
 def dense_affinity(inputs, covariance, normalization, is_causal):
-    """(7): A [Nq, Nk]. Key j reaches query i decayed by every lambda after j, up to and including i (or the last key)."""
+    """(7): A [Nq, Nk]. Key j reaches query i decayed by every lambda after j, up to that of i (or of the last key)."""
     keys, _, w, decay, _ = present_tokens(inputs)
     q = responsibilities(covariance, inputs["factors"], inputs["queries"])
     r = responsibilities(covariance, inputs["factors"], keys)
@@ -369,43 +369,42 @@ NORMALIZATIONS = ("none", "slot", "row")
 STATE = ("slots", "mass")
 
 
+# fmt: off
 def all_cases():
     # Every covariance under every normalisation. Bidirectional: fewer queries than keys, the plain posterior (tau = 1).
     for c in COVARIANCES:
         for n in NORMALIZATIONS:
-            yield Case(
-                f"bidirectional {c} {n}", "bidirectional", c, n, queries=5, keys=7, temperature=False, affinity=True
-            )
+            yield Case(f"bidirectional {c} {n}", "bidirectional", c, n, queries=5, keys=7, temperature=False,
+                       affinity=True)
             yield Case(f"causal {c} {n}", "causal", c, n, e=3, widths=(2,), affinity=True)
 
     # A stream goes on from a memory, with everything that can happen to a token, and its final memory is used further.
     for c in COVARIANCES:
         for n in NORMALIZATIONS:
             yield Case(f"resumed {c} {n} masked with restart", "causal", c, n, (3,), (2,), queries=8, weights="masked",
-                       forgetting="restarts", memory=True, upstream=STATE)  # fmt: skip
+                       forgetting="restarts", memory=True, upstream=STATE)
     for n in NORMALIZATIONS:
         yield Case(f"resumed diagonal {n} forgetting", "causal", "diagonal", n, (3,), (2,), weights="masked",
-                   forgetting="gentle", memory=True, upstream=STATE)  # fmt: skip
+                   forgetting="gentle", memory=True, upstream=STATE)
     yield Case("resumed tied slot without token inputs", "causal", "tied", memory=True, upstream=STATE, queries=5)
     yield Case("resumed one step", "causal", queries=1, forgetting="gentle", memory=True, upstream=STATE)
-    yield Case("resumed through absent tokens only", "causal", queries=4, weights="absent", forgetting="gentle", memory=True,
-               upstream=STATE,
-               vanishing=("keys", "values", "key_weights", "log_forgetting"))  # fmt: skip
+    yield Case("resumed through absent tokens only", "causal", queries=4, weights="absent", forgetting="gentle",
+               memory=True, upstream=STATE,
+               vanishing=("keys", "values", "key_weights", "log_forgetting"))
     yield Case("resumed with a gradient of the total forgetting", "causal", "isotropic", queries=5, weights="masked",
-               forgetting="gentle", memory=True, upstream=STATE + ("log_forgetting",))  # fmt: skip
+               forgetting="gentle", memory=True, upstream=STATE + ("log_forgetting",))
     yield Case("prefill from an empty memory", "causal", "full", widths=(2,), forgetting="gentle", upstream=STATE)
 
     # Token inputs one at a time and together, without an incoming memory.
     for n in NORMALIZATIONS:
         yield Case(f"bidirectional {n} masked with restart", "bidirectional", "diagonal", n, queries=4, keys=8,
-                   weights="masked", forgetting="restarts", affinity=True)  # fmt: skip
+                   weights="masked", forgetting="restarts", affinity=True)
         yield Case(f"causal {n} masked with restart", "causal", "tied", n, queries=8, widths=(2,), weights="masked",
-                   forgetting="restarts", affinity=True)  # fmt: skip
+                   forgetting="restarts", affinity=True)
     yield Case("bidirectional full weights", "bidirectional", "full", widths=(2,), queries=4, keys=6, weights="soft")
     yield Case("bidirectional full masked", "bidirectional", "full", widths=(2,), queries=4, keys=7, weights="masked")
-    yield Case(
-        "bidirectional isotropic forgetting", "bidirectional", "isotropic", queries=4, keys=6, forgetting="gentle"
-    )
+    yield Case("bidirectional isotropic forgetting", "bidirectional", "isotropic", queries=4, keys=6,
+               forgetting="gentle")
     yield Case("causal isotropic weights", "causal", "isotropic", "row", weights="soft")
     yield Case("causal diagonal masked", "causal", "diagonal", "slot", queries=7, weights="masked")
     yield Case("causal diagonal forgetting", "causal", "diagonal", "slot", forgetting="gentle")
@@ -414,16 +413,16 @@ def all_cases():
     # Product mixtures: factors of unequal sizes, each with a temperature of its own.
     for n in NORMALIZATIONS:
         yield Case(f"product of two bidirectional {n}", "bidirectional", "diagonal", n, (2, 3), (2, 1), True, queries=4,
-                   keys=6, affinity=True)  # fmt: skip
+                   keys=6, affinity=True)
         yield Case(f"product of two causal {n}", "causal", "diagonal", n, (3, 2), (1, 2), True, forgetting="gentle")
     for c in COVARIANCES:
-        yield Case(f"product of two resumed {c}", "causal", c, "slot", (2, 3), (2, 3), True, queries=7, weights="masked",
-                   forgetting="restarts", memory=True, upstream=STATE)  # fmt: skip
-    yield Case("product of three bidirectional", "bidirectional", "isotropic", "row", (2, 3, 2), (1, 2, 1), True, queries=4,
-               keys=7, weights="masked", forgetting="gentle")  # fmt: skip
+        yield Case(f"product of two resumed {c}", "causal", c, "slot", (2, 3), (2, 3), True, queries=7,
+                   weights="masked", forgetting="restarts", memory=True, upstream=STATE)
+    yield Case("product of three bidirectional", "bidirectional", "isotropic", "row", (2, 3, 2), (1, 2, 1), True,
+               queries=4, keys=7, weights="masked", forgetting="gentle")
     yield Case("product of three resumed", "causal", "full", "slot", (2, 1, 3), (2, 1, 3), True, queries=5,
                weights="masked", forgetting="gentle", memory=True, upstream=STATE,
-               vanishing=("factors.1",))  # fmt: skip
+               vanishing=("factors.1",))
     yield Case("product of one factor", "causal", "diagonal", "slot", (3,), (2,), True)
 
     # Bare reads and writes.
@@ -432,14 +431,13 @@ def all_cases():
         yield Case(f"product read {n}", "read", "full", n, (2, 3), (2, 1), True, memory=True, queries=5)
     yield Case("write into an empty memory", "write", "diagonal", upstream=STATE)
     yield Case("write masked with restart", "write", "tied", queries=8, weights="masked", forgetting="restarts",
-               upstream=STATE)  # fmt: skip
+               upstream=STATE)
     yield Case("write forgetting", "write", "isotropic", forgetting="gentle", upstream=STATE)
     yield Case("write onto a memory", "write", "full", widths=(2,), weights="masked", memory=True, upstream=STATE)
-    yield Case(
-        "write onto a memory that forgets", "write", "diagonal", forgetting="gentle", memory=True, upstream=STATE
-    )
+    yield Case("write onto a memory that forgets", "write", "diagonal", forgetting="gentle", memory=True,
+               upstream=STATE)
     yield Case("product write masked forgetting", "write", "diagonal", "slot", (2, 3), (1, 2), True, weights="masked",
-               forgetting="gentle", upstream=STATE)  # fmt: skip
+               forgetting="gentle", upstream=STATE)
     yield Case("merge", "merge", memory=True)
     yield Case("merge after a restart", "merge", memory=True, second_forgetting=-np.inf)
 
@@ -453,11 +451,10 @@ def all_cases():
     # Corners. With one component, or one token where masses cancel, nothing depends on the routing.
     routing = ("queries", "keys", "factors")
     for n in NORMALIZATIONS:
-        yield Case(
-            f"one component causal {n}", "causal", "diagonal", n, (1,), (2,), vanishing=routing, forgetting="gentle"
-        )
-    yield Case("one component bidirectional", "bidirectional", "full", "slot", (1,), (2,), queries=3, keys=5, weights="soft",
-               vanishing=routing)  # fmt: skip
+        yield Case(f"one component causal {n}", "causal", "diagonal", n, (1,), (2,), vanishing=routing,
+                   forgetting="gentle")
+    yield Case("one component bidirectional", "bidirectional", "full", "slot", (1,), (2,), queries=3, keys=5,
+               weights="soft", vanishing=routing)
     for n in ("slot", "row"):
         yield Case(f"one token {n}", "causal", "diagonal", n, queries=1, vanishing=routing)
     yield Case("one token none", "causal", "diagonal", "none", queries=1)
@@ -465,10 +462,10 @@ def all_cases():
     yield Case("no keys", "bidirectional", queries=3, keys=0, vanishing=("*", "output"))
     for n in ("slot", "row"):
         yield Case(f"absent tokens only {n}", "bidirectional", "diagonal", n, queries=3, keys=4, weights="absent",
-                   forgetting="gentle", vanishing=("*", "output"))  # fmt: skip
+                   forgetting="gentle", vanishing=("*", "output"))
         yield Case(f"every token restarts {n}", "causal", "diagonal", n, queries=4, forgetting="always", memory=True,
                    weights="soft", upstream=STATE,
-                   vanishing=("queries", "memory", "log_forgetting"))  # fmt: skip
+                   vanishing=("queries", "memory", "log_forgetting"))
         yield Case(f"masses below tiny {n}", "bidirectional", "diagonal", n, queries=3, keys=5, weights="faint")
         yield Case(f"masses below tiny at first {n}", "causal", "diagonal", n, weights="faint first")
     yield Case("garbage above the diagonal", "causal", "full", "slot", garbage_triangle=True, queries=5)
@@ -479,11 +476,12 @@ def all_cases():
     # Longer than a tile, and longer than the stretch between two checkpoints of the backward pass.
     for c in ("diagonal", "full"):
         yield Case(f"forty tokens {c}", "causal", c, "slot", (5,), (2,), e=1, queries=40, weights="masked",
-                   forgetting="restarts", memory=True, upstream=STATE)  # fmt: skip
+                   forgetting="restarts", memory=True, upstream=STATE)
     yield Case("two hundred keys", "bidirectional", "diagonal", "slot", (3,), (1,), e=1, queries=3, keys=200,
-               weights="masked")  # fmt: skip
+               weights="masked")
     yield Case("two hundred and seventy tokens", "causal", "diagonal", "slot", (3,), (1,), e=1, queries=270,
-               forgetting="gentle", memory=True, upstream=STATE)  # fmt: skip
+               forgetting="gentle", memory=True, upstream=STATE)
+# fmt: on
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -561,8 +559,8 @@ def check_dense(case, inputs, outputs):
 def settle(case, name, a):
     """Rounding noise around a result that is zero in exact arithmetic is written as zero.
 
-    Tests compare relative to the size of the expected array, so nothing else may be that small; an array of exact zeros is
-    fine (a restart cuts off the incoming memory, an absent token has no gradient).
+    Tests compare relative to the size of the expected array, so nothing else may be that small; an array of exact zeros
+    is fine (a restart cuts off the incoming memory, an absent token has no gradient).
     """
     vanishes = name in case.vanishing or any(name.startswith(v + ".") for v in case.vanishing)
     vanishes = vanishes or ("*" in case.vanishing and name not in ("output",))
@@ -576,7 +574,7 @@ def settle(case, name, a):
 
 
 def results_of(case, inputs, upstream):
-    """Everything a test may expect of this case: outputs, the affinity if asked for, and gradients as "grad.<input>"."""
+    """Everything a test may expect of a case: outputs, the affinity if asked for, and gradients as "grad.<input>"."""
     outputs = flatten(OPERATORS[case.operator](inputs, case.covariance, case.normalization))
     if case.operator == "causal" and not (case.memory or case.upstream):
         outputs = {"output": outputs["output"]}  # the form without a memory has no other output
