@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+#
+# Configures, builds and runs the project in tests/consumer. ROUTE: find_package, add_subdirectory, fetch_content.
+# With EIGEN_VERSION, an Eigen under that version number is offered and it stops after configuring; with EXPECT,
+# configuring must fail with that message.
+include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
+file(REMOVE_RECURSE "${WORK}")
+set(configure "${CMAKE_COMMAND}" -S "${CMAKE_CURRENT_LIST_DIR}/../consumer" -B "${WORK}" -G "${GENERATOR}"
+  "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_PREFIX_PATH=${PREFIX}"
+  "-DGMA_ROUTE=${ROUTE}" "-DGMA_SOURCE_DIR=${SOURCE}" -DFETCHCONTENT_FULLY_DISCONNECTED=ON)
+if(EIGEN_VERSION)
+  list(APPEND configure "-DEigen3_DIR=${CMAKE_CURRENT_LIST_DIR}/../consumer/fake_eigen"
+    "-DGMA_FAKE_EIGEN_VERSION=${EIGEN_VERSION}" "-DGMA_FAKE_EIGEN_INCLUDE=${EIGEN_INCLUDE}")
+else()
+  list(APPEND configure "-DEigen3_DIR=${EIGEN_DIR}")
+endif()
+if(EXPECT)
+  execute_process(COMMAND ${configure} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(result EQUAL 0)
+    message(FATAL_ERROR "configuring with Eigen ${EIGEN_VERSION} succeeded")
+  endif()
+  expect("${output}" "${EXPECT}")
+  return()
+endif()
+run("configure" ${configure})
+if(NOT EIGEN_VERSION)
+  run("build" "${CMAKE_COMMAND}" --build "${WORK}")
+  find_program(consumer consumer PATHS "${WORK}" "${WORK}/Debug" NO_DEFAULT_PATH REQUIRED)
+  run("run" "${consumer}")
+  message(STATUS "${run_output}")
+endif()
