@@ -58,7 +58,7 @@ struct FitFamily<Diagonal> {
   static Index second_cols(Index dim) { return dim; }
   static void maximize_scales(const Moments& moments, double floor, M& mixture) {
     for (Index k = 0; k < mixture.components(); ++k) {
-      if (!moments.is_dead(k)) mixture.log_scales.row(k) = 0.5 * moments.second.row(k).array().max(floor).log();
+      if (!moments.is_dead(k)) mixture.log_scales.row(k) = 0.5 * moments.second.row(k).cwiseMax(floor).array().log();
     }
   }
 };
@@ -82,7 +82,7 @@ struct FitFamily<Tied> {
       sum += moments.mass(k) * moments.second.row(k);
       mass += moments.mass(k);
     }
-    if (mass > 0) mixture.log_scales.row(0) = 0.5 * (sum / mass).array().max(floor).log();
+    if (mass > 0) mixture.log_scales.row(0) = 0.5 * (sum / mass).cwiseMax(floor).array().log();
   }
 };
 
@@ -91,7 +91,7 @@ struct FitFamily<Tied> {
 /// precision matrix with its squared condition number is ever formed.
 inline Matrix<double> precision_factor(const Matrix<double>& covariance, double floor) {
   const Eigen::SelfAdjointEigenSolver<Matrix<double>> eigen(covariance);
-  const Vector<double> scale = eigen.eigenvalues().array().max(floor).rsqrt();
+  const Vector<double> scale = eigen.eigenvalues().cwiseMax(floor).array().rsqrt();
   const Matrix<double> root = scale.asDiagonal() * eigen.eigenvectors().transpose();  // root^T root = covariance^-1
   const Eigen::HouseholderQR<Matrix<double>> qr(root);
   Matrix<double> lower = qr.matrixQR().triangularView<Eigen::Upper>().toDenseMatrix().transpose();
