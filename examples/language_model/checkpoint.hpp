@@ -7,8 +7,8 @@
 //   length, header           u64, that many bytes of JSON: model, training, text, steps, seconds, names and shapes
 //   values, moments          for every tensor in order: its values, first and second moments, as 32-bit floats
 //
-// All numbers are little endian. The file is written under another name and renamed, so that a reader never sees half of
-// one and a full disk does not cost the previous one.
+// All numbers are little endian. The file is written under another name and renamed, so that a reader never sees half
+// of one and a full disk does not cost the previous one.
 #pragma once
 
 #include <cstdio>
@@ -95,10 +95,15 @@ inline nlohmann::json read_header(std::istream& in, const std::string& path) {
 }  // namespace detail
 
 inline void save_checkpoint(const std::string& path, const Checkpoint& c, const Layout& layout) {
-  const std::string header = nlohmann::json{{"model", c.model},         {"train", c.train}, {"text", c.text_name},
-                                            {"text_size", c.text_size}, {"steps", c.steps}, {"seconds", c.seconds},
-                                            {"tensors", detail::names_and_shapes(layout)}}
-                                 .dump();
+  const std::string header = nlohmann::json{
+      {"model", c.model},
+      {"train", c.train},
+      {"text", c.text_name},
+      {"text_size", c.text_size},
+      {"steps", c.steps},
+      {"seconds", c.seconds},
+      {"tensors", detail::names_and_shapes(
+                      layout)}}.dump();
   const std::string unfinished = path + ".unfinished";
   {
     std::ofstream out(unfinished, std::ios::binary | std::ios::trunc);

@@ -33,7 +33,10 @@ int train_command(const CommonOptions& common, TrainOptions options) {
   const Text text = load_text(common.text, options.train.context);
   ThreadPool pool(common.threads);
   TrainingRun run(options.model, options.train, text, pool, options.run);
-  if (checkpoint) run.restore(*checkpoint);
+  if (checkpoint) {
+    run.restore(*checkpoint);
+    if (run.is_finished()) std::printf("The run in %s has used up its budget.\n", options.resume.c_str());
+  }
   std::printf("%s: %lld bytes, %lld of them held out; %s, %lld parameters, %lld threads\n", text.name.c_str(),
               static_cast<long long>(text.size()), static_cast<long long>(text.held_out()),
               name_of(options.model.mixer), static_cast<long long>(run.model().layout().parameters()),

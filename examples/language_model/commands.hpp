@@ -30,9 +30,16 @@ struct GenerateOptions {
   SamplingOptions sampling;
 };
 
+struct DemoOptions {
+  std::string directory = "out";  // for the files it writes
+  ModelConfig model;              // its mixer is ignored: all of them are trained
+  TrainConfig train;
+};
+
 int train_command(const CommonOptions& common, TrainOptions options);
 int generate_command(const GenerateOptions& options);
 int evaluate_command(const CommonOptions& common, const std::string& checkpoint);
 int baselines_command(const CommonOptions& common);
+int demo_command(const CommonOptions& common, const DemoOptions& options);
 
 }  // namespace language_model

@@ -33,15 +33,15 @@ struct ModelConfig {
 };
 
 struct TrainConfig {
-  double seconds = 120;     // of training, evaluation not counted; ignored where steps are given
+  double seconds = 120;  // of training, evaluation not counted; ignored where steps are given
   std::int64_t steps = 0;
-  Index batch = 8;          // sequences of a step
-  Index context = 256;      // bytes of a sequence
-  Index shards = 4;         // parts of a step that threads work on; fixes the order of sums whatever the threads
+  Index batch = 8;      // sequences of a step
+  Index context = 256;  // bytes of a sequence
+  Index shards = 4;     // parts of a step that threads work on; fixes the order of sums whatever the threads
   double learning_rate = 4e-3;
   double final_learning_rate = 0.05;  // as a fraction of learning_rate
   std::int64_t warmup_steps = 20;
-  double mixture_learning_rate = 5;   // a factor on learning_rate
+  double mixture_learning_rate = 5;  // a factor on learning_rate
   double weight_decay = 0.1;
   double beta1 = 0.9, beta2 = 0.95;
   double clip = 1;
@@ -50,7 +50,7 @@ struct TrainConfig {
 
 struct RunOptions {
   std::int64_t stop_after = 0;  // steps of this run, to be resumed later; 0: until the budget is used up
-  int curve_points = 24;        // of the validation curve
+  int curve_points = 20;        // of the validation curve
   std::string checkpoint;       // file to save to at the end and on Ctrl-C; empty: none
   bool is_quiet = false;
 };

@@ -10,7 +10,7 @@
 
 namespace language_model {
 
-// A point of the curve; bits per byte. `validation` is over every 32nd window (see evaluate.hpp).
+// A point of the curve; bits per byte. `validation` is over every 64th window (see evaluate.hpp).
 struct CurvePoint {
   std::int64_t steps = 0, bytes = 0;
   double seconds = 0, training = 0, validation = 0;
@@ -28,9 +28,8 @@ struct RunResult {
   double bytes_per_second() const { return seconds > 0 ? double(bytes) / seconds : 0; }
 };
 
-NLOHMANN_JSON_SERIALIZE_ENUM(MixerKind, {{MixerKind::gma, "gma"},
-                                         {MixerKind::gma_plain, "gma-plain"},
-                                         {MixerKind::sdpa, "sdpa"}})
+NLOHMANN_JSON_SERIALIZE_ENUM(MixerKind,
+                             {{MixerKind::gma, "gma"}, {MixerKind::gma_plain, "gma-plain"}, {MixerKind::sdpa, "sdpa"}})
 NLOHMANN_JSON_SERIALIZE_ENUM(MlpKind, {{MlpKind::gated, "gated"}, {MlpKind::plain, "plain"}})
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModelConfig, mixer, mlp, layers, width, heads, mlp_width, components,
                                    plain_components, convolution, forgetting_fastest, forgetting_slowest)

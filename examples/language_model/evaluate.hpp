@@ -2,12 +2,14 @@
 //
 // Validation: bits per byte over the held-out bytes, in two ways.
 //
-//   windowed   Every held-out byte is predicted from the C/2 to C bytes before it (C the context of training): windows of
-//              C bytes advance by C/2 and only the second half of each is counted. The same for every mixer, so this is
-//              the number to compare mixers by.
-//   streamed   The text runs through the model once, the memory carried along, as a program that reads a stream would do
-//              it. For mixers of constant memory. So that threads can share the work, the text is cut into 16 stretches,
-//              each entered with an empty memory 1024 bytes early; those bytes are not counted.
+//   windowed   Every held-out byte is predicted from the C/4 to C bytes before it (C the context of training): windows
+//   of
+//              C bytes advance by 3C/4, and the first quarter of each is read but not counted. The same for every
+//              mixer, so this is the number to compare mixers by.
+//   streamed   The text runs through the model once, the memory carried along, as a program that reads a stream would
+//   do
+//              it. For mixers of constant memory. So that threads can share the work, the text is cut into 16
+//              stretches, each entered with an empty memory 1024 bytes early; those bytes are not counted.
 //
 // The held-out part follows the training part, whose last bytes are the context of the first held-out ones.
 #pragma once
@@ -32,13 +34,15 @@ class Evaluator {
 
   // Over every `every`-th window: 1 for all held-out bytes, more for a quick look in the middle of training.
   double windowed(const Vector<S>& parameters, Index every = 1) {
-    const Index half = context_ / 2, windows = (text_.held_out() + half - 1) / half;
+    const Index lead = context_ / 4, counted_bytes = context_ - lead;
+    const Index windows = (text_.held_out() + counted_bytes - 1) / counted_bytes;
     const Index tasks = (windows + every - 1) / every;
     std::vector<double> nats(std::size_t(tasks), 0.0);
     std::vector<Index> counted(std::size_t(tasks), 0);
     pool_.parallel_for(tasks, [&](Index task, Index worker) {
-      const Index begin = text_.split + task * every * half, end = (std::min)(begin + half, text_.size());
-      const Index first = (std::max)(begin - 1 - half, Index(0));  // the byte before the first predicted one
+      const Index begin = text_.split + task * every * counted_bytes;
+      const Index end = (std::min)(begin + counted_bytes, text_.size());
+      const Index first = (std::max)(begin - 1 - lead, Index(0));  // the byte before the first predicted one
       auto& cache = caches_[std::size_t(worker)];
       model_.forward(parameters, text_.data() + first, end - 1 - first, nullptr, cache);
       model_.losses(text_.data() + first + 1, cache);

@@ -2,8 +2,8 @@
 //
 // One Gaussian mixture per head, as tensors of the model and as the library's ProductMixture.
 //
-// The optimiser sees flat tensors in which the heads lie below one another; the operators want a gma::ProductMixture per
-// head. This file copies the one into the other, and the gradients back. With one factor the product is an ordinary
+// The optimiser sees flat tensors in which the heads lie below one another; the operators want a gma::ProductMixture
+// per head. This file copies the one into the other, and the gradients back. With one factor the product is an ordinary
 // mixture.
 #pragma once
 
@@ -34,8 +34,8 @@ class HeadMixtures {
     }
   }
 
-  // Means from Normal(0, I), to which routing queries and keys of unit root mean square fit; unit scales; equal weights;
-  // and the temperature sqrt(dim): at 1 the posterior is so sharp that most components never wake up.
+  // Means from Normal(0, I), to which routing queries and keys of unit root mean square fit; unit scales; equal
+  // weights; and the temperature sqrt(dim): at 1 the posterior is so sharp that most components never wake up.
   void initialize(Vector<S>& parameters, Random& random) const {
     for (const Factor& factor : factors_) {
       fill_normal(parameters, factor.means, 1, random);

@@ -70,6 +70,8 @@ int run(int argc, char** argv) {
   lm::CommonOptions common;
   lm::TrainOptions train;
   lm::GenerateOptions generate;
+  lm::DemoOptions demo;
+  demo.train.seconds = 70;
   std::string checkpoint;
 
   CLI::App& training = *app.add_subcommand("train", "train a model");
@@ -95,18 +97,23 @@ int run(int argc, char** argv) {
   CLI::App& counting = *app.add_subcommand("baselines", "n-grams and xz on the same text");
   add_common_options(counting, common);
 
+  CLI::App& showing = *app.add_subcommand("demo", "train every mixer for the same bytes and the same seconds");
+  showing.add_option("--out", demo.directory, "directory for the files it writes")->capture_default_str();
+  add_common_options(showing, common);
+  add_model_options(showing, demo.model);
+  add_train_options(showing, demo.train);
+
   CLI11_PARSE(app, argc, argv);
   if (training.parsed()) return lm::train_command(common, train);
   if (generating.parsed()) return lm::generate_command(generate);
   if (evaluating.parsed()) return lm::evaluate_command(common, checkpoint);
-  return lm::baselines_command(common);
+  if (counting.parsed()) return lm::baselines_command(common);
+  return lm::demo_command(common, demo);
 }
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-  return run(argc, argv);
-} catch (const std::exception& error) {
+int main(int argc, char** argv) try { return run(argc, argv); } catch (const std::exception& error) {
   std::fprintf(stderr, "language_model: %s\n", error.what());
   return 1;
 }

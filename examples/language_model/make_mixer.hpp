@@ -14,8 +14,7 @@ namespace language_model {
 
 template <class S>
 std::unique_ptr<Mixer<S>> make_mixer(const ModelConfig& config, Layout& layout, const std::string& name) {
-  if (config.mixer == MixerKind::sdpa)
-    return std::make_unique<SdpaMixer<S>>(layout, name, config.width, config.heads);
+  if (config.mixer == MixerKind::sdpa) return std::make_unique<SdpaMixer<S>>(layout, name, config.width, config.heads);
   GmaMixerOptions options;
   options.width = config.width;
   options.heads = config.heads;

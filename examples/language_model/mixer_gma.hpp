@@ -46,10 +46,10 @@ class GmaMixer : public Mixer<S> {
     }
   };
   struct Cache : MixerCache<S> {
-    Matrix<S> projected, qkv;       // [T, 3D], before and after the convolution; q and k of qkv are routed ones
-    Matrix<S> inverse_rms;          // [T, 2H]
-    Matrix<S> gate_logits, gate;    // [T, H]
-    Matrix<S> mixed;                // [T, D], before the output projection
+    Matrix<S> projected, qkv;     // [T, 3D], before and after the convolution; q and k of qkv are routed ones
+    Matrix<S> inverse_rms;        // [T, 2H]
+    Matrix<S> gate_logits, gate;  // [T, H]
+    Matrix<S> mixed;              // [T, D], before the output projection
     Matrix<S> d_mixed, d_qkv, d_projected, d_gate;
     gma::TokenInputs<S> tokens;
     gma::Gradients<Mixture> gradient;  // of one head
@@ -160,7 +160,8 @@ class GmaMixer : public Mixer<S> {
     return cache.tokens;
   }
 
-  // Every head's query and key is scaled to unit root mean square, so that means and temperature have a scale to live on.
+  // Every head's query and key is scaled to unit root mean square, so that means and temperature have a scale to live
+  // on.
   void normalize_routing(Cache& cache) const {
     cache.inverse_rms.resize(cache.qkv.rows(), 2 * options_.heads);
     for (Index t = 0; t < cache.qkv.rows(); ++t) {

@@ -21,8 +21,8 @@ class SdpaMixer : public Mixer<S> {
     Index bytes() const override { return (keys.size() + values.size()) * Index(sizeof(S)); }
   };
   struct Cache : MixerCache<S> {
-    Matrix<S> qkv;                // [T, 3D]
-    Matrix<S> keys, values;       // [P + T, D]
+    Matrix<S> qkv;                    // [T, 3D]
+    Matrix<S> keys, values;           // [P + T, D]
     std::vector<Vector<S>> log_sums;  // H of [T]
     Matrix<S> mixed;                  // [T, D], before the output projection
     Matrix<S> d_mixed, d_qkv;
@@ -63,8 +63,8 @@ class SdpaMixer : public Mixer<S> {
     cache.mixed.resize(x.rows(), width_);
     cache.log_sums.resize(static_cast<std::size_t>(heads_));
     for (Index h = 0; h < heads_; ++h)
-      cache.attention.forward(head(cache.qkv, h), head(cache.keys, h), head(cache.values, h), cache.log_sums[static_cast<std::size_t>(h)],
-                              head(cache.mixed, h));
+      cache.attention.forward(head(cache.qkv, h), head(cache.keys, h), head(cache.values, h),
+                              cache.log_sums[static_cast<std::size_t>(h)], head(cache.mixed, h));
     out_.forward(parameters, cache.mixed, y);
   }
 
@@ -74,9 +74,10 @@ class SdpaMixer : public Mixer<S> {
     out_.backward(parameters, cache.mixed, dy, gradients, cache.d_mixed);
     cache.d_qkv.setZero(x.rows(), 3 * width_);
     for (Index h = 0; h < heads_; ++h)
-      cache.attention.backward(head(cache.qkv, h), head(cache.keys, h), head(cache.values, h), cache.log_sums[static_cast<std::size_t>(h)],
-                               head(cache.mixed, h), head(cache.d_mixed, h), head(cache.d_qkv, h),
-                               head(cache.d_qkv, heads_ + h), head(cache.d_qkv, 2 * heads_ + h));
+      cache.attention.backward(head(cache.qkv, h), head(cache.keys, h), head(cache.values, h),
+                               cache.log_sums[static_cast<std::size_t>(h)], head(cache.mixed, h),
+                               head(cache.d_mixed, h), head(cache.d_qkv, h), head(cache.d_qkv, heads_ + h),
+                               head(cache.d_qkv, 2 * heads_ + h));
     rotate<S>(cache.d_qkv.leftCols(width_), heads_, 0, S(-1));
     rotate<S>(cache.d_qkv.middleCols(width_, width_), heads_, 0, S(-1));
     in_.backward(parameters, x, cache.d_qkv, gradients, dx);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Byte n-grams with interpolated Witten-Bell smoothing: the yardstick of counting. With h the n - 1 bytes before c, N(h)
-// how often h was followed by anything, and D(h) by how many different bytes,
+// Byte n-grams with interpolated Witten-Bell smoothing: the yardstick of counting. With h the n - 1 bytes before c,
+// N(h) how often h was followed by anything, and D(h) by how many different bytes,
 //
 //   p_n(c | h) = ( N(h c) + D(h) p_{n-1}(c | h without its first byte) ) / ( N(h) + D(h) ),     p_0 = 1 / 256
 //

@@ -22,9 +22,9 @@ class Random {
   explicit Random(std::uint64_t seed, std::uint64_t stream = 0) : key_(scramble(seed ^ scramble(stream))) {}
 
   std::uint64_t bits() { return scramble(key_ ^ scramble(counter_++)); }
-  double uniform() { return static_cast<double>(bits() >> 11) * 0x1.0p-53; }                       // [0, 1)
+  double uniform() { return static_cast<double>(bits() >> 11) * 0x1.0p-53; }  // [0, 1)
   std::uint64_t below(std::uint64_t n) { return static_cast<std::uint64_t>(uniform() * static_cast<double>(n)); }
-  double normal() {                                                                                // Box-Muller
+  double normal() {  // Box-Muller
     constexpr double two_pi = 6.283185307179586;
     const double radius = std::sqrt(-2 * std::log(1 - uniform()));
     return radius * std::cos(two_pi * uniform());

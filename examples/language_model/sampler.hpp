@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// Text out of the model, one byte at a time through its state: the prompt is read in one pass, every further byte is one
-// step. With a constant-memory mixer a step costs the same after a million bytes as after one. A mixer whose state grows
-// begins anew from the last half of its context whenever the context is full, because it was not trained beyond it.
+// Text out of the model, one byte at a time through its state: the prompt is read in one pass, every further byte is
+// one step. With a constant-memory mixer a step costs the same after a million bytes as after one. A mixer whose state
+// grows begins anew from the last half of its context whenever the context is full, because it was not trained beyond
+// it.
 #pragma once
 
 #include <algorithm>
@@ -80,7 +81,8 @@ class Sampler {
         state_ = model_.make_state();
       }
     }
-    model_.forward(parameters_, reinterpret_cast<const std::uint8_t*>(text.data()), Index(text.size()), &state_, cache_);
+    model_.forward(parameters_, reinterpret_cast<const std::uint8_t*>(text.data()), Index(text.size()), &state_,
+                   cache_);
   }
 
   const Model<S>& model_;

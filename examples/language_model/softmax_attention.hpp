@@ -4,9 +4,10 @@
 //
 //   Y = softmax(Q K^T / sqrt(d) + mask) V          Q, Y [T, d], K, V [P + T, d]
 //
-// The P rows that keys and values have more than queries are the past; query t sees keys 0 .. P + t. Queries are taken in
-// blocks and keys behind the last query of a block are never touched, so scratch is one [block, P + T] matrix and half of
-// the work of a full score matrix is saved. The backward pass recomputes the probabilities from the row constants.
+// The P rows that keys and values have more than queries are the past; query t sees keys 0 .. P + t. Queries are taken
+// in blocks and keys behind the last query of a block are never touched, so scratch is one [block, P + T] matrix and
+// half of the work of a full score matrix is saved. The backward pass recomputes the probabilities from the row
+// constants.
 #pragma once
 
 #include <algorithm>
@@ -23,6 +24,7 @@ class SoftmaxAttention {
   void forward(const In<S>& queries, const In<S>& keys, const In<S>& values, Vector<S>& log_sums, Out<S> y) {
     const Index past = keys.rows() - queries.rows();
     log_sums.resize(queries.rows());
+    reserve(p_, keys.rows());
     for (Index first = 0; first < queries.rows(); first += block) {
       const Index count = (std::min)(block, queries.rows() - first), seen = past + first + count;
       scores(queries, keys, first, count, seen);
@@ -45,11 +47,12 @@ class SoftmaxAttention {
                 const In<S>& dy, Out<S> dq, Out<S> dk, Out<S> dv) {
     const S scale = S(1) / std::sqrt(S(queries.cols()));
     const Index past = keys.rows() - queries.rows();
+    reserve(p_, keys.rows());
+    reserve(ds_, keys.rows());
     for (Index first = 0; first < queries.rows(); first += block) {
       const Index count = (std::min)(block, queries.rows() - first), seen = past + first + count;
       const auto dy_block = dy.middleRows(first, count);
       scores(queries, keys, first, count, seen);
-      ds_.resize((std::max)(count, ds_.rows()), (std::max)(seen, ds_.cols()));
       ds_.topLeftCorner(count, seen).noalias() = dy_block * values.topRows(seen).transpose();
       for (Index i = 0; i < count; ++i) {
         const Index visible = past + first + i + 1;
@@ -70,12 +73,17 @@ class SoftmaxAttention {
   static constexpr Index block = 64;
 
   void scores(const In<S>& queries, const In<S>& keys, Index first, Index count, Index seen) {
-    if (p_.rows() < count || p_.cols() < seen) p_.resize((std::max)(count, p_.rows()), (std::max)(seen, p_.cols()));
     p_.topLeftCorner(count, seen).noalias() =
         (S(1) / std::sqrt(S(queries.cols()))) * queries.middleRows(first, count) * keys.topRows(seen).transpose();
   }
 
-  Matrix<S> p_, ds_;
+  // Scratch whose rows all start on a cache line, so that sums do not depend on what it was used for before.
+  static void reserve(Matrix<S>& scratch, Index keys) {
+    const Index columns = (keys + 15) / 16 * 16;
+    if (scratch.cols() < columns) scratch.resize(block, columns);
+  }
+
+  Matrix<S> p_, ds_;  // [block, P + T] and more
 };
 
 }  // namespace language_model

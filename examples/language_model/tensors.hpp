@@ -4,8 +4,8 @@
 //
 // A layer asks the Layout for its tensors once and keeps the handles. Values, gradients and the optimiser's moments are
 // then plain vectors of the same layout, so that summing gradients over sequences, clipping, an AdamW step, saving a
-// checkpoint or checking every gradient against differences is a loop over one array or over the names, and never has to
-// know which layers exist.
+// checkpoint or checking every gradient against differences is a loop over one array or over the names, and never has
+// to know which layers exist.
 #pragma once
 
 #include <string>

@@ -53,7 +53,9 @@ inline Text split_text(std::string name, std::vector<std::uint8_t> bytes, Index 
 
 inline constexpr const char* bible_command = "bible -l 79 Gen1:1-Rev22:21";
 
-inline std::vector<std::uint8_t> king_james_bible() { return detail::output_of(std::string(bible_command) + " 2>/dev/null"); }
+inline std::vector<std::uint8_t> king_james_bible() {
+  return detail::output_of(std::string(bible_command) + " 2>/dev/null");
+}
 
 // The King James Bible as Debian's package bible-kjv prints it, or any file.
 inline Text load_text(const std::string& file, Index context) {

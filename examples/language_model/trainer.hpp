@@ -3,8 +3,9 @@
 // One training step on all cores: forward and backward over a minibatch, sum of gradients, clipping, AdamW.
 //
 // The B sequences of a step are dealt to a fixed number of shards; a shard adds up its sequences in order, shards are
-// added in order, and threads take whole shards. So the numbers depend on the number of shards, never on that of threads.
-// Where a sequence begins in the text is a function of (seed, step, sequence): to resume, the step is all one must know.
+// added in order, and threads take whole shards. So the numbers depend on the number of shards, never on that of
+// threads. Where a sequence begins in the text is a function of (seed, step, sequence): to resume, the step is all one
+// must know.
 #pragma once
 
 #include <algorithm>
@@ -98,7 +99,7 @@ class Trainer {
   const Text& text_;
   TrainConfig config_;
   ThreadPool& pool_;
-  std::vector<Vector<S>> gradients_;  // one per shard
+  std::vector<Vector<S>> gradients_;              // one per shard
   std::vector<typename Model<S>::Cache> caches_;  // one per thread
   std::vector<double> squared_norms_;
 };

@@ -23,7 +23,8 @@ extern "C" inline void interrupt(int) { is_interrupted = true; }
 
 class TrainingRun {
  public:
-  TrainingRun(const ModelConfig& model, const TrainConfig& train, const Text& text, ThreadPool& pool, RunOptions options)
+  TrainingRun(const ModelConfig& model, const TrainConfig& train, const Text& text, ThreadPool& pool,
+              RunOptions options)
       : model_(model),
         config_(train),
         text_(text),
@@ -70,6 +71,7 @@ class TrainingRun {
     return finish();
   }
 
+  bool is_finished() const { return elapsed_fraction() >= 1; }  // the budget is used up
   const Model<float>& model() const { return model_; }
   const Vector<float>& parameters() const { return trainer_.parameters; }
   const std::vector<double>& losses() const { return losses_; }  // of every step of this run, bits per byte
@@ -95,7 +97,7 @@ class TrainingRun {
     point.bytes = trainer_.bytes();
     point.seconds = seconds_;
     point.training = smoothed_;
-    point.validation = evaluator_.windowed(trainer_.parameters, 32);
+    point.validation = evaluator_.windowed(trainer_.parameters, 64);
     curve_.push_back(point);
   }
 
@@ -112,8 +114,8 @@ class TrainingRun {
     if (model_.is_constant_memory()) result.streamed = evaluator_.streamed(trainer_.parameters);
     result.curve = curve_;
     progress_.finish(format("%-9s %lld steps, %.2f MB in %s at %.0f bytes/s: %.3f bits/byte held out", name().c_str(),
-                            static_cast<long long>(result.steps), double(result.bytes) / 1e6,
-                            minutes(seconds_).c_str(), result.bytes_per_second(), result.windowed));
+                            static_cast<long long>(result.steps), double(result.bytes) / 1e6, minutes(seconds_).c_str(),
+                            result.bytes_per_second(), result.windowed));
     return result;
   }
 

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT
+//
+// The model in double, for gradient checks.
+
+#include "../model_implementation.hpp"
+
+template class language_model::Model<double>;

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT
+//
+// Runs: the same numbers for any number of threads and after a resume, checkpoints, sampling, and the counting models.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "../baselines.hpp"
+#include "../sampler.hpp"
+#include "../training_run.hpp"
+
+namespace language_model {
+namespace {
+
+Text small_text() {
+  const std::string words[] = {"and ", "the ", "light ", "was ", "good, ", "evening ", "morning.\n"};
+  std::string text;
+  Random random(1);
+  while (text.size() < 6000) text += words[random.below(7)];
+  return split_text("words", std::vector<std::uint8_t>(text.begin(), text.end()), 32);
+}
+
+ModelConfig small_model(MixerKind mixer = MixerKind::gma) {
+  ModelConfig config;
+  config.mixer = mixer;
+  config.layers = 2;
+  config.width = 16;
+  config.heads = 2;
+  config.mlp_width = 24;
+  config.components = {4, 4};
+  return config;
+}
+
+TrainConfig small_training(std::int64_t steps) {
+  TrainConfig config;
+  config.steps = steps;
+  config.batch = 6;
+  config.context = 32;
+  config.shards = 3;
+  config.warmup_steps = 2;
+  return config;
+}
+
+RunOptions quietly(std::int64_t stop_after = 0, const std::string& checkpoint = "") {
+  RunOptions options;
+  options.is_quiet = true;
+  options.stop_after = stop_after;
+  options.checkpoint = checkpoint;
+  return options;
+}
+
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::string name = (std::filesystem::temp_directory_path() / "language_model_test.XXXXXX").string();
+    path_ = mkdtemp(name.data());
+  }
+  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
+  std::string file(const std::string& name) const { return (path_ / name).string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+Layout layout_of(const ModelConfig& config) { return Model<float>(config).layout(); }
+
+TEST(Training, LossFalls) {
+  const Text text = small_text();
+  ThreadPool pool(2);
+  TrainingRun run(small_model(), small_training(60), text, pool, quietly());
+  const RunResult result = run.train();
+  EXPECT_GT(run.losses().front(), 7.0);
+  EXPECT_LT(result.windowed, 3.5);
+  EXPECT_LT(result.streamed, 3.5);
+}
+
+TEST(Training, ThreadsDoNotChangeTheNumbers) {
+  const Text text = small_text();
+  std::vector<std::vector<double>> losses;
+  std::vector<double> windowed;
+  for (const Index threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    TrainingRun run(small_model(), small_training(4), text, pool, quietly());
+    windowed.push_back(run.train().windowed);
+    losses.push_back(run.losses());
+  }
+  EXPECT_EQ(losses[0], losses[1]);
+  EXPECT_EQ(losses[0], losses[2]);
+  EXPECT_EQ(windowed[0], windowed[1]);
+  EXPECT_EQ(windowed[0], windowed[2]);
+}
+
+TEST(Training, ResumeEqualsUninterrupted) {
+  const Text text = small_text();
+  const TemporaryDirectory directory;
+  ThreadPool pool(2);
+  for (const MixerKind mixer : {MixerKind::gma, MixerKind::sdpa}) {
+    TrainingRun whole(small_model(mixer), small_training(6), text, pool, quietly());
+    const RunResult expected = whole.train();
+
+    TrainingRun first(small_model(mixer), small_training(6), text, pool, quietly(4, directory.file("a")));
+    first.train();
+    const Checkpoint checkpoint = load_checkpoint(directory.file("a"), layout_of);
+    TrainingRun second(checkpoint.model, checkpoint.train, text, pool, quietly());
+    second.restore(checkpoint);
+    const RunResult actual = second.train();
+
+    EXPECT_EQ(actual.steps, 6);
+    EXPECT_EQ(actual.windowed, expected.windowed);
+    std::vector<double> losses = first.losses();
+    losses.insert(losses.end(), second.losses().begin(), second.losses().end());
+    EXPECT_EQ(losses, whole.losses());
+  }
+}
+
+TEST(Checkpoints, DamageIsReported) {
+  const Text text = small_text();
+  const TemporaryDirectory directory;
+  ThreadPool pool(1);
+  const std::string good = directory.file("good"), bad = directory.file("bad");
+  TrainingRun run(small_model(), small_training(1), text, pool, quietly(0, good));
+  run.train();
+  EXPECT_FALSE(std::filesystem::exists(good + ".unfinished"));
+  EXPECT_NO_THROW(load_checkpoint(good, layout_of));
+
+  EXPECT_THROW(load_checkpoint(directory.file("none"), layout_of), std::runtime_error);
+  std::ofstream(bad) << "something else entirely";
+  EXPECT_THROW(load_checkpoint(bad, layout_of), std::runtime_error);
+  for (const std::uintmax_t size : {std::uintmax_t(10), std::uintmax_t(200), std::filesystem::file_size(good) - 1}) {
+    std::filesystem::copy_file(good, bad, std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::resize_file(bad, size);
+    EXPECT_THROW(load_checkpoint(bad, layout_of), std::runtime_error) << size;
+  }
+  std::filesystem::copy_file(good, bad, std::filesystem::copy_options::overwrite_existing);
+  std::ofstream(bad, std::ios::app) << "more";
+  EXPECT_THROW(load_checkpoint(bad, layout_of), std::runtime_error);
+
+  const Text other = split_text("other", std::vector<std::uint8_t>(5000, 'x'), 32);
+  const Checkpoint checkpoint = load_checkpoint(good, layout_of);
+  TrainingRun resumed(checkpoint.model, checkpoint.train, other, pool, quietly());
+  EXPECT_THROW(resumed.restore(checkpoint), std::runtime_error);
+}
+
+TEST(Sampling, SeedsTemperatureAndTopK) {
+  for (const MixerKind mixer : {MixerKind::gma, MixerKind::sdpa}) {
+    Model<float> model(small_model(mixer));
+    const Vector<float> parameters = model.initial_parameters(1);
+    model.prepare(parameters);
+    const auto sample = [&](const SamplingOptions& options) {
+      Sampler<float> sampler(model, parameters, 32, options);
+      sampler.read("In the beginning");
+      return sampler.generate(100);
+    };
+    SamplingOptions options;
+    const std::string text = sample(options);
+    EXPECT_EQ(text.size(), 100u);
+    EXPECT_EQ(text, sample(options));
+    options.seed = 2;
+    EXPECT_NE(text, sample(options));
+    options.top_k = 1;
+    const std::string greedy = sample(options);
+    options.top_k = 0;
+    options.temperature = 0;
+    EXPECT_EQ(greedy, sample(options));
+  }
+}
+
+TEST(Sampling, DrawsFromTheSoftmax) {
+  Vector<float> logits = Vector<float>::Constant(4, -1e4f);
+  logits[1] = std::log(3.0f);
+  logits[2] = 0;
+  Random random(1);
+  SamplingOptions options;
+  options.temperature = 1;
+  int ones = 0;
+  for (int i = 0; i < 4000; ++i) {
+    const int byte = draw(logits, options, random);
+    ASSERT_TRUE(byte == 1 || byte == 2);
+    ones += byte == 1;
+  }
+  EXPECT_NEAR(ones / 4000.0, 0.75, 0.03);
+}
+
+TEST(Counting, WittenBellByHand) {
+  // Training text "aab": N(a) = 2 of 3, N(b) = 1 of 3, two different bytes; after a: a and b once each.
+  const std::uint8_t text[] = {'a', 'a', 'b', 'a'};
+  const Ngrams ngrams(text, 3, 2);
+  const double unigram = (2 + 2.0 / 256) / (3 + 2), bigram_after_b = unigram;  // nothing was seen after b
+  const std::vector<double> bits = ngrams.bits_per_byte(text, 3, 4);
+  EXPECT_NEAR(bits[0], -std::log2(unigram), 1e-12);
+  EXPECT_NEAR(bits[1], -std::log2(bigram_after_b), 1e-12);
+  const double after_a = (1 + 2 * unigram) / (2 + 2);
+  EXPECT_NEAR(ngrams.bits_per_byte(text, 1, 2)[1], -std::log2(after_a), 1e-12);
+}
+
+TEST(Counting, KingJamesBible) {
+  std::vector<std::uint8_t> bytes = king_james_bible();
+  if (bytes.empty()) GTEST_SKIP() << "the command `bible` of the package bible-kjv is not installed";
+  const Text text = split_text("KJV", std::move(bytes), 256);
+  EXPECT_EQ(text.size(), 4298239);
+  const Ngrams ngrams(text.data(), text.split, 5);
+  const std::vector<double> bits = ngrams.bits_per_byte(text.data(), text.split, text.size());
+  EXPECT_NEAR(bits[2], 2.69, 0.02);
+  EXPECT_NEAR(bits[4], 1.98, 0.02);
+}
+
+TEST(Texts, ErrorsSayWhatToDo) {
+  EXPECT_THROW(load_text("/nonexistent/file", 32), std::runtime_error);
+  EXPECT_THROW(split_text("short", std::vector<std::uint8_t>(100, 'x'), 32), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace language_model
