@@ -9,6 +9,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -84,7 +85,13 @@ void expect_tiled_equals_dense(const Case<S>& it, const SdpaOptions& options) {
 template <class S>
 class Sdpa : public testing::Test {};
 using Scalars = testing::Types<float, double>;
-TYPED_TEST_SUITE(Sdpa, Scalars);
+struct ScalarName {
+  template <class S>
+  static std::string GetName(int) {
+    return std::is_same_v<S, float> ? "float" : "double";
+  }
+};
+TYPED_TEST_SUITE(Sdpa, Scalars, ScalarName);
 
 TYPED_TEST(Sdpa, TiledEqualsDense) {
   for (const Index n : {0, 1, 7, 63, 64, 65, 130}) {
