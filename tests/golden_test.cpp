@@ -280,10 +280,11 @@ void expect_close(const std::string& what, const Matrix& actual, const Matrix& e
 
 // The total log-forgetting of a memory, which may be -inf.
 void expect_total(const std::string& what, double actual, double expected) {
-  if (std::isinf(expected))
+  if (std::isinf(expected)) {
     EXPECT_EQ(actual, expected) << what;
-  else
+  } else {
     EXPECT_NEAR(actual, expected, forward_tolerance * (1 + std::abs(expected))) << what;
+  }
 }
 
 void expect_memory(const Case& c, const gma::Memory<double>& actual) {
@@ -400,8 +401,9 @@ void expect_exact_zeros(const Case& c, const Gradients& gradient) {
       EXPECT_TRUE((gradient.values.row(j).array() == 0).all()) << "value of absent token " << j;
       EXPECT_EQ(gradient.key_weights(j), 0) << "weight of absent token " << j;
     }
-    if (c.has("log_forgetting") && (absent || restarts))
+    if (c.has("log_forgetting") && (absent || restarts)) {
       EXPECT_EQ(gradient.log_forgetting(j), 0) << "log_forgetting of token " << j;
+    }
   }
 }
 

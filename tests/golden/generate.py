@@ -62,8 +62,8 @@ def log_joint(covariance, factor, x):
     difference = x[:, None, :] - factor["means"][None, :, :]  # [N, K, d]
     d = x.shape[1]
     if covariance == "full":
-        # Row k of log_scales is L_k row-major, Sigma_k^-1 = L_k L_k^T. The diagonal is stored as logs; what lies above
-        # it is not part of the parameter: `where` replaces it before it can meet anything else, so its gradient is zero.
+        # Row k of log_scales is L_k row-major, Sigma_k^-1 = L_k L_k^T, the diagonal stored as logs. What lies above is
+        # not part of the parameter: `where` replaces it before it can meet anything else, so its gradient is zero.
         stored = anp.reshape(factor["log_scales"], (-1, d, d))
         log_diagonal = anp.sum(anp.where(np.eye(d) > 0, stored, 0.0), axis=2)
         below = anp.where(np.tri(d, k=-1) > 0, stored, 0.0)
