@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MIT
+// Bad input: the type of the exception, a message that names the function, the argument and both sizes, and outputs and
+// memories that are as they were.
+#include <sstream>
+
+#include "support.hpp"
+
+namespace gma_test {
+namespace {
+
+using Mixture = gma::Mixture<double, gma::Diagonal>;
+using Words = std::vector<std::string>;
+
+class Errors : public testing::Test {
+ protected:
+  Random random{1};
+  Mixture mixture;
+  Matrix<double> queries, keys, values;
+  Memory<double> memory;
+  const Options options;
+  const TokenInputs<double> none;
+  gma::Workspace<double> workspace;
+
+  void SetUp() override {
+    randomize(mixture, 4, 3, Regime::generic, random);
+    queries = random.matrix<double>(8, 3);
+    keys = random.matrix<double>(8, 3);
+    values = random.matrix<double>(8, 2);
+    gma::write(mixture, keys, values, memory);
+  }
+
+  /// Every forward verb with these arguments fails with these words, and leaves its output and the memory alone.
+  /// `with_queries`: whether the fault is one that a verb with queries sees, or one of keys, values and tokens.
+  void expect_writers_fail(const Matrix<double>& k, const Matrix<double>& v, const TokenInputs<double>& tokens,
+                           Words words) {
+    const Memory<double> before = memory;
+    Matrix<double> out = Matrix<double>::Constant(queries.rows(), v.cols(), 7);
+    const Matrix<double> d_output = Matrix<double>::Zero(queries.rows(), v.cols());
+    const Matrix<double> untouched = out;
+    const auto named = [&](const char* function) {
+      Words all = words;
+      all.push_back(std::string("gma::") + function + ": ");
+      return all;
+    };
+    expect_error([&] { gma::write(mixture, k, v, memory, tokens); }, named("write"));
+    EXPECT_TRUE(same_bits(memory, before));
+    expect_error([&] { gma::bidirectional(mixture, queries, k, v, options, tokens); }, named("bidirectional"));
+    expect_error([&] { gma::bidirectional_into(out, mixture, queries, k, v, options, tokens, workspace); },
+                 named("bidirectional"));
+    expect_error([&] { gma::bidirectional_backward(mixture, queries, k, v, d_output, options, tokens); },
+                 named("bidirectional_backward"));
+    if (k.rows() == queries.rows()) {
+      expect_error([&] { gma::causal(mixture, queries, k, v, options, tokens); }, named("causal"));
+      expect_error([&] { gma::causal(mixture, queries, k, v, memory, options, tokens); }, named("causal"));
+      expect_error([&] { gma::causal_into(out, mixture, queries, k, v, memory, options, tokens, workspace); },
+                   named("causal"));
+      expect_error([&] { gma::causal_backward(mixture, queries, k, v, d_output, options, tokens); },
+                   named("causal_backward"));
+    }
+    expect_error([&] { gma::write_backward(mixture, k, v, memory, tokens); }, named("write_backward"));
+    EXPECT_TRUE(same_bits(memory, before));
+    EXPECT_TRUE(same_bits(out, untouched));
+    Memory<double> fresh;
+    expect_error([&] { gma::write(mixture, k, v, fresh, tokens); }, named("write"));
+    if (k.rows() == queries.rows()) {
+      expect_error([&] { gma::causal(mixture, queries, k, v, fresh, options, tokens); }, named("causal"));
+    }
+    EXPECT_TRUE(fresh.empty());
+  }
+};
+
+TEST_F(Errors, ShapesOfKeysAndValues) {
+  expect_writers_fail(random.matrix<double>(8, 5), values, none, {"keys", "5", "3", "dim"});
+  expect_writers_fail(keys, random.matrix<double>(7, 2), none, {"values", "7", "8"});
+}
+
+TEST_F(Errors, ShapesOfQueries) {
+  const Matrix<double> wide = random.matrix<double>(8, 4), longer = random.matrix<double>(9, 3);
+  const Memory<double> before = memory;
+  const Words words = {"queries", "4", "3", "dim"};
+  expect_error([&] { gma::bidirectional(mixture, wide, keys, values); }, words);
+  expect_error([&] { gma::causal(mixture, wide, keys, values); }, words);
+  expect_error([&] { gma::causal(mixture, wide, keys, values, memory); }, words);
+  expect_error([&] { gma::read(mixture, wide, memory); }, {"gma::read", "queries", "4", "3"});
+  expect_error([&] { gma::read_backward(mixture, wide, memory, values); }, {"gma::read_backward", "queries", "4", "3"});
+  expect_error([&] { gma::bidirectional_backward(mixture, wide, keys, values, values); }, words);
+  expect_error([&] { gma::causal_backward(mixture, wide, keys, values, values); }, words);
+  expect_error([&] { gma::responsibilities(mixture, wide); }, {"gma::responsibilities", "4", "3"});
+  expect_error([&] { gma::log_density(mixture, wide); }, {"gma::log_density", "4", "3"});
+  expect_error([&] { gma::causal(mixture, longer, keys, values, memory); }, {"gma::causal", "queries", "9", "8"});
+  expect_error([&] { gma::causal_backward(mixture, longer, keys, values, values); },
+               {"gma::causal_backward", "queries", "9", "8"});
+  EXPECT_TRUE(same_bits(memory, before));
+}
+
+TEST_F(Errors, ShapesOfOutputsAndTheirGradients) {
+  Matrix<double> out = Matrix<double>::Constant(8, 3, 7);
+  const Matrix<double> untouched = out, before_values = values;
+  const Memory<double> before = memory;
+  const Words words = {"out", "8 x 3", "8 x 2"};
+  expect_error([&] { gma::bidirectional_into(out, mixture, queries, keys, values, options, none, workspace); }, words);
+  expect_error([&] { gma::causal_into(out, mixture, queries, keys, values, options, none, workspace); }, words);
+  expect_error([&] { gma::causal_into(out, mixture, queries, keys, values, memory, options, none, workspace); }, words);
+  expect_error([&] { gma::read_into(out, mixture, queries, memory, options, workspace); }, words);
+  EXPECT_TRUE(same_bits(out, untouched));
+  EXPECT_TRUE(same_bits(memory, before));
+  const Words gradient = {"d_output", "8 x 3", "8 x 2"};
+  expect_error([&] { gma::bidirectional_backward(mixture, queries, keys, values, out); }, gradient);
+  expect_error([&] { gma::causal_backward(mixture, queries, keys, values, out); }, gradient);
+  expect_error([&] { gma::read_backward(mixture, queries, memory, out); }, gradient);
+}
+
+TEST_F(Errors, ShapesOfTokenInputs) {
+  expect_writers_fail(keys, values, {Vector<double>::Ones(7), {}}, {"key_weights", "7", "8"});
+  expect_writers_fail(keys, values, {{}, Vector<double>::Zero(9)}, {"log_forgetting", "9", "8"});
+}
+
+TEST_F(Errors, WeightsAreFiniteAndNotNegative) {
+  for (const double bad : {-1e-30, -1.0, infinity, -infinity, not_a_number}) {
+    Vector<double> weights = Vector<double>::Ones(8);
+    weights(5) = bad;
+    expect_writers_fail(keys, values, {weights, {}}, {"key_weights", "token 5"});
+  }
+}
+
+TEST_F(Errors, ForgettingIsNotPositive) {
+  for (const double bad : {1e-30, 1.0, infinity, not_a_number}) {
+    TokenInputs<double> tokens{{}, Vector<double>::Zero(8)};
+    tokens.log_forgetting(6) = bad;
+    expect_writers_fail(keys, values, tokens, {"log_forgetting", "token 6"});
+    tokens.key_weights = Vector<double>::Ones(8);
+    expect_writers_fail(keys, values, tokens, {"log_forgetting", "token 6"});
+    tokens.key_weights(6) = 0;  // an absent token's forgetting is ignored
+    EXPECT_TRUE(all_finite(gma::causal(mixture, queries, keys, values, options, tokens)));
+  }
+}
+
+TEST_F(Errors, MemoriesOfAnotherSize) {
+  Memory<double> other = gma::empty_memory<double>(5, 2), wide = gma::empty_memory<double>(4, 3), torn = memory;
+  torn.mass.conservativeResize(3);
+  const auto fails = [&](Memory<double> bad, const Words& words) {
+    const Memory<double> before = bad;
+    expect_error([&] { gma::write(mixture, keys, values, bad); }, words);
+    expect_error([&] { gma::causal(mixture, queries, keys, values, bad); }, words);
+    expect_error([&] { gma::causal_backward(mixture, queries, keys, values, values, bad, memory); }, words);
+    expect_error([&] { gma::causal_backward(mixture, queries, keys, values, values, memory, bad); }, words);
+    expect_error([&] { gma::write_backward(mixture, keys, values, bad); }, words);
+    expect_error([&] { gma::write_backward(mixture, keys, values, bad, memory); }, words);
+    expect_error([&] { gma::merge(bad, memory); }, {"gma::merge"});
+    expect_error([&] { gma::merge(memory, bad); }, {"gma::merge"});
+    EXPECT_TRUE(same_bits(bad, before));
+  };
+  fails(other, {"memory", "5 x 2", "4 x 2"});
+  fails(wide, {"memory", "4 x 3", "4 x 2"});
+  fails(torn, {"memory", "mass", "3", "4"});
+  for (const Memory<double>& bad : {other, torn}) {
+    expect_error([&] { gma::read(mixture, queries, bad); }, {"gma::read", "memory"});
+    expect_error([&] { gma::read_backward(mixture, queries, bad, values); }, {"gma::read_backward", "memory"});
+  }
+  expect_error([&] { gma::read(mixture, queries, Memory<double>()); }, {"gma::read", "memory is empty", "4"});
+  expect_error([&] { gma::read_backward(mixture, queries, Memory<double>(), values); },
+               {"gma::read_backward", "memory is empty", "4"});
+  expect_error([&] { gma::write_backward(mixture, keys, values, Memory<double>()); }, {"d_memory", "0 x 0", "4 x 2"});
+  expect_error([] { gma::empty_memory<double>(0, 2); }, {"gma::empty_memory", "components is 0"});
+}
+
+TEST_F(Errors, MixturesWithoutComponentsOrDimension) {
+  expect_error([] { Mixture(0, 3); }, {"components is 0"});
+  expect_error([] { Mixture(3, 0); }, {"dim is 0"});
+  expect_error([] { Mixture(-1, 3); }, {"components is -1"});
+  const Mixture empty;
+  const gma::ProductMixture<double, gma::Diagonal> no_factors;
+  const gma::CompiledMixture<double> not_compiled;
+  gma::ProductMixture<double, gma::Diagonal> one_bad;
+  one_bad.factors = {mixture, empty};
+  const Memory<double> before = memory;
+  const auto fails = [&](const auto& bad, const std::string& name) {
+    expect_error([&] { gma::responsibilities(bad, queries); }, {"gma::responsibilities", name});
+    expect_error([&] { gma::causal(bad, queries, keys, values, memory); }, {"gma::causal", name});
+    expect_error([&] { gma::bidirectional(bad, queries, keys, values); }, {"gma::bidirectional", name});
+    expect_error([&] { gma::write(bad, keys, values, memory); }, {"gma::write", name});
+    expect_error([&] { gma::read(bad, queries, memory); }, {"gma::read", name});
+  };
+  fails(empty, "mixture.means is 0 x 0");
+  fails(no_factors, "mixture.factors is empty");
+  fails(one_bad, "mixture.factors[1].means is 0 x 0");
+  fails(not_compiled, "mixture is empty");
+  expect_error([&] { gma::compile(empty); }, {"gma::compile"});
+  expect_error([&] { gma::reference::affinity(empty, queries, keys, options, false); }, {"reference::affinity"});
+  EXPECT_TRUE(same_bits(memory, before));
+}
+
+TEST_F(Errors, ParametersOfAnotherShape) {
+  const auto fails = [&](const Mixture& bad, const Words& words) {
+    expect_error([&] { gma::validate(bad); }, words);
+    expect_error([&] { gma::causal(bad, queries, keys, values, memory); }, words);
+    expect_error([&] { gma::causal_backward(bad, queries, keys, values, values); }, words);
+  };
+  Mixture bad = mixture;
+  bad.weight_logits.conservativeResize(5);
+  fails(bad, {"mixture.weight_logits", "5", "4"});
+  bad = mixture;
+  bad.log_scales.resize(1, 3);
+  fails(bad, {"mixture.log_scales", "1 x 3", "4 x 3", "diagonal"});
+}
+
+TEST_F(Errors, ValidateFindsWhatIsNotFinite) {
+  for (const double value : {not_a_number, infinity, -infinity}) {
+    const auto fails = [&](auto change, const Words& words) {
+      Mixture bad = mixture;
+      change(bad);
+      expect_error([&] { gma::validate(bad); }, words);
+      gma::ProductMixture<double, gma::Diagonal> product;
+      product.factors = {mixture, bad};
+      Words named = words;
+      named.push_back("factors[1]");
+      expect_error([&] { gma::validate(product); }, named);
+    };
+    fails([&](Mixture& m) { m.weight_logits(2) = value; }, {"weight_logits", "row 2"});
+    fails([&](Mixture& m) { m.means(3, 1) = value; }, {"means", "row 3, column 1"});
+    fails([&](Mixture& m) { m.log_scales(0, 2) = value; }, {"log_scales", "row 0, column 2"});
+    fails([&](Mixture& m) { m.log_temperature = value; }, {"log_temperature"});
+  }
+  gma::validate(mixture);
+}
+
+TEST_F(Errors, OptionsOutOfRange) {
+  Options bad;
+  bad.tile = -1;
+  const Memory<double> before = memory;
+  expect_error([&] { gma::causal(mixture, queries, keys, values, memory, bad); }, {"gma::causal", "tile is -1"});
+  expect_error([&] { gma::bidirectional(mixture, queries, keys, values, bad); }, {"gma::bidirectional", "tile is -1"});
+  expect_error([&] { gma::read(mixture, queries, memory, bad); }, {"gma::read", "tile is -1"});
+  bad = {};
+  bad.checkpoint_interval = 0;
+  expect_error([&] { gma::causal_backward(mixture, queries, keys, values, values, bad); },
+               {"gma::causal_backward", "checkpoint_interval is 0"});
+  EXPECT_TRUE(same_bits(memory, before));
+}
+
+TEST_F(Errors, CorruptFilesLeaveTheMemoryAlone) {
+  std::ostringstream file;
+  gma::save(memory, file);
+  const std::string good = file.str();
+  const auto fails = [&](const std::string& bytes, const std::string& word) {
+    std::istringstream stream(bytes);
+    Memory<double> target = memory;
+    expect_error<std::runtime_error>([&] { gma::load(target, stream); }, {"gma::load", word});
+    EXPECT_TRUE(same_bits(target, memory));
+  };
+  for (std::size_t size = 0; size < good.size(); ++size) fails(good.substr(0, size), "");
+  const auto changed = [&](std::size_t at, char byte) {
+    std::string bytes = good;
+    bytes[at] = byte;
+    return bytes;
+  };
+  fails(changed(0, 'X'), "GMAMEMRY");
+  fails(changed(8, 2), "version 2, expected 1");
+  fails(changed(12, 4), "4 bytes, expected 8");
+  fails(changed(23, '\x7f'), "impossible size");  // the highest byte of the number of slots
+  fails(changed(31, '\xff'), "impossible size");
+  fails(changed(20, 1), "");  // 2^32 slots that the data does not fill
+  std::istringstream stream(good);
+  Memory<float> target;
+  expect_error<std::runtime_error>([&] { gma::load(target, stream); }, {"8 bytes, expected 4"});
+  Memory<double> torn = memory;
+  torn.mass.conservativeResize(3);
+  std::ostringstream sink;
+  expect_error([&] { gma::save(torn, sink); }, {"gma::save", "3", "4"});
+  std::ostringstream broken;
+  broken.setstate(std::ios::badbit);
+  expect_error<std::runtime_error>([&] { gma::save(memory, broken); }, {"gma::save"});
+}
+
+}  // namespace
+}  // namespace gma_test
