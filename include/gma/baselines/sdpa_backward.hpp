@@ -88,12 +88,13 @@ void sdpa_tiles_backward(const TokenView<S>& queries, const TokenView<S>& keys, 
       const Index cols = seen_keys(options.is_causal, i + rows - 1, j, tile_keys);
       const ConstTile<S> q = queries.tile(i, rows, query_copy), dy = d_output.tile(i, rows, d_output_copy);
       Tile<S> scores = front(score_storage, rows, cols), d_scores = front(d_score_storage, rows, cols);
-      scores.noalias() = q * scaled.topRows(cols).transpose();
-      d_scores.noalias() = dy * v.topRows(cols).transpose();
+      const Tile<S> scaled_seen = front(scaled, cols, keys.cols());
+      gma::detail::product_transposed<S>(q, scaled_seen, scores);
+      gma::detail::product_transposed<S>(dy, v.topRows(cols), d_scores);
       scores_backward(scores, d_scores, i, j, options.is_causal, forward.log_sum_exp.data() + i, &inner(i, 0));
-      d_values.topRows(cols).noalias() += scores.transpose() * dy;
-      d_keys.topRows(cols).noalias() += d_scores.transpose() * q;
-      gma::detail::rows(gradients.queries, i, rows).noalias() += d_scores * scaled.topRows(cols);
+      gma::detail::add_transposed_product<S>(scores, dy, front(d_values, cols, values.cols()));
+      gma::detail::add_transposed_product<S>(d_scores, q, front(d_keys, cols, keys.cols()));
+      gma::detail::add_product<S>(d_scores, scaled_seen, gma::detail::rows(gradients.queries, i, rows));
     }
     d_keys *= scale;
   }

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "gma/baselines/sdpa_options.hpp"
+#include "gma/core/products.hpp"
 #include "gma/core/workspace.hpp"
 
 namespace gma::baselines {
@@ -103,9 +104,9 @@ void sdpa_tiles(const TokenView<S>& queries, const TokenView<S>& keys, const Tok
     for (Index j = 0; j < key_end; j += key_tile) {
       const Index cols = (std::min)(key_tile, key_end - j);
       Tile<S> scores = front(score_storage, rows, cols);
-      scores.noalias() = scaled * keys.tile(j, cols, key_copy).transpose();
+      gma::detail::product_transposed<S>(scaled, keys.tile(j, cols, key_copy), scores);
       absorb_scores(scores, i, j, options.is_causal, softmax, y);
-      y.noalias() += scores * values.tile(j, cols, value_copy);
+      gma::detail::add_product<S>(scores, values.tile(j, cols, value_copy), y);
     }
     for (Index t = 0; t < rows; ++t) {
       const S sum = softmax.sum(t, 0);
