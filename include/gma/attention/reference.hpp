@@ -174,7 +174,8 @@ Matrix<S> affinity_in(const M& mixture, const Matrix<S>& queries, const Matrix<S
       const S weight = tokens.key_weights.size() == 0 ? S(1) : tokens.key_weights(j);
       if (weight > S(0)) written.row(j) = r.row(j) * (weight * retention(tokens, j, last));
     }
-    const RowVector<S> mass = written.colwise().sum();
+    RowVector<S> mass = RowVector<S>::Constant(r.cols(), S(0));
+    for (Index j = 0; j <= last; ++j) mass += written.row(j);
     RowVector<S> coefficient = q.row(i);
     if (options.normalization == Normalization::slot) {
       for (Index k = 0; k < mass.size(); ++k) coefficient(k) /= mass(k) > tiny ? mass(k) : tiny;
