@@ -38,7 +38,7 @@ struct TrainConfig {
   Index batch = 8;      // sequences of a step
   Index context = 256;  // bytes of a sequence
   Index shards = 4;     // parts of a step that threads work on; fixes the order of sums whatever the threads
-  double learning_rate = 4e-3;
+  double learning_rate = 8e-3;
   double final_learning_rate = 0.05;  // as a fraction of learning_rate
   std::int64_t warmup_steps = 20;
   double mixture_learning_rate = 5;  // a factor on learning_rate

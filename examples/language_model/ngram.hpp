@@ -40,12 +40,12 @@ class Ngrams {
     for (Index i = begin; i < end; ++i) {
       double p = 1.0 / double(vocabulary);
       std::uint64_t string = 0;
-      bool is_known = true;  // a context that was never seen has no longer one that was
+      bool is_known = true;  // a context that was never followed has no longer one that was
       for (Index length = 0; length < order_; ++length) {
         if (length > 0 && length <= i) string |= std::uint64_t(bytes[i - length]) << (8 * (length - 1));
         const Slot* context = is_known && length <= i ? find(key(string, length)) : nullptr;
-        is_known = context != nullptr;
-        if (context != nullptr) {
+        is_known = context != nullptr && context->followers > 0;
+        if (is_known) {
           const Slot* gram = find(key(string << 8 | bytes[i], length + 1));
           const double distinct = double(context->distinct), seen = gram ? double(gram->count) : 0;
           p = (seen + distinct * p) / (double(context->followers) + distinct);

@@ -39,6 +39,7 @@ TrainConfig small_training(std::int64_t steps) {
   config.context = 32;
   config.shards = 3;
   config.warmup_steps = 2;
+  config.learning_rate = 0.01;
   return config;
 }
 
