@@ -69,9 +69,9 @@ std::string plot(const std::vector<Curve>& curves) {
 
 std::string ticks(const Report& report) {
   std::string text;
-  for (const Index tokens : lengths(report.options)) {
-    const bool is_label = text.empty() || tokens % (4 * report.options.min_tokens) == 0;
-    if (!is_label) continue;
+  const std::vector<Index> tokens_of = lengths(report.options);
+  for (std::size_t i = 0; i < tokens_of.size(); i += 2) {
+    const Index tokens = tokens_of[i];
     const std::string label = tokens % 1024 == 0 ? std::to_string(tokens / 1024) + "k" : std::to_string(tokens);
     text += (text.empty() ? "" : ", ") + ("'" + label + "' " + std::to_string(tokens));
   }
@@ -103,7 +103,7 @@ std::string script(const Report& report) {
           " margins screen 0.07,0.98,0.27,0.92 spacing screen 0.08\n";
   text +=
       "set logscale xy\nset grid xtics ytics lc rgb '#dddddd' lt 1 lw 1\nset border 3\nset tics nomirror\n"
-      "set key at screen 0.5,0.02 center bottom maxrows 3 samplen 3 spacing 1.1\n"
+      "set key at screen 0.5,0.02 center bottom maxrows 3 reverse Left samplen 3 spacing 1.1\n"
       "set xlabel 'N, tokens in the sequence'\nset format y '%g'\n";
   text += "set xrange [" + std::to_string(0.8 * static_cast<double>(report.options.min_tokens)) + ":" +
           std::to_string(1.25 * static_cast<double>(lengths(report.options).back())) + "]\n";
