@@ -201,7 +201,8 @@ Matrix<typename M::Scalar> affinity(const M& mixture, const Eigen::MatrixBase<Q>
   if (is_causal) detail::check_size(function, "queries", "rows", queries.rows(), keys.rows(), "one per key");
   detail::check_tokens(function, tokens, keys.rows());
   if constexpr (std::is_same_v<S, W>) {
-    return affinity_in<M>(mixture, queries.template cast<S>(), keys.template cast<S>(), options, is_causal, tokens);
+    return affinity_in(mixture, Matrix<S>(queries.template cast<S>()), Matrix<S>(keys.template cast<S>()), options,
+                       is_causal, tokens);
   } else {
     const TokenInputs<W> wide{tokens.key_weights.template cast<W>(), tokens.log_forgetting.template cast<W>()};
     const auto wide_mixture = mixture.template cast<W>();
