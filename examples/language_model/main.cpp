@@ -71,7 +71,7 @@ int run(int argc, char** argv) {
   lm::TrainOptions train;
   lm::GenerateOptions generate;
   lm::DemoOptions demo;
-  demo.train.seconds = 70;
+  demo.train.seconds = 60;
   std::string checkpoint;
 
   CLI::App& training = *app.add_subcommand("train", "train a model");
