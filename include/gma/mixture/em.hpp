@@ -42,7 +42,8 @@ Mixture<double, Covariance> mixture_of_clusters(const Samples& samples, const Cl
                                                 const FitFloors& floors);
 
 /// EM steps, the log-likelihood never falling. A component that has died (its weight is at the floor) or become the
-/// twin of another is tried at the sample with the least density, and kept there if that raises the likelihood.
+/// twin of another is tried at the sample farthest from all means, for some steps, and kept there if that raises the
+/// likelihood.
 template <class Covariance>
 void maximize_likelihood(const Samples& samples, Index iterations, const FitFloors& floors,
                          Mixture<double, Covariance>& mixture);
@@ -227,41 +228,64 @@ std::vector<Spare> spare_components(const Mixture<double, Covariance>& mixture, 
   return spares;
 }
 
-/// Moves spare components to the samples of least density, one each, with the scales of all samples together.
+/// Moves each spare component to the sample that k-means would give it, the one with the greatest weighted squared
+/// distance to its nearest mean. There it shares weight and scales of the component with that mean: with little weight
+/// or narrow scales it would settle on the single sample.
 template <class Covariance>
 void relocate(const Samples& samples, const std::vector<Spare>& spares, const FitFloors& floors,
-              Vector<double> log_density, Mixture<double, Covariance>& mixture) {
-  constexpr double taken = std::numeric_limits<double>::infinity();
-  const Mixture<double, Covariance> whole = single_gaussian<Covariance>(samples, floors);
+              Mixture<double, Covariance>& mixture) {
   Vector<double> weights = mixture.weight_logits.array().exp();
-  for (const Spare& spare : spares) {
-    Index sample = 0;
-    if (log_density.minCoeff(&sample) == taken) break;
+  for (const Spare& spare : spares) {  // out of the way first
     if (spare.twin >= 0) weights(spare.twin) += weights(spare.component);
-    weights(spare.component) = samples.weights(sample) / samples.weights.sum();
-    mixture.means.row(spare.component) = samples.tokens.row(sample);
-    if (mixture.log_scales.rows() > 1) mixture.log_scales.row(spare.component) = whole.log_scales.row(0);
-    for (Index i = 0; i < samples.size(); ++i) {  // and its copies
-      if (samples.tokens.row(i) == samples.tokens.row(sample)) log_density(i) = taken;
+    weights(spare.component) = 0;
+  }
+  Vector<double> distances(samples.size());
+  for (const Spare& spare : spares) {
+    std::vector<Index> nearest(static_cast<std::size_t>(samples.size()), -1);
+    distances.setConstant(std::numeric_limits<double>::infinity());
+    for (Index k = 0; k < mixture.components(); ++k) {
+      if (!(weights(k) > 0)) continue;
+      const Vector<double> to_mean = (samples.tokens.rowwise() - mixture.means.row(k)).rowwise().squaredNorm();
+      for (Index i = 0; i < samples.size(); ++i) {
+        if (to_mean(i) < distances(i)) nearest[static_cast<std::size_t>(i)] = k;
+      }
+      distances = distances.cwiseMin(to_mean);
     }
+    Index sample = 0;
+    if (!(distances.cwiseProduct(samples.weights).maxCoeff(&sample) > 0)) break;  // every sample lies on a mean
+    const Index parent = nearest[static_cast<std::size_t>(sample)];
+    weights(spare.component) = weights(parent) *= 0.5;
+    mixture.means.row(spare.component) = samples.tokens.row(sample);
+    if (mixture.log_scales.rows() > 1) mixture.log_scales.row(spare.component) = mixture.log_scales.row(parent);
   }
   mixture.weight_logits = floored_weights(weights, floors.weight).array().log();
 }
 
 template <class Covariance>
+double log_likelihood(const Mixture<double, Covariance>& mixture, const Samples& samples) {
+  return samples.weights.dot(expectation(mixture, samples, nullptr));
+}
+
+template <class Covariance>
+void em_step(const Samples& samples, const FitFloors& floors, Mixture<double, Covariance>& mixture) {
+  Moments moments;
+  expectation(mixture, samples, &moments);
+  maximize(moments, floors, mixture);
+}
+
+template <class Covariance>
 void maximize_likelihood(const Samples& samples, Index iterations, const FitFloors& floors,
                          Mixture<double, Covariance>& mixture) {
+  constexpr int trial_steps = 5;
   bool may_relocate = true;
-  for (Index step = 0; step < iterations; ++step) {
-    Moments moments;
-    expectation(mixture, samples, &moments);
-    maximize(moments, floors, mixture);
+  for (Index i = 0; i < iterations; ++i) {
+    em_step(samples, floors, mixture);
     const std::vector<Spare> spares = may_relocate ? spare_components(mixture, floors) : std::vector<Spare>();
     if (spares.empty()) continue;
-    const Vector<double> log_density = expectation(mixture, samples, nullptr);
     Mixture<double, Covariance> candidate = mixture;
-    relocate(samples, spares, floors, log_density, candidate);
-    may_relocate = samples.weights.dot(expectation(candidate, samples, nullptr)) > samples.weights.dot(log_density);
+    relocate(samples, spares, floors, candidate);
+    for (int trial = 0; trial < trial_steps; ++trial) em_step(samples, floors, candidate);
+    may_relocate = log_likelihood(candidate, samples) > log_likelihood(mixture, samples);
     if (may_relocate) mixture = candidate;
   }
 }
