@@ -17,8 +17,8 @@ class Errors : public testing::Test {
   Mixture mixture;
   Matrix<double> queries, keys, values;
   Memory<double> memory;
-  const Options options;
-  const TokenInputs<double> none;
+  const Options options{};
+  const TokenInputs<double> none{};
   gma::Workspace<double> workspace;
 
   void SetUp() override {

@@ -12,7 +12,7 @@ namespace gma_test {
 /// eps.
 template <class S>
 constexpr double forward_tolerance() {
-  return std::is_same_v<S, float> ? 64.0 * std::numeric_limits<float>::epsilon() : 1e-12;
+  return std::is_same_v<S, float> ? 64 * static_cast<double>(std::numeric_limits<float>::epsilon()) : 1e-12;
 }
 
 /// Analytic gradients in double against an autodiff scalar through the forward operators.
@@ -23,6 +23,6 @@ constexpr double difference_tolerance = 1e-7;
 
 /// Gradients in float against gradients in double of the same numbers: a gradient is a product of about as many rounded
 /// forward quantities as there are factors in it, four at most.
-constexpr double float_gradient_tolerance = 4 * 64.0 * std::numeric_limits<float>::epsilon();
+constexpr double float_gradient_tolerance = 4 * 64 * static_cast<double>(std::numeric_limits<float>::epsilon());
 
 }  // namespace gma_test
