@@ -174,7 +174,7 @@ TEST(Reference, IsComputedInDoubleForFloat) {
   const Matrix<float> y = gma::reference::attention(mixture, x, x, values, {}, true);
   const Matrix<double> expected =
       gma::reference::attention(mixture.cast<double>(), in_double(x), in_double(x), in_double(values), {}, true);
-  EXPECT_TRUE(close(y, expected, 2.0 * std::numeric_limits<float>::epsilon()));
+  EXPECT_TRUE(close(y, expected, 2.0 * static_cast<double>(std::numeric_limits<float>::epsilon())));
 }
 
 }  // namespace
