@@ -258,6 +258,25 @@ TEST(FitWeights, OfZeroHideTheToken) {
   EXPECT_TRUE(same_bits(a.means, b.means) && same_bits(a.log_scales, b.log_scales));
 }
 
+TEST(FitWeights, CountInTheCentersOfClusters) {
+  gma::detail::Samples samples{clouds(40, 2), Vector<double>::LinSpaced(40, 0.1, 3)};
+  gma::detail::Random random(1);
+  const gma::detail::Clusters one = gma::detail::kmeans(samples, 1, 5, 1.0, random);
+  const Matrix<double> mean = samples.weights.transpose() * samples.tokens / samples.weights.sum();
+  EXPECT_TRUE(close(one.centers, mean, 1e-12));
+  const gma::detail::Clusters five = gma::detail::kmeans(samples, 5, 50, 1.0, random);
+  for (Index k = 0; k < 5; ++k) {  // where Lloyd's iteration ends, every centre is the mean of what is nearest to it
+    Matrix<double> sum = Matrix<double>::Zero(1, 2);
+    double mass = 0;
+    for (Index i = 0; i < 40; ++i) {
+      if (five.nearest[static_cast<std::size_t>(i)] != k) continue;
+      sum += samples.weights(i) * samples.tokens.row(i);
+      mass += samples.weights(i);
+    }
+    EXPECT_TRUE(close(five.centers.row(k), sum / mass, 1e-12)) << k;
+  }
+}
+
 TEST(FitWeights, CountAsSoManyTokens) {
   const Matrix<double> tokens = clouds(40, 2), twice = stacked(tokens, tokens);
   Vector<double> weights = Vector<double>::Constant(40, 2);

@@ -41,9 +41,8 @@ template <class Covariance>
 Mixture<double, Covariance> mixture_of_clusters(const Samples& samples, const Clusters& clusters,
                                                 const FitFloors& floors);
 
-/// EM steps, the log-likelihood never falling. A component that has died (its weight is at the floor) or become the
-/// twin of another is tried at the sample farthest from all means, for some steps, and kept there if that raises the
-/// likelihood.
+/// EM steps, the log-likelihood never falling. A component at the weight floor, or the twin of another, is tried for
+/// some steps at the sample farthest from all means, and kept there if that raises the likelihood.
 template <class Covariance>
 void maximize_likelihood(const Samples& samples, Index iterations, const FitFloors& floors,
                          Mixture<double, Covariance>& mixture);
@@ -228,9 +227,8 @@ std::vector<Spare> spare_components(const Mixture<double, Covariance>& mixture, 
   return spares;
 }
 
-/// Moves each spare component to the sample that k-means would give it, the one with the greatest weighted squared
-/// distance to its nearest mean. There it shares weight and scales of the component with that mean: with little weight
-/// or narrow scales it would settle on the single sample.
+/// Moves each spare component to the sample farthest from its nearest mean, as k-means does, to share weight and scales
+/// of the component with that mean: with little weight or narrow scales it would settle on the single sample.
 template <class Covariance>
 void relocate(const Samples& samples, const std::vector<Spare>& spares, const FitFloors& floors,
               Mixture<double, Covariance>& mixture) {
