@@ -21,28 +21,28 @@ inline const char* name_of(MixerKind kind) {
 struct ModelConfig {
   MixerKind mixer = MixerKind::gma;
   MlpKind mlp = MlpKind::gated;
-  Index layers = 3;
-  Index width = 128;
-  Index heads = 4;
-  Index mlp_width = 320;
+  Index layers = 2;
+  Index width = 96;
+  Index heads = 2;
+  Index mlp_width = 256;
   std::vector<Index> components = {8, 8};  // of the product mixture's factors; gma only
   Index plain_components = 64;             // of the one mixture of gma-plain
   Index convolution = 4;                   // width of the short convolution, 1 for none; gma only
   double forgetting_fastest = 1.0 / 16;    // rates of forgetting that the heads start from, fastest and slowest
-  double forgetting_slowest = 1.0 / 512;
+  double forgetting_slowest = 1.0 / 128;
 };
 
 struct TrainConfig {
   double seconds = 120;  // of training, evaluation not counted; ignored where steps are given
   std::int64_t steps = 0;
-  Index batch = 8;      // sequences of a step
+  Index batch = 4;      // sequences of a step
   Index context = 256;  // bytes of a sequence
   Index shards = 4;     // parts of a step that threads work on; fixes the order of sums whatever the threads
-  double learning_rate = 8e-3;
+  double learning_rate = 4e-3;
   double final_learning_rate = 0.05;  // as a fraction of learning_rate
-  std::int64_t warmup_steps = 20;
+  std::int64_t warmup_steps = 100;
   double mixture_learning_rate = 5;  // a factor on learning_rate
-  double weight_decay = 0.1;
+  double weight_decay = 0.01;
   double beta1 = 0.9, beta2 = 0.95;
   double clip = 1;
   std::uint64_t seed = 1;
