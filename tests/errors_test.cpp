@@ -145,7 +145,7 @@ TEST_F(Errors, MemoriesOfAnotherSize) {
     expect_error([&] { gma::causal_backward(mixture, queries, keys, values, values, bad, memory); }, words);
     expect_error([&] { gma::causal_backward(mixture, queries, keys, values, values, memory, bad); }, words);
     expect_error([&] { gma::write_backward(mixture, keys, values, bad); }, words);
-    expect_error([&] { gma::write_backward(mixture, keys, values, bad, memory); }, words);
+    expect_error([&] { gma::write_backward(mixture, keys, values, memory, {}, bad); }, words);
     expect_error([&] { gma::merge(bad, memory); }, {"gma::merge"});
     expect_error([&] { gma::merge(memory, bad); }, {"gma::merge"});
     EXPECT_TRUE(same_bits(bad, before));

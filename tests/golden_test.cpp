@@ -501,7 +501,7 @@ void check_write(const Case& c, const Mixture& mixture) {
   gma::write(mixture, keys, values, memory, tokens);
   expect_memory(c, memory);
   if (c.has("memory.slots"))
-    expect_gradients(c, gma::write_backward(mixture, keys, values, initial, d_memory, tokens));
+    expect_gradients(c, gma::write_backward(mixture, keys, values, d_memory, tokens, initial));
   else
     expect_gradients(c, gma::write_backward(mixture, keys, values, d_memory, tokens));
 }

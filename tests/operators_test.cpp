@@ -263,7 +263,7 @@ gma::Gradients<M> backward(Direction direction, const Problem<S, M>& problem, co
   const Memory<S> d_memory{upstream.memory.slots + of_read.memory.slots, upstream.memory.mass + of_read.memory.mass,
                            upstream.memory.log_forgetting + of_read.memory.log_forgetting};
   gma::Gradients<M> gradients =
-      gma::write_backward(problem.mixture, problem.keys, problem.values, problem.memory, d_memory, problem.tokens);
+      gma::write_backward(problem.mixture, problem.keys, problem.values, d_memory, problem.tokens, problem.memory);
   gradients.queries = of_read.queries;
   add(gradients.mixture, of_read.mixture);
   return gradients;

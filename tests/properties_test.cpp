@@ -391,8 +391,8 @@ TYPED_TEST(Properties, ContentsOfAbsentTokensChangeNoBit) {
     b = gma::causal_backward(mixture, f.queries, f.keys, f.values, d_output, f.memory, d_memory, options, f.tokens);
     expect_same_gradients(a, b);
     expect_absent_gradients(a, p.tokens);
-    a = gma::write_backward(mixture, p.keys, p.values, p.memory, d_memory, p.tokens);
-    b = gma::write_backward(mixture, f.keys, f.values, f.memory, d_memory, f.tokens);
+    a = gma::write_backward(mixture, p.keys, p.values, d_memory, p.tokens, p.memory);
+    b = gma::write_backward(mixture, f.keys, f.values, d_memory, f.tokens, f.memory);
     expect_same_gradients(a, b);
     expect_absent_gradients(a, p.tokens);
   }

@@ -16,7 +16,7 @@ Matrix<typename M::Scalar> bidirectional(const M& mixture, const Eigen::MatrixBa
                                          const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                                          const Options& options = {}, const TokenInputs<TS>& tokens = {});
 /// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory.
-template <class Out, class M, class Q, class K, class V, class TS>
+template <class Out, class M, class Q, class K, class V, class TS = typename M::Scalar>
 void bidirectional_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
                         const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
                         const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
@@ -29,7 +29,7 @@ Gradients<M> bidirectional_backward(const M& mixture, const Eigen::MatrixBase<Q>
                                     const Eigen::MatrixBase<D>& d_output, const Options& options = {},
                                     const TokenInputs<TS>& tokens = {});
 /// The same into `gradients`, whose matrices are reused, with a caller's scratch memory.
-template <class M, class Q, class K, class V, class D, class TS>
+template <class M, class Q, class K, class V, class D, class TS = typename M::Scalar>
 void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen::MatrixBase<Q>& queries,
                                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                                  const Eigen::MatrixBase<D>& d_output, const Options& options,

@@ -26,11 +26,11 @@ Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& 
                                   Memory<MS>& memory, const Options& options = {}, const TokenInputs<TS>& tokens = {});
 
 /// Both into a caller's N x e matrix, block or map, with a caller's scratch memory.
-template <class Out, class M, class Q, class K, class V, class TS>
+template <class Out, class M, class Q, class K, class V, class TS = typename M::Scalar>
 void causal_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
                  const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
-template <class Out, class M, class Q, class K, class V, class MS, class TS>
+template <class Out, class M, class Q, class K, class V, class MS, class TS = typename M::Scalar>
 void causal_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
                  const Options& options, const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);

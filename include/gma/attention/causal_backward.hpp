@@ -25,7 +25,7 @@ Gradients<M> causal_backward(const M& mixture, const Eigen::MatrixBase<Q>& queri
                              const Options& options = {}, const TokenInputs<TS>& tokens = {});
 
 /// The same into `gradients`, whose matrices are reused, with a caller's scratch memory.
-template <class M, class Q, class K, class V, class D, class MS, class TS>
+template <class M, class Q, class K, class V, class D, class MS = typename M::Scalar, class TS = typename M::Scalar>
 void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen::MatrixBase<Q>& queries,
                           const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                           const Eigen::MatrixBase<D>& d_output, const Memory<MS>& initial_memory,

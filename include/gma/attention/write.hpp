@@ -19,7 +19,7 @@ namespace gma {
 template <class M, class K, class V, class MS, class TS = typename M::Scalar>
 void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
            const TokenInputs<TS>& tokens = {});
-template <class M, class K, class V, class MS, class TS>
+template <class M, class K, class V, class MS, class TS = typename M::Scalar>
 void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
            const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
 
@@ -31,8 +31,8 @@ Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, 
 /// The same after a write to `initial_memory`, which only the gradient of the forgetting depends on.
 template <class M, class K, class V, class MS, class TS = typename M::Scalar>
 Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                            const Memory<MS>& initial_memory, const Memory<MS>& d_memory,
-                            const TokenInputs<TS>& tokens = {});
+                            const Memory<MS>& d_memory, const TokenInputs<TS>& tokens,
+                            const Memory<MS>& initial_memory);
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -201,8 +201,8 @@ Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, 
 
 template <class M, class K, class V, class MS, class TS>
 Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                            const Memory<MS>& initial_memory, const Memory<MS>& d_memory,
-                            const TokenInputs<TS>& tokens) {
+                            const Memory<MS>& d_memory, const TokenInputs<TS>& tokens,
+                            const Memory<MS>& initial_memory) {
   detail::check_scalar<typename M::Scalar, MS>();
   detail::check_scalar<typename M::Scalar, TS>();
   return detail::write_backward<M, K, V, MS>(mixture, keys, values, &initial_memory, d_memory, tokens);
