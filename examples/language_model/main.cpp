@@ -71,7 +71,7 @@ int run(int argc, char** argv) {
   lm::TrainOptions train;
   lm::GenerateOptions generate;
   lm::DemoOptions demo;
-  demo.train.seconds = 60;
+  demo.train.seconds = 50;
   std::string checkpoint;
 
   CLI::App& training = *app.add_subcommand("train", "train a model");
