@@ -21,7 +21,7 @@ void bidirectional_into(const Eigen::MatrixBase<Out>& out, const M& mixture, con
                         const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
                         const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
 
-/// Gradients of bidirectional(): everything that was given. d_output is Nq x e. Cost about 2.5 forward passes; the same
+/// Gradients of bidirectional(): everything that was given. d_output is Nq x e. Cost about 3 forward passes; the same
 /// extra memory.
 template <class M, class Q, class K, class V, class D, class TS = typename M::Scalar>
 Gradients<M> bidirectional_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries,

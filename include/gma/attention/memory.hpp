@@ -163,15 +163,17 @@ Memory<S> empty_memory(Index components, Index width) {
 template <class S>
 Memory<S> merge(const Memory<S>& a, const Memory<S>& b) {
   using std::exp;
-  Memory<S> result = a.empty() ? b : a;
-  if (!a.empty() && !b.empty()) {
-    detail::check_memory("merge", "b", b, a.slots.rows(), a.slots.cols());
-    detail::check_memory("merge", "a", a, b.mass.size(), b.slots.cols());
-  }
-  if (!a.empty()) detail::decay(result, S(exp(b.log_forgetting)));
-  if (!a.empty() && !b.empty()) {
-    result.slots += b.slots;
-    result.mass += b.mass;
+  Memory<S> result = a;
+  if (a.empty()) {
+    result = b;
+  } else {
+    detail::decay(result, S(exp(b.log_forgetting)));
+    if (!b.empty()) {
+      detail::check_memory("merge", "b", b, a.slots.rows(), a.slots.cols());
+      detail::check_memory("merge", "a", a, b.mass.size(), b.slots.cols());
+      result.slots += b.slots;
+      result.mass += b.mass;
+    }
   }
   result.log_forgetting = a.log_forgetting + b.log_forgetting;
   return result;

@@ -112,8 +112,8 @@ void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, 
       if (stream.weighted()) out.key_weights(begin + t) = w > S(0) ? S(u(0, t) / w * pull) : S(0);
       if (stream.forgets()) out.log_forgetting(begin + t) = u(0, t) * pull;
     }
-    auto d_values = out.values.middleRows(begin, count);
-    d_values.noalias() = r * out.memory.slots;
+    Tile<S> d_values = rows(out.values, begin, count);
+    product(r, out.memory.slots, d_values);
     d_values.array().colwise() *= u.row(0).transpose().array();
     b.array().colwise() *= u.row(0).transpose().array();
     backward(map, x, r, b, rows(out.keys, begin, count), gradient, workspace);

@@ -41,6 +41,7 @@ using gma::detail::Evaluated;
 using gma::detail::invalid_argument;
 using gma::detail::TokenSink;
 using gma::detail::TokenView;
+using gma::detail::writable;
 
 template <class Queries, class Keys, class Values>
 void check_sdpa(const char* function, const Eigen::MatrixBase<Queries>& queries, const Eigen::MatrixBase<Keys>& keys,

@@ -127,8 +127,8 @@ void sdpa_into(const char* function, const Eigen::MatrixBase<Out>& out, const Ei
   Evaluated<Queries> q = queries.derived();
   Evaluated<Keys> k = keys.derived();
   Evaluated<Values> v = values.derived();
-  sdpa_tiles(TokenView<S>(q), TokenView<S>(k), TokenView<S>(v), options,
-             TokenSink<S>(const_cast<Eigen::MatrixBase<Out>&>(out)), log_sum_exp, workspace);
+  sdpa_tiles(TokenView<S>(q), TokenView<S>(k), TokenView<S>(v), options, TokenSink<S>(writable(out)), log_sum_exp,
+             workspace);
 }
 
 }  // namespace detail

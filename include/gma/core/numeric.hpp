@@ -3,6 +3,8 @@
 // does not support -ffast-math.
 #pragma once
 
+#include <cmath>
+
 #include "gma/core/types.hpp"
 
 namespace gma::detail {
@@ -12,11 +14,6 @@ template <class S>
 bool is_finite(const S& x) {
   const S difference = x - x;
   return difference == S(0);
-}
-
-template <class S>
-bool is_nan(const S& x) {
-  return !(x == x);
 }
 
 /// max(mass, tiny_mass): the divisor of every normalisation.
@@ -44,7 +41,7 @@ void softmax_rows(Tile<S> logits) {
   }
 }
 
-/// log sum exp of every row, into `out`. Cost O(T K); `logits` is overwritten.
+/// log sum exp of every row, into `out`. Cost O(T K).
 template <class S, class Out>
 void log_sum_exp_rows(Tile<S> logits, Out&& out) {
   using std::log;

@@ -38,25 +38,37 @@ ConstTile<S> rows(const ConstTile<S>& tile, Index begin, Index count) {
                       Eigen::OuterStride<>(tile.outerStride()));
 }
 
-/// Reads an N x cols matrix of scalar S, or of a storage type of S. The matrix must outlive the view.
-template <class S>
-class TokenView {
+/// Where the rows of a matrix lie, and whether the inner loops may use them as they are.
+class TokenRows {
  public:
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+
+ protected:
   template <class Derived>
-  explicit TokenView(const Eigen::MatrixBase<Derived>& tokens)
-      : data_(tokens.derived().data()),
-        rows_(tokens.rows()),
+  TokenRows(const Eigen::MatrixBase<Derived>& tokens, bool same_scalar)
+      : rows_(tokens.rows()),
         cols_(tokens.cols()),
         row_stride_(tokens.derived().rowStride()),
         col_stride_(tokens.derived().colStride()),
-        in_place_(std::is_same_v<typename Derived::Scalar, S> && (col_stride_ == 1 || cols_ <= 1)),
+        in_place_(same_scalar && (col_stride_ == 1 || cols_ <= 1)) {}
+
+  Index rows_, cols_, row_stride_, col_stride_;
+  bool in_place_;
+};
+
+/// Reads an N x cols matrix of scalar S, or of a storage type of S. The matrix must outlive the view.
+template <class S>
+class TokenView : public TokenRows {
+ public:
+  template <class Derived>
+  explicit TokenView(const Eigen::MatrixBase<Derived>& tokens)
+      : TokenRows(tokens.derived(), std::is_same_v<typename Derived::Scalar, S>),
+        data_(tokens.derived().data()),
         copy_(&copy<typename Derived::Scalar>) {
     static_assert(is_storage_of<typename Derived::Scalar, S>,
                   "gma: queries, keys and values must have the mixture's scalar, or be bfloat16 or half storage of it");
   }
-
-  Index rows() const { return rows_; }
-  Index cols() const { return cols_; }
 
   /// Tokens [begin, begin + count), in place where the layout allows, else copied into `scratch` (count x cols).
   ConstTile<S> tile(Index begin, Index count, Tile<S> scratch) const {
@@ -78,31 +90,22 @@ class TokenView {
   }
 
   const void* data_;
-  Index rows_, cols_, row_stride_, col_stride_;
-  bool in_place_;
   void (*copy_)(const TokenView&, Index, Index, Tile<S>&);
 };
 
 /// Writes an N x cols matrix of scalar S, or of a storage type of S. The matrix must outlive the sink.
 template <class S>
-class TokenSink {
+class TokenSink : public TokenRows {
  public:
   template <class Derived>
   explicit TokenSink(Eigen::MatrixBase<Derived>& tokens)
-      : data_(tokens.derived().data()),
-        rows_(tokens.rows()),
-        cols_(tokens.cols()),
-        row_stride_(tokens.derived().rowStride()),
-        col_stride_(tokens.derived().colStride()),
-        in_place_(std::is_same_v<typename Derived::Scalar, S> && (col_stride_ == 1 || cols_ <= 1)),
+      : TokenRows(tokens.derived(), std::is_same_v<typename Derived::Scalar, S>),
+        data_(tokens.derived().data()),
         copy_(&copy<typename Derived::Scalar>) {
     static_assert((Derived::Flags & Eigen::LvalueBit) != 0, "gma: an output must be writable");
     static_assert(is_storage_of<typename Derived::Scalar, S>,
                   "gma: an output must have the mixture's scalar, or be bfloat16 or half storage of it");
   }
-
-  Index rows() const { return rows_; }
-  Index cols() const { return cols_; }
 
   /// Where to put tokens [begin, begin + count): the destination itself, or `scratch`. Call store() when it is filled.
   Tile<S> tile(Index begin, Index count, Tile<S> scratch) const {
@@ -126,8 +129,6 @@ class TokenSink {
   }
 
   void* data_;
-  Index rows_, cols_, row_stride_, col_stride_;
-  bool in_place_;
   void (*copy_)(const TokenSink&, Index, const Tile<S>&);
 };
 

@@ -50,8 +50,8 @@ ConstTile<S> columns(const ConstTile<S>& tile, Index begin, Index count) {
   return ConstTile<S>(tile.data() + begin, tile.rows(), count, Eigen::OuterStride<>(tile.outerStride()));
 }
 template <class S>
-Tile<S> columns(const Tile<S>& tile, Index begin, Index count) {
-  return Tile<S>(const_cast<S*>(tile.data()) + begin, tile.rows(), count, Eigen::OuterStride<>(tile.outerStride()));
+Tile<S> columns(Tile<S> tile, Index begin, Index count) {
+  return Tile<S>(tile.data() + begin, tile.rows(), count, Eigen::OuterStride<>(tile.outerStride()));
 }
 
 /// phi(x), T x D, for the families whose logits are phi W + b. Linear features are the tokens themselves.
@@ -277,23 +277,33 @@ inline void check_token_width(const char* function, const char* argument, Index 
   check_size(function, argument, "columns", cols, dim, "the mixture's dim");
 }
 
+/// evaluate_tile(begin, x, workspace) for every tile of X after the checks that responsibilities() and log_density()
+/// share.
+template <class S, class X, class F>
+void for_each_tile(const char* function, const CompiledMixture<S>& natural, const Eigen::MatrixBase<X>& tokens,
+                   F&& evaluate_tile) {
+  check_token_width(function, "X", tokens.cols(), natural.dim());
+  Evaluated<X> x = tokens.derived();
+  const TokenView<S> view(x);
+  Workspace<S> workspace;
+  for (Index begin = 0; begin < view.rows(); begin += default_tile) {
+    typename Workspace<S>::Frame frame(workspace);
+    const Index count = (std::min)(default_tile, view.rows() - begin);
+    evaluate_tile(begin, view.tile(begin, count, workspace.take(count, view.cols())), workspace);
+  }
+}
+
 }  // namespace detail
 
 template <class M, class X>
 Matrix<typename M::Scalar> responsibilities(const M& mixture, const Eigen::MatrixBase<X>& tokens) {
   using S = typename M::Scalar;
   const CompiledMixture<S>& natural = detail::compiled("responsibilities", mixture);
-  detail::check_token_width("responsibilities", "X", tokens.cols(), natural.dim());
-  detail::Evaluated<X> x = tokens.derived();
-  const detail::TokenView<S> view(x);
   Matrix<S> result(tokens.rows(), natural.components());
-  Workspace<S> workspace;
-  for (Index begin = 0; begin < view.rows(); begin += detail::default_tile) {
-    typename Workspace<S>::Frame frame(workspace);
-    const Index count = (std::min)(detail::default_tile, view.rows() - begin);
-    detail::evaluate(natural, view.tile(begin, count, workspace.take(count, view.cols())),
-                     detail::rows(result, begin, count), workspace);
-  }
+  detail::for_each_tile("responsibilities", natural, tokens,
+                        [&](Index begin, const ConstTile<S>& x, Workspace<S>& workspace) {
+                          detail::evaluate(natural, x, detail::rows(result, begin, x.rows()), workspace);
+                        });
   return result;
 }
 
@@ -301,17 +311,11 @@ template <class M, class X>
 Vector<typename M::Scalar> log_density(const M& mixture, const Eigen::MatrixBase<X>& tokens) {
   using S = typename M::Scalar;
   const CompiledMixture<S>& natural = detail::compiled("log_density", mixture);
-  detail::check_token_width("log_density", "X", tokens.cols(), natural.dim());
-  detail::Evaluated<X> x = tokens.derived();
-  const detail::TokenView<S> view(x);
   Vector<S> result(tokens.rows());
-  Workspace<S> workspace;
-  for (Index begin = 0; begin < view.rows(); begin += detail::default_tile) {
-    typename Workspace<S>::Frame frame(workspace);
-    const Index count = (std::min)(detail::default_tile, view.rows() - begin);
-    detail::tile_log_density(natural, view.tile(begin, count, workspace.take(count, view.cols())),
-                             result.segment(begin, count), workspace);
-  }
+  detail::for_each_tile("log_density", natural, tokens,
+                        [&](Index begin, const ConstTile<S>& x, Workspace<S>& workspace) {
+                          detail::tile_log_density(natural, x, result.segment(begin, x.rows()), workspace);
+                        });
   return result;
 }
 
