@@ -44,7 +44,7 @@ void bidirectional_into(const Eigen::MatrixBase<Out>& out, const M& mixture, con
   using S = typename M::Scalar;
   constexpr const char* function = "bidirectional";
   detail::check_scalar<S, TS>();
-  const CompiledMixture<S>& natural = detail::compiled(function, mixture);
+  const CompiledMixture<S>& natural = detail::compiled(function, mixture, workspace);
   detail::check_options(function, options);
   detail::check_token_width(function, "queries", queries.cols(), natural.dim());
   detail::check_stream(function, natural, keys, values, tokens);
@@ -54,11 +54,14 @@ void bidirectional_into(const Eigen::MatrixBase<Out>& out, const M& mixture, con
   detail::Evaluated<V> v = values.derived();
   const detail::TokenView<S> view(q);
   const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
-  Memory<S> memory = empty_memory<S>(natural.components(), values.cols());
-  detail::write_tokens(natural, stream, 0, stream.size(),
-                       detail::tile_size(options, detail::default_tile, stream.size()), memory, workspace);
+  typename Workspace<S>::Frame frame(workspace);
+  detail::MemoryView<S> memory = detail::take_memory(natural.components(), values.cols(), workspace);
+  memory.set_zero();
+  detail::write_tokens(natural, stream, detail::tile_size(options, detail::default_tile, stream.size()),
+                       options.executor, memory, workspace);
+  if (options.normalization == Normalization::slot) detail::divide_slots(memory, memory.slots);
   detail::read_tokens(natural, view, memory, options.normalization,
-                      detail::tile_size(options, detail::default_tile, view.rows()),
+                      detail::tile_size(options, detail::default_tile, view.rows()), options.executor,
                       detail::TokenSink<S>(detail::writable(out)), workspace);
 }
 
@@ -81,7 +84,7 @@ void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, cons
   constexpr const char* function = "bidirectional_backward";
   detail::check_scalar<S, TS>();
   detail::check_has_parameters<M>();
-  const CompiledMixture<S>& natural = detail::compiled(function, mixture);
+  const CompiledMixture<S>& natural = detail::compiled(function, mixture, workspace);
   detail::check_options(function, options);
   detail::check_token_width(function, "queries", queries.cols(), natural.dim());
   detail::check_stream(function, natural, keys, values, tokens);
@@ -95,16 +98,19 @@ void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, cons
   const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
   const Index write_tile = detail::tile_size(options, detail::default_tile, stream.size());
   const Index read_tile = detail::tile_size(options, detail::default_tile, view.rows());
-  CompiledMixture<S> gradient = detail::zeros_like(natural);
-  Memory<S> memory = empty_memory<S>(natural.components(), values.cols());
-  detail::write_tokens(natural, stream, 0, stream.size(), write_tile, memory, workspace);
+  CompiledMixture<S>& gradient = detail::zero_gradient(natural, workspace);
+  typename Workspace<S>::Frame frame(workspace);
+  detail::MemoryView<S> memory = detail::take_memory(natural.components(), values.cols(), workspace);
+  memory.set_zero();
+  detail::write_tokens(natural, stream, write_tile, options.executor, memory, workspace);
   gradients.queries.resize(queries.rows(), queries.cols());
   detail::set_zero(gradients.memory, natural.components(), values.cols());
   detail::read_tokens_backward(natural, view, memory, detail::TokenView<S>(dy), options.normalization, read_tile,
-                               gradients.queries, gradients.memory, gradient, workspace);
-  detail::write_tokens_backward(natural, stream, static_cast<const Memory<S>*>(nullptr), write_tile,
+                               options.executor, gradients.queries, detail::view(gradients.memory), gradient,
+                               workspace);
+  detail::write_tokens_backward(natural, stream, static_cast<const Memory<S>*>(nullptr), write_tile, options.executor,
                                 detail::token_gradients(gradients), gradient, workspace);
-  gradients.mixture = detail::pull_back(mixture, natural, gradient);
+  detail::pull_back(mixture, natural, gradient, gradients.mixture);
 }
 
 template <class M, class Q, class K, class V, class D, class TS>

@@ -36,28 +36,11 @@ void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen
 
 namespace detail {
 
-/// Memories of one size, kept side by side in scratch.
-template <class S>
-class MemoryShelf {
- public:
-  MemoryShelf(Index places, Index components, Index width, Workspace<S>& workspace)
-      : components_(components),
-        slots_(workspace.take(places * components, width)),
-        mass_(workspace.take(places, components)) {}
-
-  void put(Index place, const Memory<S>& memory) {
-    slots_.middleRows(place * components_, components_) = memory.slots;
-    mass_.row(place) = memory.mass.transpose();
-  }
-  void get(Index place, Memory<S>& memory) const {
-    memory.slots = slots_.middleRows(place * components_, components_);
-    memory.mass = mass_.row(place).transpose();
-  }
-
- private:
-  Index components_;
-  Tile<S> slots_, mass_;
-};
+/// Tokens in a tile of the backward pass: as many as checkpoints are apart, fewer where rows of K numbers would leave
+/// the cache.
+inline Index causal_backward_tile(Index components) {
+  return (std::clamp)(Index(32768) / components / default_tile * default_tile, default_tile, Index(256));
+}
 
 /// The pass itself: everything a tile needs to know, and where its gradients go.
 template <class FeatureMap, class S>
@@ -72,39 +55,39 @@ struct CausalBackward {
   FeatureMap& gradient;   // of the natural parameters
   Workspace<S>& workspace;
 
-  /// Tiles [begin, end) of one interval, from the memory before it. `after`: the memory after it; becomes the one
-  /// before.
-  void interval(Index begin, Index end, Memory<S>& state, Memory<S>& after) {
+  /// Tiles [begin, end) of one interval, from the memory before it, `state`, which is used up. `after`: the memory
+  /// after it; becomes the one before, where something is forgotten.
+  void interval(Index begin, Index end, MemoryView<S> state, MemoryView<S> after) {
     typename Workspace<S>::Frame frame(workspace);
-    const Index tiles = (end - begin + tile - 1) / tile;
-    MemoryShelf<S> shelf(tiles, map.components(), stream.values.cols(), workspace);
+    const Index tiles = (end - begin + tile - 1) / tile, K = map.components();
+    const Tile<S> slots = workspace.take(tiles * K, stream.values.cols()), masses = workspace.take(tiles, K);
     for (Index i = 0; i < tiles; ++i) {
-      shelf.put(i, state);
-      if (i + 1 < tiles) write_tokens(map, stream, begin + i * tile, begin + (i + 1) * tile, tile, state, workspace);
+      place_of(slots, masses, i).copy(state);
+      if (i + 1 < tiles) write_tiles(map, stream, begin + i * tile, begin + (i + 1) * tile, tile, state, workspace);
     }
     for (Index i = tiles - 1; i >= 0; --i) {
-      shelf.get(i, state);
-      one_tile(begin + i * tile, (std::min)(tile, end - begin - i * tile), state, after);
-      if (stream.forgets()) after = state;
+      state.copy(place_of(slots, masses, i));
+      one_tile(begin + i * tile, (std::min)(tile, end - begin - i * tile), place_of(slots, masses, i), after);
+      if (stream.forgets()) after.copy(state);
     }
   }
 
-  void one_tile(Index begin, Index count, const Memory<S>& before, const Memory<S>& after) {
+  /// `before`: the memory before the tile; its mass is used up.
+  void one_tile(Index begin, Index count, MemoryView<S> before, const MemoryView<S>& after) {
     typename Workspace<S>::Frame frame(workspace);
     const Index K = map.components();
-    const CausalTile<S> opened = open_tile(map, queries, stream, begin, count, before.mass, normalization, workspace);
-    const ConstTile<S> dy = load_tile(d_output, begin, count, workspace);
-    Tile<S> d_r_q = workspace.take(count, K), d_weighted = workspace.take(count, K);
-    Tile<S> read_energy = workspace.take(count, 1);
+    const CausalTile<S> opened = open_tile(map, queries, stream, begin, count, normalization, true, before.mass.data(),
+                                           static_cast<const S*>(nullptr), workspace);
+    const ConstTile<S> dy = load_dense_tile(d_output, begin, count, workspace);
+    Tile<S> d_r_q = workspace.take_spread(count, K), d_weighted = workspace.take_spread(count, K);
+    Tile<S> read_energy = workspace.take(1, count);
     S energy(0);
-    if (stream.forgets()) {
-      energy = after.slots.cwiseProduct(out.memory.slots).sum() + after.mass.dot(out.memory.mass);
-    }
-    backward_tile(opened, before, dy, normalization, out.memory, d_r_q, d_weighted, rows(out.values, begin, count),
-                  read_energy, workspace);
+    if (stream.forgets()) energy = inner_product(after, view(out.memory));
+    backward_tile(opened, before.slots, dy, normalization, view(out.memory), d_r_q, d_weighted,
+                  rows(out.values, begin, count), stream.forgets() ? read_energy.data() : nullptr, workspace);
     token_inputs(begin, opened, d_weighted, read_energy, energy);
-    if (stream.weighted()) {  // from P = w R_K to R_K; absent tokens get zeros
-      d_weighted.array().colwise() *= stream.tokens.key_weights.segment(begin, count).array();
+    if (stream.weighted()) {  // from w r_k to r_k; absent tokens get zeros
+      kernels::scale_rows(d_weighted, stream.weights(begin));
       for (Index t = 0; t < count; ++t) {
         if (!stream.present(begin + t)) out.values.row(begin + t).setConstant(S(0));
       }
@@ -113,18 +96,19 @@ struct CausalBackward {
     backward(map, opened.k, opened.r_k, d_weighted, rows(out.keys, begin, count), gradient, workspace);
   }
 
-  /// dw_t = r_t . dP_t, and the gradient of the forgetting from the balance of energies, E_t = <M_t, dM_t>:
+  /// dw_t = r_t . dP_t with P = w r_k, and the gradient of the forgetting from the balance of energies, E_t = <M_t,
+  /// dM_t>:
   ///   dg_t = E_t - P_t . dP_t = dg_{t+1} + <M_t, dread_t> - P_t . dP_t.
   /// `energy` is E after the tile, which restarts the sum at every tile and keeps it exact.
   void token_inputs(Index begin, const CausalTile<S>& opened, const Tile<S>& d_weighted, const Tile<S>& read_energy,
                     S energy) {
-    for (Index t = opened.count - 1; t >= 0; --t) {
+    for (Index t = opened.count - 1; t >= 0 && (stream.weighted() || stream.forgets()); --t) {
       const Index j = begin + t;
-      if (stream.weighted()) {
-        out.key_weights(j) = stream.present(j) ? S(opened.r_k.row(t).dot(d_weighted.row(t))) : S(0);
-      }
+      const S pull = kernels::dot(opened.r_k.row(t).data(), d_weighted.row(t).data(), opened.r_k.cols());
+      if (stream.weighted()) out.key_weights(j) = stream.present(j) ? pull : S(0);
       if (!stream.forgets()) continue;
-      energy += read_energy(t, 0) - opened.weighted.row(t).dot(d_weighted.row(t));
+      const S weight = stream.weighted() ? S(stream.tokens.key_weights(j)) : S(1);
+      energy += read_energy(0, t) - weight * pull;
       if (opened.decay(0, t) == S(0)) energy = S(0);
       const bool learns = stream.present(j) && is_finite(stream.tokens.log_forgetting(j));
       out.log_forgetting(j) = learns ? S(energy + out.memory.log_forgetting) : S(0);
@@ -145,7 +129,7 @@ void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen
   detail::check_scalar<S, MS>();
   detail::check_scalar<S, TS>();
   detail::check_has_parameters<M>();
-  const CompiledMixture<S>& natural = detail::compiled(function, mixture);
+  const CompiledMixture<S>& natural = detail::compiled(function, mixture, workspace);
   const Index components = natural.components(), width = values.cols();
   detail::check_causal(function, natural, queries, keys, values, options, tokens);
   detail::check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), width,
@@ -168,30 +152,37 @@ void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen
   gradients.memory = d_final_memory;
   detail::size_if_empty(gradients.memory, components, width);
 
-  const Index tile = detail::tile_size(options, detail::default_causal_tile, n);
+  const Index tile = detail::tile_size(options, detail::causal_backward_tile(components), n);
   const Index interval = (options.checkpoint_interval + tile - 1) / tile * tile;
   const Index intervals = (n + interval - 1) / interval;
-  CompiledMixture<S> gradient = detail::zeros_like(natural);
-  Memory<S> state = initial_memory, after;
-  detail::size_if_empty(state, components, width);
+  CompiledMixture<S>& gradient = detail::zero_gradient(natural, workspace);
   typename Workspace<S>::Frame frame(workspace);
-  detail::MemoryShelf<S> checkpoints(intervals, components, width, workspace);
+  detail::MemoryView<S> state = detail::take_memory(components, width, workspace);
+  if (initial_memory.empty()) {
+    state.set_zero();
+  } else {
+    state.slots = initial_memory.slots;
+    state.mass = initial_memory.mass.transpose();
+  }
+  const Tile<S> slots = workspace.take(intervals * components, width), masses = workspace.take(intervals, components);
   for (Index i = 0; i < intervals; ++i) {
-    checkpoints.put(i, state);
+    detail::place_of(slots, masses, i).copy(state);
     const bool needed = i + 1 < intervals || stream.forgets();
     if (needed) {
-      detail::write_tokens(natural, stream, i * interval, (std::min)(n, (i + 1) * interval), tile, state, workspace);
+      detail::write_tiles(natural, stream, i * interval, (std::min)(n, (i + 1) * interval), detail::default_tile, state,
+                          workspace);
     }
   }
-  after = state;
+  detail::MemoryView<S> after = detail::take_memory(components, width, workspace);
+  after.copy(state);
   detail::CausalBackward<CompiledMixture<S>, S> pass{
       natural,  query_view, stream, d_output_view, options.normalization, tile, detail::token_gradients(gradients),
       gradient, workspace};
   for (Index i = intervals - 1; i >= 0; --i) {
-    checkpoints.get(i, state);
+    state.copy(detail::place_of(slots, masses, i));
     pass.interval(i * interval, (std::min)(n, (i + 1) * interval), state, after);
   }
-  gradients.mixture = detail::pull_back(mixture, natural, gradient);
+  detail::pull_back(mixture, natural, gradient, gradients.mixture);
 }
 
 template <class M, class Q, class K, class V, class D, class MS, class TS>

@@ -1,177 +1,199 @@
 // SPDX-License-Identifier: MIT
-// One tile of T tokens of a causal stream, forward and backward, in plain Eigen expressions for every scalar.
+// One tile of T tokens of a causal stream, forward and backward, as passes of kernels::masses and kernels::scan.
 //
-// With B, m_B the memory before the tile, Lambda_i = lambda_1 ... lambda_i the decay since, L_ij = lambda_{j+1} ...
-// lambda_i for j <= i (0 above the diagonal), P = w R_K the weighted key responsibilities and C the coefficients of the
-// queries:
-//   m_i = Lambda_i m_B + sum_j L_ij P_j        S = C P^T        Y = Lambda C B + (L o S) V
-// The memory itself changes once a tile, which keeps rounding errors from piling up over long streams. Row i uses rows
-// j <= i only, to the bit: nothing that comes later, NaN included, reaches it, and a restart (lambda = 0) cuts off all
-// that came before.
+// Forgetting multiplies the state by lambda_t before every token. Instead the scan carries s~ = s / Lambda_t, where
+// Lambda_t is the decay since the stretch began, and everything it writes and reads with is scaled: w r / Lambda_t and
+// c Lambda_t. A new stretch begins, with the state rescaled, before Lambda falls below smallest_kept, or exactly where
+// lambda_t = 0 restarts the memory. Which token begins one depends on the tokens before it alone. Row i uses rows j <=
+// i only, to the bit: nothing that comes later, NaN included, reaches it, and a restart cuts off all that came before.
 #pragma once
 
 #include "gma/attention/memory.hpp"
-#include "gma/attention/normalization.hpp"
 #include "gma/attention/token_stream.hpp"
+#include "gma/kernels/mass.hpp"
+#include "gma/kernels/scan.hpp"
 #include "gma/mixture/responsibilities.hpp"
 
 namespace gma::detail {
+
+/// Lambda stays above this; its inverse times a responsibility, and a coefficient times it, are far from the ends of
+/// float.
+inline constexpr double smallest_kept = 0x1p-20;
+
+template <class S>
+kernels::TokenPointer<S> pointer(const Tile<S>& tile, Index begin = 0) {
+  return {const_cast<S*>(tile.data()) + begin * tile.outerStride(), tile.outerStride()};
+}
+template <class S>
+kernels::TokenPointer<const S> read_pointer(const Tile<S>& tile, Index begin = 0) {
+  return {tile.data() + begin * tile.outerStride(), tile.outerStride()};
+}
+template <class S>
+kernels::TokenPointer<const S> read_pointer(const ConstTile<S>& tile, Index begin = 0) {
+  return {tile.data() + begin * tile.outerStride(), tile.outerStride()};
+}
 
 /// What forward and backward share. All views live in the workspace, but q, k and v, which may be the caller's.
 template <class S>
 struct CausalTile {
   Index count;
-  ConstTile<S> q, k, v;  // T x d, T x d, T x e
-  Tile<S> r_q, r_k;      // responsibilities, T x K
-  Tile<S> weighted;      // P; r_k itself where there are no weights
-  Tile<S> mass;          // m_i after token i, T x K
-  Tile<S> coefficient;   // C, T x K
-  Tile<S> decay;         // lambda, 1 x T
-  Tile<S> kept;          // Lambda, 1 x T
+  ConstTile<S> q, k, v;   // T x d, T x d, T x e
+  Tile<S> r_q, r_k;       // responsibilities, T x K; forward, what the scan reads and writes with takes their place
+  Tile<S> reads, writes;  // c Lambda and w r / Lambda, T x K
+  Tile<S> masses;         // after every token, T x K; backward only
+  Tile<S> decay, kept;    // lambda and Lambda, 1 x T
+  Tile<S> kept_of_base;   // the decay since before the tile, 1 x T
   bool forgets;
+
+  /// Before the scan comes to token i, which begins a stretch, the state is multiplied by this.
+  S rescale(Index i) const { return !forgets ? S(1) : i == 0 ? S(decay(0, 0)) : S(kept(0, i - 1) * decay(0, i)); }
+  S kept_at_end() const { return forgets ? S(kept(0, count - 1)) : S(1); }
+
+  /// The token after the stretch that begins with token i.
+  Index stretch_end(Index i) const {
+    if (!forgets) return count;
+    for (++i; i < count && !begins_stretch(i); ++i) {
+    }
+    return i;
+  }
+  bool begins_stretch(Index i) const { return kept(0, i - 1) * decay(0, i) < S(smallest_kept); }
 };
 
-/// m_i, row by row; a restart takes nothing over.
+/// lambda_t and Lambda_t of the tile's tokens.
 template <class S>
-void running_mass(const CausalTile<S>& tile, const Vector<S>& before, Tile<S> local, Tile<S> mass) {
-  local.setConstant(S(0));
-  for (Index i = 0; i < tile.count; ++i) {
-    const S lambda = tile.decay(0, i);
-    if (tile.forgets && lambda == S(0)) {
-      local.row(0) = tile.weighted.row(i);
-    } else {
-      local.row(0) = local.row(0) * lambda + tile.weighted.row(i);
-    }
-    mass.row(i) = local.row(0);
-    const S kept = tile.kept(0, i);
-    if (!(kept == S(0))) mass.row(i) += before.transpose() * kept;
+void fill_decays(const TokenStream<S>& stream, Index begin, CausalTile<S>& tile) {
+  for (Index i = 0; i < tile.count && tile.forgets; ++i) {
+    tile.decay(0, i) = stream.decay(begin + i);
+    const bool begins = i == 0 || tile.begins_stretch(i);
+    tile.kept(0, i) = begins ? S(1) : S(tile.kept(0, i - 1) * tile.decay(0, i));
+    tile.kept_of_base(0, i) = i == 0 ? tile.decay(0, 0) : S(tile.kept_of_base(0, i - 1) * tile.decay(0, i));
   }
 }
 
-/// Tokens [begin, begin + count) with their responsibilities, masses and coefficients. `before` is m_B.
+/// Tokens [begin, begin + count) with their responsibilities and what the scan needs. `mass` is that before the tile
+/// and becomes that after it; `base`, the mass of a part of the memory that the scan does not carry, may be null.
 template <class FeatureMap, class S>
 CausalTile<S> open_tile(const FeatureMap& map, const TokenView<S>& queries, const TokenStream<S>& stream, Index begin,
-                        Index count, const Vector<S>& before, Normalization normalization, Workspace<S>& workspace) {
+                        Index count, Normalization normalization, bool keeps, S* mass, const S* base,
+                        Workspace<S>& workspace) {
   const Index K = map.components();
   const S* weights = stream.weights(begin);
-  Tile<S> r_k = workspace.take(count, K);
-  Tile<S> weighted = stream.weighted() ? workspace.take(count, K) : r_k;
+  Tile<S> r_q = workspace.take_spread(count, K), r_k = workspace.take_spread(count, K);
   CausalTile<S> tile{count,
                      load_tile(queries, begin, count, workspace),
                      drop_absent(load_tile(stream.keys, begin, count, workspace), weights, workspace),
-                     drop_absent(load_tile(stream.values, begin, count, workspace), weights, workspace),
-                     workspace.take(count, K),
+                     drop_absent(load_dense_tile(stream.values, begin, count, workspace), weights, workspace),
+                     r_q,
                      r_k,
-                     weighted,
-                     workspace.take(count, K),
-                     workspace.take(count, K),
+                     keeps ? workspace.take_spread(count, K) : r_q,
+                     keeps ? workspace.take_spread(count, K) : r_k,
+                     keeps ? workspace.take_spread(count, K) : r_q,
+                     workspace.take(1, count),
                      workspace.take(1, count),
                      workspace.take(1, count),
                      stream.forgets()};
   evaluate(map, tile.q, tile.r_q, workspace);
   evaluate(map, tile.k, tile.r_k, workspace);
-  if (stream.weighted()) {
-    tile.weighted = tile.r_k.array().colwise() * stream.tokens.key_weights.segment(begin, count).array();
-  }
-  S kept(1);
-  for (Index i = 0; i < count; ++i) {
-    tile.decay(0, i) = stream.decay(begin + i);
-    kept *= tile.decay(0, i);
-    tile.kept(0, i) = kept;
-  }
-  running_mass(tile, before, workspace.take(1, K), tile.mass);
-  tile.coefficient = tile.r_q;
-  coefficients(normalization, tile.mass, tile.coefficient);
+  fill_decays(stream, begin, tile);
+  kernels::masses<S>({normalization, count, K, weights, tile.forgets ? tile.decay.data() : nullptr, tile.kept.data(),
+                      base, tile.kept_of_base.data(), read_pointer(r_q), read_pointer(r_k), pointer(tile.reads),
+                      pointer(tile.writes), mass, keeps ? pointer(tile.masses) : kernels::TokenPointer<S>{nullptr, 0}});
   return tile;
 }
 
-/// From L_{i-1, .} to L_{i, .} in place, in the first i + 1 entries of `row`.
+/// The scan over a tile from the state before it (rows x cols, without gaps), which it advances: writes and values in,
+/// reads and out as kernels::Scan has them.
 template <class S>
-void next_decay_row(const CausalTile<S>& tile, Index i, S* row) {
-  if (tile.forgets) Eigen::Map<RowVector<S>>(row, i) *= tile.decay(0, i);
-  row[i] = S(1);
+void scan_forward(const CausalTile<S>& tile, kernels::Scan<S> scan) {
+  const kernels::Scan<S> whole = scan;
+  for (Index i = 0; i < tile.count;) {
+    const Index end = tile.stretch_end(i);
+    scan.tokens = end - i;
+    scan.before = tile.rescale(i);
+    scan.after = end == tile.count ? tile.kept_at_end() : S(1);
+    scan.writes.data = whole.writes.data + i * whole.writes.stride;
+    scan.values.data = whole.values.data + i * whole.values.stride;
+    scan.reads.data = whole.reads.data + i * whole.reads.stride;
+    scan.out.data = whole.out.data + i * whole.out.stride;
+    kernels::scan(scan);
+    i = end;
+  }
 }
 
-/// Y of the tile; then the memory moves to the end of the tile.
+/// The same from the last token to the first: the state is a gradient, that after the tile, and becomes that before it.
 template <class S>
-void forward_tile(const CausalTile<S>& tile, Memory<S>& memory, Tile<S> y, Workspace<S>& workspace) {
-  const Index count = tile.count;
-  Tile<S> scores = workspace.take(count, count), left = workspace.take(1, count);
-  product_transposed(tile.coefficient, tile.weighted, scores);
-  product(tile.coefficient, memory.slots, y);
-  Index first = 0;  // tokens before it are forgotten
-  for (Index i = 0; i < count; ++i) {
-    next_decay_row(tile, i, left.data());
-    if (tile.forgets) {
-      if (tile.decay(0, i) == S(0)) first = i;
-      if (tile.kept(0, i) == S(0)) {
-        y.row(i).setConstant(S(0));
-      } else {
-        y.row(i) *= tile.kept(0, i);
-      }
-      scores.row(i).head(i + 1).array() *= left.row(0).head(i + 1).array();
+void scan_backward(const CausalTile<S>& tile, kernels::Scan<S> scan) {
+  const auto last_first = [](auto& tokens, Index last) {
+    tokens.data += last * tokens.stride;
+    tokens.stride = -tokens.stride;
+  };
+  const kernels::Scan<S> whole = scan;
+  for (Index end = tile.count; end > 0;) {
+    Index i = end - 1;
+    while (i > 0 && tile.forgets && !tile.begins_stretch(i)) --i;
+    if (!tile.forgets) i = 0;
+    scan = whole;
+    scan.tokens = end - i;
+    scan.before = end == tile.count ? tile.kept_at_end() : S(1);
+    scan.after = tile.rescale(i);
+    last_first(scan.writes, end - 1);
+    last_first(scan.values, end - 1);
+    last_first(scan.reads, end - 1);
+    last_first(scan.out, end - 1);
+    kernels::scan(scan);
+    end = i;
+  }
+}
+
+/// Y of the tile, T x e, and the slots after it: y_t = c_t M_t. `base`: a part of the memory that the scan does not
+/// carry (null: nothing); it is read through one product and decays here.
+template <class S>
+void forward_tile(const CausalTile<S>& tile, Tile<S> slots, MemoryView<S>* base, Tile<S> y, Workspace<S>& workspace) {
+  if (base != nullptr) {
+    product(tile.reads, base->slots, y);
+    if (tile.forgets) {  // from Lambda since the stretch began to the decay since before the tile
+      Tile<S> factors = workspace.take(1, tile.count);
+      factors = tile.kept_of_base.cwiseQuotient(tile.kept);
+      kernels::scale_rows(y, factors.data());
+      base->decay(tile.kept_of_base(0, tile.count - 1));
     }
-    const Index length = i + 1 - first;
-    add_row_product(scores.row(i).data() + first, rows(tile.v, first, length), y.row(i).data());
   }
-  decay(memory, tile.kept(0, count - 1));
-  const Index length = count - first;
-  Tile<S> written = workspace.take(length, tile.weighted.cols());
-  written = tile.weighted.bottomRows(length);
-  if (tile.forgets) written.array().colwise() *= left.row(0).tail(length).transpose().array();
-  add_transposed_product(written, rows(tile.v, first, length), as_tile(memory.slots));
-  memory.mass = tile.mass.row(count - 1).transpose();
+  scan_forward<S>(tile, {tile.count, slots.rows(), slots.cols(), read_pointer(tile.writes), read_pointer(tile.v),
+                         read_pointer(tile.reads), pointer(y), slots.data(), S(1), S(1), base != nullptr});
 }
 
-/// Gradients of one tile. Inputs: the memory before it (B) and d_memory, the gradient of the memory after it, which
-/// becomes that of B. Outputs, T x K or T: d_r_q, d_weighted (of P), read_energy (<M_i, dread_i> and its mass part).
-/// d_v (T x e) is assigned.
-///   G = L o (dY V^T)          dC = Lambda dY B^T + G P      (= M_i dy_i)
-///   dP = G^T C + L_T. (V D^T) + the masses' part            dV = (L o S)^T dY + L_T. (P D)
-///   dB = Lambda_T D + (Lambda C)^T dY
+/// Gradients of one tile. Inputs: the slots before it and d_memory, the gradient of the memory after it, which becomes
+/// that of the memory before. Outputs, T x K or T: d_r_q, d_weighted (of w r_k), energy (null where nothing is
+/// forgotten). d_v (T x e) is assigned. With D_t the gradient of the slots after token t, reads at t included:
+///   dc_t = M_t dy_t          D_t = lambda_{t+1} D_{t+1} + c_t^T dy_t
+///   d(w r)_t = D_t v_t + the masses' part          dv_t = w_t r_t D_t
 template <class S>
-void backward_tile(const CausalTile<S>& tile, const Memory<S>& before, const ConstTile<S>& dy,
-                   Normalization normalization, Memory<S>& d_memory, Tile<S> d_r_q, Tile<S> d_weighted, Tile<S> d_v,
-                   Tile<S> read_energy, Workspace<S>& workspace) {
-  const Index count = tile.count, K = tile.r_q.cols();
-  Tile<S> decays = workspace.take(count, count), scores = workspace.take(count, count);
-  Tile<S> g = workspace.take(count, count), d_mass = workspace.take(count, K), kept_c = workspace.take(count, K);
-  decays.setConstant(S(0));
-  for (Index i = 0; i < count; ++i) {
-    if (i > 0) decays.row(i).head(i) = decays.row(i - 1).head(i);
-    next_decay_row(tile, i, decays.row(i).data());
+void backward_tile(const CausalTile<S>& tile, const Tile<S>& slots, const ConstTile<S>& dy, Normalization normalization,
+                   MemoryView<S> d_memory, Tile<S> d_r_q, Tile<S> d_weighted, Tile<S> d_v, S* energy,
+                   Workspace<S>& workspace) {
+  const Index K = slots.rows(), e = slots.cols();
+  typename Workspace<S>::Frame frame(workspace);
+  Tile<S> transposed = workspace.take(e, K);
+  transposed = slots.transpose();
+  scan_forward<S>(tile, {tile.count, e, K, read_pointer(tile.v), read_pointer(tile.writes), read_pointer(dy),
+                         pointer(d_r_q), transposed.data()});
+  if (tile.forgets) kernels::scale_rows(d_r_q, tile.kept.data());
+
+  transposed = d_memory.slots.transpose();
+  scan_backward<S>(tile, {tile.count, e, K, read_pointer(dy), read_pointer(tile.reads), read_pointer(tile.v),
+                          pointer(d_weighted), transposed.data()});
+  if (tile.forgets) {
+    Tile<S> over = workspace.take(1, tile.count);
+    over = tile.kept.cwiseInverse();
+    kernels::scale_rows(d_weighted, over.data());
   }
-  const auto kept = tile.kept.row(0).transpose().array();
-  const auto until_end = decays.row(count - 1).transpose().array();
-
-  product_transposed(dy, tile.v, g);
-  g = g.cwiseProduct(decays);
-  product_transposed(tile.coefficient, tile.weighted, scores);
-  scores = scores.cwiseProduct(decays);
-
-  product_transposed(dy, before.slots, d_r_q);  // becomes dC, then the gradient of the query's responsibilities
-  d_r_q.array().colwise() *= kept;
-  add_product(g, tile.weighted, d_r_q);
-  read_energy.col(0) = d_r_q.cwiseProduct(tile.coefficient).rowwise().sum();
-  coefficients_backward(normalization, tile.mass, tile.r_q, d_r_q, d_mass);
-  read_energy.col(0) += d_mass.cwiseProduct(tile.mass).rowwise().sum();
-
-  product_transposed(tile.v, d_memory.slots, d_weighted);
-  d_weighted.array().colwise() *= until_end;
-  add_transposed_product(g, tile.coefficient, d_weighted);
-
-  product(tile.weighted, d_memory.slots, d_v);
-  d_v.array().colwise() *= until_end;
-  add_transposed_product(scores, dy, d_v);
-
-  kept_c = tile.coefficient.array().colwise() * kept;
-  d_memory.slots *= tile.kept(0, count - 1);
-  add_transposed_product(kept_c, dy, as_tile(d_memory.slots));
-  for (Index i = count - 1; i >= 0; --i) {  // the masses are a linear recurrence of their own
-    d_memory.mass += d_mass.row(i).transpose();
-    d_weighted.row(i) += d_memory.mass.transpose();
-    d_memory.mass *= tile.decay(0, i);
-  }
+  Tile<S> d_values = workspace.take(tile.count, e);
+  scan_backward<S>(tile, {tile.count, K, e, read_pointer(tile.reads), read_pointer(dy), read_pointer(tile.writes),
+                          pointer(d_values), d_memory.slots.data()});
+  d_v = d_values;
+  kernels::masses_backward<S>({normalization, tile.count, K, tile.forgets ? tile.decay.data() : nullptr,
+                               read_pointer(tile.r_q), read_pointer(tile.masses), pointer(d_r_q), pointer(d_weighted),
+                               d_memory.mass.data(), energy});
 }
 
 }  // namespace gma::detail

@@ -3,9 +3,12 @@
 // gradient of.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
+#include <vector>
 
 #include "gma/attention/memory.hpp"
+#include "gma/core/parallel.hpp"
 #include "gma/mixture/natural.hpp"
 
 namespace gma {
@@ -38,6 +41,39 @@ template <class M>
 TokenGradients<typename M::Scalar> token_gradients(Gradients<M>& all) {
   return {all.queries, all.keys, all.values, all.key_weights, all.log_forgetting, all.memory};
 }
+
+/// The accumulator of the gradient of the natural parameters, kept in the workspace, set to zero.
+template <class FeatureMap, class S>
+FeatureMap& zero_gradient(const FeatureMap& map, Workspace<S>& workspace) {
+  FeatureMap& gradient = workspace.template keep<FeatureMap>(1);  // 0 is the compiled mixture
+  set_zero_like(gradient, map);
+  return gradient;
+}
+
+/// One more such accumulator for every stretch of tokens that runs at the same time as others.
+template <class FeatureMap, class S>
+class PartialGradients {
+ public:
+  PartialGradients(const FeatureMap& map, Index stretches, const Executor* executor, Workspace<S>& workspace)
+      : map_(map),
+        places_((std::max)(Index(1), (std::min)(workers(executor), stretches))),
+        parts_(workspace.template keep<std::vector<FeatureMap>>()) {
+    workspace.prepare_workers(places_);
+    if (static_cast<Index>(parts_.size()) < places_) parts_.resize(static_cast<std::size_t>(places_));
+  }
+
+  Index places() const { return places_; }
+  FeatureMap& operator[](Index place) { return parts_[static_cast<std::size_t>(place)]; }
+  FeatureMap& start(Index place) {
+    set_zero_like((*this)[place], map_);
+    return (*this)[place];
+  }
+
+ private:
+  const FeatureMap& map_;
+  Index places_;
+  std::vector<FeatureMap>& parts_;
+};
 
 template <class M>
 inline constexpr bool is_compiled = false;

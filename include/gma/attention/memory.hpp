@@ -15,7 +15,8 @@
 #include <vector>
 
 #include "gma/core/checks.hpp"
-#include "gma/core/types.hpp"
+#include "gma/core/tokens.hpp"
+#include "gma/core/workspace.hpp"
 
 namespace gma {
 
@@ -63,10 +64,14 @@ namespace detail {
 
 template <class S>
 void check_memory(const char* function, const char* argument, const Memory<S>& memory, Index components, Index width) {
-  check_shape(function, (std::string(argument) + ".slots").c_str(), memory.slots.rows(), memory.slots.cols(),
-              components, width, "components x value width");
-  check_size(function, (std::string(argument) + ".mass").c_str(), "coefficients", memory.mass.size(), components,
-             "one per component");
+  if (memory.slots.rows() != components || memory.slots.cols() != width) {
+    invalid_argument(function, argument, ".slots is ", memory.slots.rows(), " x ", memory.slots.cols(), ", expected ",
+                     components, " x ", width, " (components x value width)");
+  }
+  if (memory.mass.size() != components) {
+    invalid_argument(function, argument, ".mass has ", memory.mass.size(), " coefficients, expected ", components,
+                     " (one per component)");
+  }
 }
 
 template <class S>
@@ -85,16 +90,59 @@ void size_if_empty(Memory<S>& memory, Index components, Index width) {
   memory.log_forgetting = log_forgetting;
 }
 
-/// memory *= factor, where 0 restarts it whatever it contains.
+/// Slots and mass wherever they lie: in a Memory, or in scratch.
 template <class S>
-void decay(Memory<S>& memory, const S& factor) {
-  if (factor == S(0)) {
-    memory.slots.setConstant(S(0));
-    memory.mass.setConstant(S(0));
-  } else if (!(factor == S(1))) {
-    memory.slots *= factor;
-    memory.mass *= factor;
+struct MemoryView {
+  Tile<S> slots;                  // K x e, without gaps
+  Eigen::Map<RowVector<S>> mass;  // K
+
+  void set_zero() {
+    slots.setConstant(S(0));
+    mass.setConstant(S(0));
   }
+
+  /// *this *= factor, where 0 restarts it whatever it contains.
+  void decay(const S& factor) {
+    if (factor == S(0)) {
+      set_zero();
+    } else if (!(factor == S(1))) {
+      slots *= factor;
+      mass *= factor;
+    }
+  }
+
+  void add(const MemoryView& other) {
+    slots += other.slots;
+    mass += other.mass;
+  }
+  void copy(const MemoryView& other) {
+    slots = other.slots;
+    mass = other.mass;
+  }
+};
+
+template <class S>
+MemoryView<S> view(Memory<S>& memory) {
+  return {as_tile(memory.slots), Eigen::Map<RowVector<S>>(memory.mass.data(), memory.mass.size())};
+}
+
+/// Memory number `place` of those that lie side by side: slots (places K) x e, masses places x K.
+template <class S>
+MemoryView<S> place_of(Tile<S> slots, Tile<S> masses, Index place) {
+  const Index K = masses.cols();
+  return {Tile<S>(slots.data() + place * K * slots.cols(), K, slots.cols(), Eigen::OuterStride<>(slots.cols())),
+          Eigen::Map<RowVector<S>>(masses.data() + place * K, K)};
+}
+
+template <class S>
+MemoryView<S> take_memory(Index components, Index width, Workspace<S>& workspace) {
+  return place_of(workspace.take(components, width), workspace.take(1, components), Index(0));
+}
+
+/// <M, dM> + <m, dm>.
+template <class S>
+S inner_product(const MemoryView<S>& a, const MemoryView<S>& b) {
+  return a.slots.cwiseProduct(b.slots).sum() + a.mass.cwiseProduct(b.mass).sum();
 }
 
 inline constexpr char memory_magic[8] = {'G', 'M', 'A', 'M', 'E', 'M', 'R', 'Y'};
@@ -167,7 +215,7 @@ Memory<S> merge(const Memory<S>& a, const Memory<S>& b) {
   if (a.empty()) {
     result = b;
   } else {
-    detail::decay(result, S(exp(b.log_forgetting)));
+    detail::view(result).decay(S(exp(b.log_forgetting)));
     if (!b.empty()) {
       detail::check_memory("merge", "b", b, a.slots.rows(), a.slots.cols());
       detail::check_memory("merge", "a", a, b.mass.size(), b.slots.cols());

@@ -3,15 +3,10 @@
 #pragma once
 
 #include "gma/core/checks.hpp"
+#include "gma/core/parallel.hpp"
 #include "gma/core/types.hpp"
 
 namespace gma {
-
-/// How a read divides by the mass (equations 4 to 6):
-///   none   y_i = sum_k q_k M_k
-///   slot   y_i = sum_k q_k M_k / m_k                a mixture of slot means
-///   row    y_i = sum_k q_k M_k / sum_k q_k m_k      rows of the affinity sum to 1
-enum class Normalization { none, slot, row };
 
 struct Options {
   Normalization normalization = Normalization::slot;
@@ -22,6 +17,10 @@ struct Options {
   /// Causal backward: tokens between the memories that are kept on the way forward (rounded up to whole tiles). Extra
   /// memory is N / checkpoint_interval + checkpoint_interval / tile memories of K e + K numbers.
   Index checkpoint_interval = 256;
+
+  /// What runs independent stretches of tokens side by side; null: nothing does. Whatever it is, results are the same
+  /// to the bit. It must outlive the call.
+  const Executor* executor = nullptr;
 };
 
 /// Per-token inputs of the keys, N each; an empty vector stands for ones, or for zeros.

@@ -37,6 +37,34 @@ template <class S>
 ConstTile<S> load_tile(const TokenView<S>& view, Index begin, Index count, Workspace<S>& workspace) {
   return view.tile(begin, count, workspace.take(count, view.cols()));
 }
+/// The same without gaps between the rows: for a scan, which passes over them once for every block of the state.
+template <class S>
+ConstTile<S> load_dense_tile(const TokenView<S>& view, Index begin, Index count, Workspace<S>& workspace) {
+  return view.tile(begin, count, workspace.take(count, view.cols()), true);
+}
+
+/// Stretches of tokens that may run side by side, each a whole number of tiles but the last. They depend on the number
+/// of tokens alone, and their sums are added in order: no number of threads moves a bit. They are also the second level
+/// of summation that keeps long sums accurate.
+struct Stretches {
+  Index tokens, length;
+
+  Stretches(Index n, Index tile) : tokens(n), length(tile * (std::clamp)(n / (16 * tile), Index(4), Index(48))) {}
+  Index count() const { return (tokens + length - 1) / length; }
+  Index begin(Index i) const { return i * length; }
+  Index end(Index i) const { return (std::min)(tokens, (i + 1) * length); }
+};
+
+/// run(index, place, worker) for every index in [0, count), `places` at a time side by side, and after each such wave
+/// merge(index, place) in order. `place` is the index within the wave.
+template <class Run, class Merge>
+void in_waves(const Executor* executor, Index count, Index places, const Run& run, const Merge& merge) {
+  for (Index first = 0; first < count; first += places) {
+    const Index now = (std::min)(places, count - first);
+    parallel_for(executor, now, [&](Index place, Index worker) { run(first + place, place, worker); });
+    for (Index place = 0; place < now; ++place) merge(first + place, place);
+  }
+}
 
 /// Keys (N x d), values (N x e), weights and forgetting of a stretch of tokens.
 template <class S>

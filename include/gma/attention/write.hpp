@@ -50,11 +50,13 @@ S influences(const TokenStream<S>& stream, Index begin, Tile<S> u, const S& late
   return decay;
 }
 
-/// Tokens [begin, end) into the memory, but for its log_forgetting. Each tile is summed from zero and added once.
+/// Tokens [begin, end) into the memory, but for its log_forgetting: returns what is left of the memory before. Each
+/// tile is summed from zero and added once.
 template <class FeatureMap, class S>
-void write_tokens(const FeatureMap& map, const TokenStream<S>& stream, Index begin, Index end, Index tile,
-                  Memory<S>& memory, Workspace<S>& workspace) {
+S write_tiles(const FeatureMap& map, const TokenStream<S>& stream, Index begin, Index end, Index tile,
+              MemoryView<S> memory, Workspace<S>& workspace) {
   const bool plain = !stream.weighted() && !stream.forgets();
+  S left(1);
   for (; begin < end; begin += tile) {
     typename Workspace<S>::Frame frame(workspace);
     const Index count = (std::min)(tile, end - begin);
@@ -64,11 +66,41 @@ void write_tokens(const FeatureMap& map, const TokenStream<S>& stream, Index beg
     const ConstTile<S> x = drop_absent(load_tile(stream.keys, begin, count, workspace), weights, workspace);
     const ConstTile<S> v = drop_absent(load_tile(stream.values, begin, count, workspace), weights, workspace);
     evaluate(map, x, r, workspace);
-    if (!plain) r.array().colwise() *= u.row(0).transpose().array();
-    decay(memory, kept);
-    add_transposed_product(r, v, as_tile(memory.slots));
-    memory.mass += r.colwise().sum().transpose();
+    if (!plain) kernels::scale_rows(r, u.data());
+    memory.decay(kept);
+    add_transposed_product(r, v, memory.slots);
+    kernels::add_column_sums(r, memory.mass.data());
+    left *= kept;
   }
+  return left;
+}
+
+/// The whole stream into the memory, stretches side by side.
+template <class FeatureMap, class S>
+void write_tokens(const FeatureMap& map, const TokenStream<S>& stream, Index tile, const Executor* executor,
+                  MemoryView<S> memory, Workspace<S>& workspace) {
+  const Stretches stretches(stream.size(), tile);
+  if (stretches.count() <= 1) {
+    write_tiles(map, stream, 0, stream.size(), tile, memory, workspace);
+    return;
+  }
+  typename Workspace<S>::Frame frame(workspace);
+  const Index K = map.components(), places = (std::min)(workers(executor), stretches.count());
+  workspace.prepare_workers(places);
+  const Tile<S> slots = workspace.take(places * K, memory.slots.cols()), masses = workspace.take(places, K);
+  Tile<S> left = workspace.take(1, places);
+  in_waves(
+      executor, stretches.count(), places,
+      [&](Index i, Index place, Index worker) {
+        MemoryView<S> part = place_of(slots, masses, place);
+        part.set_zero();
+        left(0, place) =
+            write_tiles(map, stream, stretches.begin(i), stretches.end(i), tile, part, workspace.worker(worker));
+      },
+      [&](Index, Index place) {
+        memory.decay(left(0, place));
+        memory.add(place_of(slots, masses, place));
+      });
 }
 
 /// Turns contributions e_t (in d_g) into the gradient of the forgetting: dg_s = energy + sum_{t<s} e_t.
@@ -82,47 +114,87 @@ void forgetting_gradient(const TokenStream<S>& stream, S energy, const S& d_log_
   }
 }
 
-/// Backward of write_tokens() over the whole stream, last tile first: with B = V dM^T + dm^T and the influence u,
+/// Backward of write_tokens(): with B = V dM^T + dm^T and the influence u,
 ///   dR = u B,   dV = u R dM,   dw_t = (u_t / w_t) r_t . B_t,   dg_s = <M_in, dM_in> + <m_in, dm_in> + sum_{t<s} u_t
 ///   r_t . B_t.
+template <class FeatureMap, class S>
+struct WriteBackward {
+  const FeatureMap& map;
+  const TokenStream<S>& stream;
+  Index tile;
+  TokenGradients<S> out;     // out.memory is the gradient of the memory afterwards
+  Tile<S> transposed_slots;  // of out.memory, e x K
+
+  /// Tokens [begin, end); `later` is the decay of all tokens after them.
+  void tiles(Index begin, Index end, S later, FeatureMap& gradient, Workspace<S>& workspace) const {
+    const Index K = map.components();
+    for (Index at = begin + (end - begin - 1) / tile * tile; at >= begin; at -= tile) {
+      typename Workspace<S>::Frame frame(workspace);
+      const Index count = (std::min)(tile, end - at);
+      Tile<S> u = workspace.take(1, count), r = workspace.take(count, K), b = workspace.take(count, K);
+      const S before = influences(stream, at, u, later);
+      const bool plain = !stream.weighted() && !stream.forgets();
+      const S* weights = plain ? nullptr : u.data();
+      const ConstTile<S> x = drop_absent(load_tile(stream.keys, at, count, workspace), weights, workspace);
+      const ConstTile<S> v = drop_absent(load_tile(stream.values, at, count, workspace), weights, workspace);
+      evaluate(map, x, r, workspace);
+      product_plus(v, transposed_slots, out.memory.mass.data(), b);
+      Tile<S> d_values = rows(out.values, at, count);
+      product(r, out.memory.slots, d_values);
+      if (!plain) {
+        token_inputs(at, u, r, b);
+        kernels::scale_rows(d_values, u.data());
+        kernels::scale_rows(b, u.data());
+      }
+      backward(map, x, r, b, rows(out.keys, at, count), gradient, workspace);
+      later = before;
+    }
+  }
+
+  /// The pull u_t r_t . B_t of every token, divided by w_t for its weight; out.log_forgetting collects the parts.
+  void token_inputs(Index begin, const Tile<S>& u, const Tile<S>& r, const Tile<S>& b) const {
+    for (Index t = 0; t < r.rows(); ++t) {
+      const S pull = u(0, t) * kernels::dot(r.row(t).data(), b.row(t).data(), r.cols());
+      const S w = stream.weighted() ? stream.tokens.key_weights(begin + t) : S(1);
+      if (stream.weighted()) out.key_weights(begin + t) = w > S(0) ? S(pull / w) : S(0);
+      if (stream.forgets()) out.log_forgetting(begin + t) = pull;
+    }
+  }
+};
+
 /// `out.memory` comes in as the gradient of the memory afterwards and becomes that of the memory before, `initial`
-/// (null: zeros).
+/// (null: zeros). The gradient of the natural parameters is added to `gradient`.
 template <class FeatureMap, class S>
 void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, const Memory<S>* initial, Index tile,
-                           TokenGradients<S> out, FeatureMap& gradient, Workspace<S>& workspace) {
+                           const Executor* executor, TokenGradients<S> out, FeatureMap& gradient,
+                           Workspace<S>& workspace) {
   const Index n = stream.size(), K = map.components(), e = stream.values.cols();
   out.keys.resize(n, stream.keys.cols());
   out.values.resize(n, e);
   out.key_weights.resize(stream.weighted() ? n : 0);
   out.log_forgetting.resize(stream.forgets() ? n : 0);
-  S later(1);
-  for (Index begin = (n - 1) / tile * tile; n > 0 && begin >= 0; begin -= tile) {
-    typename Workspace<S>::Frame frame(workspace);
-    const Index count = (std::min)(tile, n - begin);
-    Tile<S> u = workspace.take(1, count), r = workspace.take(count, K), b = workspace.take(count, K);
-    const S before = influences(stream, begin, u, later);
-    const ConstTile<S> x = drop_absent(load_tile(stream.keys, begin, count, workspace), u.data(), workspace);
-    const ConstTile<S> v = drop_absent(load_tile(stream.values, begin, count, workspace), u.data(), workspace);
-    evaluate(map, x, r, workspace);
-    product_transposed(v, out.memory.slots, b);
-    b.rowwise() += out.memory.mass.transpose();
-    for (Index t = 0; t < count && (stream.weighted() || stream.forgets()); ++t) {
-      const S pull = r.row(t).dot(b.row(t));
-      const S w = stream.weighted() ? stream.tokens.key_weights(begin + t) : S(1);
-      if (stream.weighted()) out.key_weights(begin + t) = w > S(0) ? S(u(0, t) / w * pull) : S(0);
-      if (stream.forgets()) out.log_forgetting(begin + t) = u(0, t) * pull;
-    }
-    Tile<S> d_values = rows(out.values, begin, count);
-    product(r, out.memory.slots, d_values);
-    d_values.array().colwise() *= u.row(0).transpose().array();
-    b.array().colwise() *= u.row(0).transpose().array();
-    backward(map, x, r, b, rows(out.keys, begin, count), gradient, workspace);
-    later = before;
+  typename Workspace<S>::Frame frame(workspace);
+  const Stretches stretches(n, tile);
+  Tile<S> later = workspace.take(1, stretches.count() + 1);  // of the stretches from i on
+  later(0, stretches.count()) = S(1);
+  for (Index i = stretches.count() - 1; i >= 0; --i) {
+    later(0, i) = later(0, i + 1);
+    for (Index j = stretches.begin(i); stream.forgets() && j < stretches.end(i); ++j) later(0, i) *= stream.decay(j);
   }
-  decay(out.memory, later);
+  PartialGradients<FeatureMap, S> partial(map, stretches.count(), executor, workspace);
+  WriteBackward<FeatureMap, S> pass{map, stream, tile, out, workspace.take(e, K)};
+  pass.transposed_slots = out.memory.slots.transpose();
+  in_waves(
+      executor, stretches.count(), partial.places(),
+      [&](Index i, Index place, Index worker) {
+        pass.tiles(stretches.begin(i), stretches.end(i), later(0, i + 1), partial.start(place),
+                   workspace.worker(worker));
+      },
+      [&](Index, Index place) { add_gradient(gradient, partial[place]); });
+  view(out.memory).decay(later(0, 0));
   if (stream.forgets()) {
     S energy(0);
-    if (initial != nullptr && !(later == S(0))) {
+    if (initial != nullptr && !(later(0, 0) == S(0))) {
       energy = initial->slots.cwiseProduct(out.memory.slots).sum() + initial->mass.dot(out.memory.mass);
     }
     forgetting_gradient(stream, energy, out.memory.log_forgetting, out.log_forgetting);
@@ -145,7 +217,7 @@ void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::Matr
   using S = typename M::Scalar;
   detail::check_scalar<S, MS>();
   detail::check_scalar<S, TS>();
-  const CompiledMixture<S>& natural = detail::compiled("write", mixture);
+  const CompiledMixture<S>& natural = detail::compiled("write", mixture, workspace);
   detail::check_stream("write", natural, keys, values, tokens);
   if (!memory.empty()) detail::check_memory("write", "memory", memory, natural.components(), values.cols());
   detail::Evaluated<K> k = keys.derived();
@@ -153,7 +225,7 @@ void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::Matr
   detail::size_if_empty(memory, natural.components(), values.cols());
   const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
   const Index tile = detail::tile_size({}, detail::default_tile, stream.size());
-  detail::write_tokens(natural, stream, 0, stream.size(), tile, memory, workspace);
+  detail::write_tokens(natural, stream, tile, nullptr, detail::view(memory), workspace);
   memory.log_forgetting += stream.total_log_forgetting();
 }
 
@@ -170,7 +242,8 @@ template <class M, class K, class V, class S>
 Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                             const Memory<S>* initial, const Memory<S>& d_memory, const TokenInputs<S>& tokens) {
   check_has_parameters<M>();
-  const CompiledMixture<S>& natural = compiled("write_backward", mixture);
+  Workspace<S> workspace;
+  const CompiledMixture<S>& natural = compiled("write_backward", mixture, workspace);
   check_stream("write_backward", natural, keys, values, tokens);
   check_memory("write_backward", "d_memory", d_memory, natural.components(), values.cols());
   if (initial != nullptr && initial->empty()) initial = nullptr;
@@ -180,12 +253,11 @@ Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, 
   Evaluated<V> v = values.derived();
   const TokenStream<S> stream{TokenView<S>(k), TokenView<S>(v), tokens};
   Gradients<M> out;
-  Workspace<S> workspace;
-  CompiledMixture<S> gradient = zeros_like(natural);
+  CompiledMixture<S>& gradient = zero_gradient(natural, workspace);
   out.memory = d_memory;
-  write_tokens_backward(natural, stream, initial, tile_size({}, default_tile, stream.size()), token_gradients(out),
-                        gradient, workspace);
-  out.mixture = pull_back(mixture, natural, gradient);
+  write_tokens_backward(natural, stream, initial, tile_size({}, default_tile, stream.size()), nullptr,
+                        token_gradients(out), gradient, workspace);
+  pull_back(mixture, natural, gradient, out.mixture);
   return out;
 }
 

@@ -9,8 +9,8 @@
 #include <limits>
 
 #include "gma/baselines/sdpa_options.hpp"
-#include "gma/core/products.hpp"
 #include "gma/core/workspace.hpp"
+#include "gma/kernels/products.hpp"
 
 namespace gma::baselines {
 

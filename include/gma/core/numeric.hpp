@@ -29,18 +29,6 @@ auto reciprocal_mass(const Eigen::MatrixBase<Derived>& mass) {
   return mass.unaryExpr([](const S& m) -> S { return S(1) / divisor(m); });
 }
 
-/// Rows become exp(row - max) / sum: (2) of the derivation. Cost O(T K).
-template <class S>
-void softmax_rows(Tile<S> logits) {
-  for (Index i = 0; i < logits.rows(); ++i) {
-    Eigen::Map<RowVector<S>> row(logits.row(i).data(), logits.cols());
-    const S largest = row.maxCoeff();
-    row = (row.array() - largest).exp();
-    const S scale = S(1) / row.sum();
-    row *= scale;
-  }
-}
-
 /// log sum exp of every row, into `out`. Cost O(T K).
 template <class S, class Out>
 void log_sum_exp_rows(Tile<S> logits, Out&& out) {

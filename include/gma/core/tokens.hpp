@@ -26,6 +26,18 @@ template <class T, class S>
 inline constexpr bool is_storage_of =
     std::is_same_v<T, S> || std::is_same_v<T, Eigen::bfloat16> || std::is_same_v<T, Eigen::half>;
 
+/// The rows of a row-major matrix, tile or block as a ConstTile.
+template <class Derived>
+ConstTile<typename Derived::Scalar> as_tile(const Eigen::MatrixBase<Derived>& m) {
+  static_assert((Derived::Flags & Eigen::DirectAccessBit) != 0 && Derived::IsRowMajor,
+                "gma: as_tile needs rows in memory");
+  return {m.derived().data(), m.rows(), m.cols(), Eigen::OuterStride<>(m.derived().outerStride())};
+}
+template <class S>
+Tile<S> as_tile(Matrix<S>& m) {
+  return {m.data(), m.rows(), m.cols(), Eigen::OuterStride<>(m.cols())};
+}
+
 /// Rows [begin, begin + count) of a row-major matrix.
 template <class S>
 Tile<S> rows(Matrix<S>& matrix, Index begin, Index count) {
@@ -53,6 +65,8 @@ class TokenRows {
         col_stride_(tokens.derived().colStride()),
         in_place_(same_scalar && (col_stride_ == 1 || cols_ <= 1)) {}
 
+  bool has_gaps() const { return row_stride_ != cols_; }
+
   Index rows_, cols_, row_stride_, col_stride_;
   bool in_place_;
 };
@@ -71,8 +85,9 @@ class TokenView : public TokenRows {
   }
 
   /// Tokens [begin, begin + count), in place where the layout allows, else copied into `scratch` (count x cols).
-  ConstTile<S> tile(Index begin, Index count, Tile<S> scratch) const {
-    if (in_place_) {
+  /// `without_gaps`: rows that lie apart are copied too.
+  ConstTile<S> tile(Index begin, Index count, Tile<S> scratch, bool without_gaps = false) const {
+    if (in_place_ && !(without_gaps && has_gaps())) {
       return ConstTile<S>(static_cast<const S*>(data_) + begin * row_stride_, count, cols_,
                           Eigen::OuterStride<>(row_stride_));
     }
@@ -108,15 +123,17 @@ class TokenSink : public TokenRows {
   }
 
   /// Where to put tokens [begin, begin + count): the destination itself, or `scratch`. Call store() when it is filled.
-  Tile<S> tile(Index begin, Index count, Tile<S> scratch) const {
-    if (in_place_) {
+  /// `without_gaps`: not the destination where its rows lie apart.
+  Tile<S> tile(Index begin, Index count, Tile<S> scratch, bool without_gaps = false) const {
+    if (in_place_ && !(without_gaps && has_gaps())) {
       return Tile<S>(static_cast<S*>(data_) + begin * row_stride_, count, cols_, Eigen::OuterStride<>(row_stride_));
     }
     return Tile<S>(scratch.data(), count, cols_, Eigen::OuterStride<>(scratch.outerStride()));
   }
 
   void store(Index begin, const Tile<S>& tile) const {
-    if (!in_place_) copy_(*this, begin, tile);
+    const bool is_there = in_place_ && tile.data() == static_cast<S*>(data_) + begin * row_stride_;
+    if (!is_there) copy_(*this, begin, tile);
   }
 
  private:

@@ -33,6 +33,12 @@ using Tile = Eigen::Map<Matrix<S>, 0, Eigen::OuterStride<>>;
 template <class S>
 using ConstTile = Eigen::Map<const Matrix<S>, 0, Eigen::OuterStride<>>;
 
+/// How a read divides by the mass (equations 4 to 6):
+///   none   y_i = sum_k q_k M_k
+///   slot   y_i = sum_k q_k M_k / m_k                a mixture of slot means
+///   row    y_i = sum_k q_k M_k / sum_k q_k m_k      rows of the affinity sum to 1
+enum class Normalization { none, slot, row };
+
 /// A mass or normaliser is divided by after max(mass, tiny_mass), for every scalar: a slot or row without mass reads as
 /// zero, never NaN, and float stays close to double. Below it the mass has no gradient.
 inline constexpr double tiny_mass = 0x1p-40;

@@ -1,32 +1,52 @@
 // SPDX-License-Identifier: MIT
-// Scratch memory that the caller owns and that grows only: the second call of a verb with the same shapes allocates
-// nothing here.
+// Scratch memory that the caller owns and that grows only: from the second call on, a verb with the same shapes
+// allocates nothing.
 #pragma once
 
 #include <deque>
+#include <memory>
 
 #include "gma/core/types.hpp"
 
 namespace gma {
 
-/// Scratch buffers of one thread. Give the same workspace to successive calls to reuse its memory; never to two calls
-/// at once. Contents are unspecified between calls.
+/// Scratch buffers of one call at a time, for all its threads. Give the same workspace to successive calls to reuse its
+/// memory; never to two calls at once. Contents are unspecified between calls.
 template <class S>
 class Workspace {
  public:
-  /// Bytes held at present.
+  /// Bytes held at present in buffers, those of all threads.
   std::size_t bytes() const {
     std::size_t total = 0;
     for (const Vector<S>& buffer : buffers_) total += static_cast<std::size_t>(buffer.size()) * sizeof(S);
+    for (const std::unique_ptr<Workspace>& other : others_) total += other->bytes();
     return total;
   }
 
-  /// Uninitialised T x cols view, valid until the enclosing Frame ends.
-  Tile<S> take(Index rows, Index cols) {
-    if (used_ == buffers_.size()) buffers_.emplace_back();
-    Vector<S>& buffer = buffers_[used_++];
-    if (buffer.size() < rows * cols) buffer.resize(rows * cols);
-    return Tile<S>(buffer.data(), rows, cols, Eigen::OuterStride<>(cols));
+  /// Uninitialised T x cols view without gaps, valid until the enclosing Frame ends.
+  Tile<S> take(Index rows, Index cols) { return take(rows, cols, cols); }
+
+  /// The same with rows some numbers apart where they would fall onto few sets of a cache, which is what powers of two
+  /// do.
+  Tile<S> take_spread(Index rows, Index cols) {
+    return take(rows, cols, cols % 32 == 0 ? cols + static_cast<Index>(64 / sizeof(S)) : cols);
+  }
+
+  /// The workspace of worker i, which is below the count last given to prepare_workers(); worker 0's is this one.
+  Workspace& worker(Index i) { return i == 0 ? *this : *others_[static_cast<std::size_t>(i - 1)]; }
+  void prepare_workers(Index count) {
+    while (static_cast<Index>(others_.size()) + 1 < count) others_.push_back(std::make_unique<Workspace>());
+  }
+
+  /// An object of any type that stays with the workspace and keeps its memory: one of each type and index.
+  template <class T>
+  T& keep(std::size_t index = 0) {
+    std::size_t seen = 0;
+    for (const std::unique_ptr<Kept>& kept : kept_) {
+      if (kept->type == type_of<T>() && seen++ == index) return static_cast<KeptObject<T>&>(*kept).object;
+    }
+    kept_.push_back(std::make_unique<KeptObject<T>>());
+    return keep<T>(index);
   }
 
   /// Hands back at its end what was taken since its start; frames nest.
@@ -43,8 +63,34 @@ class Workspace {
   };
 
  private:
+  struct Kept {
+    explicit Kept(const void* t) : type(t) {}
+    virtual ~Kept() = default;
+    const void* type;
+  };
+  template <class T>
+  struct KeptObject : Kept {
+    KeptObject() : Kept(type_of<T>()) {}
+    T object;
+  };
+  /// An address of its own for every type: works without RTTI.
+  template <class T>
+  static const void* type_of() {
+    static const char address = 0;
+    return &address;
+  }
+
+  Tile<S> take(Index rows, Index cols, Index stride) {
+    if (used_ == buffers_.size()) buffers_.emplace_back();
+    Vector<S>& buffer = buffers_[used_++];
+    if (buffer.size() < rows * stride) buffer.resize(rows * stride);
+    return Tile<S>(buffer.data(), rows, cols, Eigen::OuterStride<>(stride));
+  }
+
   std::deque<Vector<S>> buffers_;  // a deque: views stay valid while buffers are added
   std::size_t used_ = 0;
+  std::deque<std::unique_ptr<Workspace>> others_;
+  std::deque<std::unique_ptr<Kept>> kept_;
 };
 
 }  // namespace gma

@@ -26,12 +26,13 @@ enum class Features { linear, squared_norm, squares, whitened };
 template <class S>
 struct NaturalParameters {
   Features features = Features::linear;
-  Matrix<S> weights;              ///< W, D x K; whitened: the K factors L_k stacked, K*d x d
-  Matrix<S> means;                ///< whitened only: K x d
-  RowVector<S> bias;              ///< b, K
-  S temperature = S(1);           ///< tau
-  S log_normalizer = S(0);        ///< the part of log p(x, k) that depends on neither token nor component
-  RowVector<S> token_precisions;  ///< linear only: p, d; the quadratic term that cancels in the responsibilities
+  Matrix<S> weights;             ///< W, D x K; whitened: the K factors L_k stacked, K*d x d
+  Matrix<S> means;               ///< whitened only: K x d
+  RowVector<S> bias;             ///< b, K
+  S temperature = S(1);          ///< tau
+  S log_normalizer = S(0);       ///< the part of log p(x, k) that depends on neither token nor component
+  Matrix<S> precisions;          ///< p = exp(-2 log_scales), but for whitened
+  Matrix<S> transposed_weights;  ///< W^T, K x D, for the backward pass, but for whitened
 
   Index dim = 0;
   Index components() const { return bias.size(); }
@@ -74,20 +75,12 @@ namespace detail {
 
 inline constexpr double log_two_pi = 1.837877066409345483560659472811235279;
 
-/// log softmax(logits), computed once per call.
+/// log sum exp of the weight logits: log pi = logits - this.
 template <class S>
-RowVector<S> log_weights(const Vector<S>& logits) {
+S log_sum_exp(const Vector<S>& logits) {
   using std::log;
   const S largest = logits.maxCoeff();
-  const S log_sum = largest + log((logits.array() - largest).exp().sum());
-  return (logits.array() - log_sum).matrix().transpose();
-}
-
-/// Gradient of log_weights: d_logits = d_log_weights - pi sum d_log_weights.
-template <class S>
-Vector<S> log_weights_backward(const Vector<S>& logits, const RowVector<S>& d_log_weights) {
-  const Vector<S> weights = log_weights(logits).array().exp().matrix().transpose();
-  return d_log_weights.transpose() - weights * d_log_weights.sum();
+  return largest + log((logits.array() - largest).exp().sum());
 }
 
 /// d log_temperature = -sum dl * l, where l is linear in (W, b): no sum over tokens is needed.
@@ -98,15 +91,9 @@ S log_temperature_gradient(const NaturalParameters<S>& natural, const NaturalPar
            gradient.bias.cwiseProduct(natural.bias).sum());
 }
 
-/// exp(-2 log_scales): the precisions of the families that store standard deviations.
-template <class S>
-Matrix<S> precisions(const Matrix<S>& log_scales) {
-  return (log_scales.array() * S(-2)).exp();
-}
-
 /// compile() and pull_back() of one covariance family, in plain loops: they run once a call and compile fast.
-/// `beta` is 1 / tau; pull_back() gets gradients of the untempered W and b (so d l = beta d(W, b)), out.log_scales
-/// zero.
+/// `beta` is 1 / tau. compile() finds bias and precisions set; pull_back() gets what compile() made and the gradients
+/// of the untempered W and b (so d l = beta d(W, b)), and finds the parts of `out` in size, out.log_scales zero.
 template <class S, class Covariance>
 struct Family;
 
@@ -114,7 +101,7 @@ template <class S>
 struct Family<S, Isotropic> {
   static void compile(const Mixture<S, Isotropic>& mixture, const S& beta, NaturalParameters<S>& natural) {
     const Index d = mixture.dim();
-    const Matrix<S> p = precisions(mixture.log_scales);
+    const Matrix<S>& p = natural.precisions;
     natural.features = Features::squared_norm;
     natural.weights.resize(d + 1, mixture.components());
     for (Index k = 0; k < mixture.components(); ++k) {
@@ -129,10 +116,10 @@ struct Family<S, Isotropic> {
   }
 
   // d mu_k = p_k (dW_k - mu_k db_k),  d s_k = p_k (-2 mu_k . dW_k + dW_sq,k + |mu_k|^2 db_k) - d db_k
-  static void pull_back(const Mixture<S, Isotropic>& mixture, const NaturalParameters<S>& gradient,
-                        Mixture<S, Isotropic>& out) {
+  static void pull_back(const Mixture<S, Isotropic>& mixture, const NaturalParameters<S>& natural,
+                        const NaturalParameters<S>& gradient, Mixture<S, Isotropic>& out) {
     const Index d = mixture.dim();
-    const Matrix<S> p = precisions(mixture.log_scales);
+    const Matrix<S>& p = natural.precisions;
     for (Index k = 0; k < mixture.components(); ++k) {
       const S db = gradient.bias(k);
       S sum = gradient.weights(d, k);
@@ -150,7 +137,7 @@ template <class S>
 struct Family<S, Diagonal> {
   static void compile(const Mixture<S, Diagonal>& mixture, const S& beta, NaturalParameters<S>& natural) {
     const Index d = mixture.dim();
-    const Matrix<S> p = precisions(mixture.log_scales);
+    const Matrix<S>& p = natural.precisions;
     natural.features = Features::squares;
     natural.weights.resize(2 * d, mixture.components());
     for (Index k = 0; k < mixture.components(); ++k) {
@@ -164,10 +151,10 @@ struct Family<S, Diagonal> {
   }
 
   // d mu = p (dW - mu db),  d s = p (-2 mu dW + dW_sq + mu^2 db) - db
-  static void pull_back(const Mixture<S, Diagonal>& mixture, const NaturalParameters<S>& gradient,
-                        Mixture<S, Diagonal>& out) {
+  static void pull_back(const Mixture<S, Diagonal>& mixture, const NaturalParameters<S>& natural,
+                        const NaturalParameters<S>& gradient, Mixture<S, Diagonal>& out) {
     const Index d = mixture.dim();
-    const Matrix<S> p = precisions(mixture.log_scales);
+    const Matrix<S>& p = natural.precisions;
     for (Index k = 0; k < mixture.components(); ++k) {
       const S db = gradient.bias(k);
       for (Index i = 0; i < d; ++i) {
@@ -183,7 +170,7 @@ template <class S>
 struct Family<S, Tied> {
   static void compile(const Mixture<S, Tied>& mixture, const S& beta, NaturalParameters<S>& natural) {
     const Index d = mixture.dim();
-    const Matrix<S> p = precisions(mixture.log_scales);
+    const Matrix<S>& p = natural.precisions;
     natural.features = Features::linear;
     natural.weights.resize(d, mixture.components());
     for (Index k = 0; k < mixture.components(); ++k) {
@@ -193,13 +180,13 @@ struct Family<S, Tied> {
         natural.bias(k) -= mu * mu * p(0, i) * S(0.5);
       }
     }
-    natural.token_precisions = p.row(0);
     natural.log_normalizer -= mixture.log_scales.sum();
   }
 
   // d mu_k = p (dW_k - mu_k db_k),  d s = sum_k p (-2 mu_k dW_k + mu_k^2 db_k)
-  static void pull_back(const Mixture<S, Tied>& mixture, const NaturalParameters<S>& gradient, Mixture<S, Tied>& out) {
-    const Matrix<S> p = precisions(mixture.log_scales);
+  static void pull_back(const Mixture<S, Tied>& mixture, const NaturalParameters<S>& natural,
+                        const NaturalParameters<S>& gradient, Mixture<S, Tied>& out) {
+    const Matrix<S>& p = natural.precisions;
     for (Index k = 0; k < mixture.components(); ++k) {
       const S db = gradient.bias(k);
       for (Index i = 0; i < mixture.dim(); ++i) {
@@ -234,7 +221,8 @@ struct Family<S, Full> {
   }
 
   // d L_k as gathered; d log L_k,ii = dL_ii L_ii + db_k. The gradient of L and mu is gathered tempered already.
-  static void pull_back(const Mixture<S, Full>& mixture, const NaturalParameters<S>& gradient, Mixture<S, Full>& out) {
+  static void pull_back(const Mixture<S, Full>& mixture, const NaturalParameters<S>& /*natural*/,
+                        const NaturalParameters<S>& gradient, Mixture<S, Full>& out) {
     const Index d = mixture.dim();
     out.means = gradient.means;
     for (Index k = 0; k < mixture.components(); ++k) {
@@ -246,59 +234,87 @@ struct Family<S, Full> {
   }
 };
 
+/// Into `natural`, whose memory is reused.
 template <class S, class Covariance>
-NaturalParameters<S> compile_factor(const Mixture<S, Covariance>& mixture) {
+void compile_factor(const Mixture<S, Covariance>& mixture, NaturalParameters<S>& natural) {
   using std::exp;
-  NaturalParameters<S> natural;
+  constexpr bool is_full = std::is_same_v<Covariance, Full>;
   natural.dim = mixture.dim();
   natural.temperature = exp(mixture.log_temperature);
   natural.log_normalizer = S(-0.5 * log_two_pi * static_cast<double>(mixture.dim()));
-  natural.bias = log_weights(mixture.weight_logits);
+  natural.bias = (mixture.weight_logits.array() - log_sum_exp(mixture.weight_logits)).matrix().transpose();
+  if constexpr (!is_full) natural.precisions = (mixture.log_scales.array() * S(-2)).exp();
   const S beta = S(1) / natural.temperature;
   Family<S, Covariance>::compile(mixture, beta, natural);
   natural.bias *= beta;
-  return natural;
+  if constexpr (!is_full) natural.transposed_weights = natural.weights.transpose();
 }
 
+/// Into `out`, whose memory is reused; `gradient` is used up.
 template <class S, class Covariance>
-Mixture<S, Covariance> pull_back_factor(const Mixture<S, Covariance>& mixture, const NaturalParameters<S>& natural,
-                                        NaturalParameters<S> gradient) {
-  Mixture<S, Covariance> out(mixture.components(), mixture.dim());
+void pull_back_factor(const Mixture<S, Covariance>& mixture, const NaturalParameters<S>& natural,
+                      NaturalParameters<S>& gradient, Mixture<S, Covariance>& out) {
+  using std::exp;
   out.log_temperature = log_temperature_gradient(natural, gradient);
   const S beta = S(1) / natural.temperature;
   gradient.bias *= beta;
   if (natural.features != Features::whitened) gradient.weights *= beta;
-  Family<S, Covariance>::pull_back(mixture, gradient, out);
-  out.weight_logits = log_weights_backward(mixture.weight_logits, gradient.bias);
-  return out;
+  out.means.resize(mixture.components(), mixture.dim());
+  out.log_scales.setConstant(mixture.log_scales.rows(), mixture.log_scales.cols(), S(0));
+  Family<S, Covariance>::pull_back(mixture, natural, gradient, out);
+  // d logits = d log pi - pi sum d log pi
+  const S log_sum = log_sum_exp(mixture.weight_logits), total = gradient.bias.sum();
+  out.weight_logits = gradient.bias.transpose() - ((mixture.weight_logits.array() - log_sum).exp() * total).matrix();
 }
 
-/// A gradient accumulator for `natural`: same shapes, all zero.
+template <class S, class Covariance>
+void compile_into(CompiledMixture<S>& compiled, const Mixture<S, Covariance>& mixture) {
+  compiled.factors.resize(1);
+  compile_factor(mixture, compiled.factors.front());
+}
+template <class S, class Covariance>
+void compile_into(CompiledMixture<S>& compiled, const ProductMixture<S, Covariance>& mixture) {
+  compiled.factors.resize(mixture.factors.size());
+  for (std::size_t m = 0; m < mixture.factors.size(); ++m) compile_factor(mixture.factors[m], compiled.factors[m]);
+}
+
+/// `gradient` becomes an accumulator for `natural`: weights, means and bias of the same shapes, all zero.
 template <class S>
-CompiledMixture<S> zeros_like(const CompiledMixture<S>& natural) {
-  CompiledMixture<S> gradient = natural;
-  for (NaturalParameters<S>& factor : gradient.factors) {
-    factor.weights.setZero();
-    factor.means.setZero();
-    factor.bias.setZero();
+void set_zero_like(CompiledMixture<S>& gradient, const CompiledMixture<S>& natural) {
+  gradient.factors.resize(natural.factors.size());
+  for (std::size_t m = 0; m < natural.factors.size(); ++m) {
+    NaturalParameters<S>& factor = gradient.factors[m];
+    const NaturalParameters<S>& like = natural.factors[m];
+    factor.weights.setConstant(like.weights.rows(), like.weights.cols(), S(0));
+    factor.means.setConstant(like.means.rows(), like.means.cols(), S(0));
+    factor.bias.setConstant(like.bias.size(), S(0));
   }
-  return gradient;
 }
 
-/// Gradient of the parameters from the gradient of the natural parameters. Cost as compile().
+/// sum += part, of gradients.
+template <class S>
+void add_gradient(CompiledMixture<S>& sum, const CompiledMixture<S>& part) {
+  for (std::size_t m = 0; m < sum.factors.size(); ++m) {
+    sum.factors[m].weights += part.factors[m].weights;
+    sum.factors[m].means += part.factors[m].means;
+    sum.factors[m].bias += part.factors[m].bias;
+  }
+}
+
+/// Gradient of the parameters, into `out`, from the gradient of the natural parameters, which is used up. Cost as
+/// compile().
 template <class S, class Covariance>
-Mixture<S, Covariance> pull_back(const Mixture<S, Covariance>& mixture, const CompiledMixture<S>& natural,
-                                 const CompiledMixture<S>& gradient) {
-  return pull_back_factor(mixture, natural.factors.front(), gradient.factors.front());
+void pull_back(const Mixture<S, Covariance>& mixture, const CompiledMixture<S>& natural, CompiledMixture<S>& gradient,
+               Mixture<S, Covariance>& out) {
+  pull_back_factor(mixture, natural.factors.front(), gradient.factors.front(), out);
 }
 template <class S, class Covariance>
-ProductMixture<S, Covariance> pull_back(const ProductMixture<S, Covariance>& mixture, const CompiledMixture<S>& natural,
-                                        const CompiledMixture<S>& gradient) {
-  ProductMixture<S, Covariance> out;
+void pull_back(const ProductMixture<S, Covariance>& mixture, const CompiledMixture<S>& natural,
+               CompiledMixture<S>& gradient, ProductMixture<S, Covariance>& out) {
+  out.factors.resize(mixture.factors.size());
   for (std::size_t m = 0; m < mixture.factors.size(); ++m) {
-    out.factors.push_back(pull_back_factor(mixture.factors[m], natural.factors[m], gradient.factors[m]));
+    pull_back_factor(mixture.factors[m], natural.factors[m], gradient.factors[m], out.factors[m]);
   }
-  return out;
 }
 
 }  // namespace detail
@@ -307,7 +323,7 @@ template <class S, class Covariance>
 CompiledMixture<S> compile(const Mixture<S, Covariance>& mixture) {
   detail::check_parameters("compile", mixture);
   CompiledMixture<S> compiled;
-  compiled.factors.push_back(detail::compile_factor(mixture));
+  detail::compile_into(compiled, mixture);
   return compiled;
 }
 
@@ -315,8 +331,7 @@ template <class S, class Covariance>
 CompiledMixture<S> compile(const ProductMixture<S, Covariance>& mixture) {
   detail::check_parameters("compile", mixture);
   CompiledMixture<S> compiled;
-  for (const Mixture<S, Covariance>& factor : mixture.factors)
-    compiled.factors.push_back(detail::compile_factor(factor));
+  detail::compile_into(compiled, mixture);
   return compiled;
 }
 

@@ -8,9 +8,10 @@
 
 #include "gma/core/checks.hpp"
 #include "gma/core/numeric.hpp"
-#include "gma/core/products.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/core/workspace.hpp"
+#include "gma/kernels/products.hpp"
+#include "gma/kernels/rows.hpp"
 #include "gma/mixture/natural.hpp"
 
 namespace gma {
@@ -30,14 +31,18 @@ Vector<typename M::Scalar> log_density(const M& mixture, const Eigen::MatrixBase
 
 namespace detail {
 
-/// Compiled form of any mixture after its shapes were checked on behalf of `function`.
+/// Compiled form of any mixture, kept in the workspace, after its shapes were checked on behalf of `function`.
 template <class M>
-CompiledMixture<typename M::Scalar> compiled(const char* function, const M& mixture) {
+const CompiledMixture<typename M::Scalar>& compiled(const char* function, const M& mixture,
+                                                    Workspace<typename M::Scalar>& workspace) {
+  using S = typename M::Scalar;
   check_parameters(function, mixture);
-  return compile(mixture);
+  CompiledMixture<S>& result = workspace.template keep<CompiledMixture<S>>();
+  compile_into(result, mixture);
+  return result;
 }
 template <class S>
-const CompiledMixture<S>& compiled(const char* function, const CompiledMixture<S>& mixture) {
+const CompiledMixture<S>& compiled(const char* function, const CompiledMixture<S>& mixture, Workspace<S>&) {
   if (mixture.components() < 1 || mixture.dim() < 1) {
     invalid_argument(function, "mixture is empty, expected the result of gma::compile");
   }
@@ -74,8 +79,7 @@ template <class S>
 void logits(const NaturalParameters<S>& natural, const ConstTile<S>& x, Tile<S> logits, Workspace<S>& workspace) {
   typename Workspace<S>::Frame frame(workspace);
   if (natural.features != Features::whitened) {
-    product(features(natural, x, workspace), natural.weights, logits);
-    logits.rowwise() += natural.bias;
+    product_plus(features(natural, x, workspace), natural.weights, natural.bias.data(), logits);
     return;
   }
   const Index d = natural.dim;
@@ -94,16 +98,16 @@ void logits_backward(const NaturalParameters<S>& natural, const ConstTile<S>& x,
                      NaturalParameters<S>& gradient, Workspace<S>& workspace) {
   typename Workspace<S>::Frame frame(workspace);
   const Index d = natural.dim;
-  gradient.bias += d_logits.colwise().sum();
+  kernels::add_column_sums(d_logits, gradient.bias.data());
   if (natural.features != Features::whitened) {
     const ConstTile<S> phi = features(natural, x, workspace);
     add_transposed_product(phi, d_logits, as_tile(gradient.weights));
     if (natural.features == Features::linear) {
-      product_transposed(d_logits, natural.weights, d_x);
+      product(d_logits, natural.transposed_weights, d_x);
       return;
     }
     Tile<S> d_phi = workspace.take(x.rows(), natural.weights.rows());
-    product_transposed(d_logits, natural.weights, d_phi);
+    product(d_logits, natural.transposed_weights, d_phi);
     if (natural.features == Features::squares) {
       d_x = d_phi.leftCols(d) + x.cwiseProduct(d_phi.rightCols(d)) * S(2);
     } else {
@@ -127,97 +131,65 @@ void logits_backward(const NaturalParameters<S>& natural, const ConstTile<S>& x,
   }
 }
 
-/// d_logits = r (d_r - sum r d_r), row by row; d_r becomes d_logits.
+/// The responsibilities of every factor side by side, T x sum K_m, in factor order.
 template <class S>
-void softmax_backward(const Tile<S>& r, Tile<S> d_r) {
-  for (Index i = 0; i < r.rows(); ++i) {
-    const S mean = r.row(i).dot(d_r.row(i));
-    d_r.row(i) = r.row(i).array() * (d_r.row(i).array() - mean);
-  }
-}
-
-/// Row of r_1 (x) r_2 (x) ... : the first factor's responsibilities stand in row[0, K_1); extends them by one factor.
-template <class S>
-void extend_product(S* row, Index size, const S* factor, Index factor_size) {
-  const Eigen::Map<const RowVector<S>> r(factor, factor_size);
-  for (Index i = size - 1; i >= 0; --i) {
-    const S prefix = row[i];
-    Eigen::Map<RowVector<S>>(row + i * factor_size, factor_size) = r * prefix;
-  }
-}
-
-/// The responsibilities of every factor, T x K_m each, in factor order.
-template <class S>
-std::vector<Tile<S>> factor_responsibilities(const CompiledMixture<S>& mixture, const ConstTile<S>& x,
-                                             Workspace<S>& workspace) {
-  std::vector<Tile<S>> parts;
-  parts.reserve(mixture.factors.size());
-  Index column = 0;
+Tile<S> factor_responsibilities(const CompiledMixture<S>& mixture, const ConstTile<S>& x, Workspace<S>& workspace) {
+  Index width = 0, from = 0, to = 0;
+  for (const NaturalParameters<S>& factor : mixture.factors) width += factor.components();
+  Tile<S> parts = workspace.take(x.rows(), width);
   for (const NaturalParameters<S>& factor : mixture.factors) {
-    parts.push_back(workspace.take(x.rows(), factor.components()));
-    logits(factor, columns(x, column, factor.dim), parts.back(), workspace);
-    softmax_rows(parts.back());
-    column += factor.dim;
+    Tile<S> part = columns(parts, to, factor.components());
+    logits(factor, columns(x, from, factor.dim), part, workspace);
+    kernels::softmax_rows(part);
+    from += factor.dim;
+    to += factor.components();
   }
   return parts;
 }
 
-/// Responsibilities of a tile: x is T x d, r is T x K.
+/// r_1 (x) r_2 (x) ... of the first `count` factors, whose responsibilities stand side by side in `parts`, into `out`.
+/// Returns its size.
+template <class S>
+Index outer_products(const CompiledMixture<S>& mixture, std::size_t count, const S* parts, S* out) {
+  Index size = mixture.factors.front().components();
+  std::copy_n(parts, size, out);
+  for (std::size_t m = 1; m < count; ++m) {
+    parts += mixture.factors[m - 1].components();
+    kernels::outer_product(out, size, parts, mixture.factors[m].components(), out);
+    size *= mixture.factors[m].components();
+  }
+  return size;
+}
+
+/// Responsibilities of a tile: x is T x d, r is T x K. Those of a product mixture are formed from its factors here.
 template <class S>
 void evaluate(const CompiledMixture<S>& mixture, const ConstTile<S>& x, Tile<S> r, Workspace<S>& workspace) {
   if (mixture.factors.size() == 1) {
     logits(mixture.factors.front(), x, r, workspace);
-    softmax_rows(r);
+    kernels::softmax_rows(r);
     return;
   }
   typename Workspace<S>::Frame frame(workspace);
-  const std::vector<Tile<S>> parts = factor_responsibilities(mixture, x, workspace);
+  const Tile<S> parts = factor_responsibilities(mixture, x, workspace);
   for (Index t = 0; t < x.rows(); ++t) {
-    S* row = r.row(t).data();
-    Index size = parts.front().cols();
-    Eigen::Map<RowVector<S>>(row, size) = parts.front().row(t);
-    for (std::size_t m = 1; m < parts.size(); ++m) {
-      extend_product(row, size, parts[m].row(t).data(), parts[m].cols());
-      size *= parts[m].cols();
-    }
+    outer_products(mixture, mixture.factors.size(), parts.data() + t * parts.outerStride(),
+                   r.data() + t * r.outerStride());
   }
 }
 
-/// Where the partial products r_1 (x) ... (x) r_m of one row lie in scratch, for m < M (the whole is not needed).
-struct PrefixLayout {
-  std::vector<Index> size, start;
-
-  template <class S>
-  explicit PrefixLayout(const std::vector<Tile<S>>& parts) : size(1, parts.front().cols()), start(1, 0) {
-    for (std::size_t m = 1; m + 1 < parts.size(); ++m) {
-      start.push_back(start.back() + size.back());
-      size.push_back(size.back() * parts[m].cols());
-    }
-  }
-  Index total() const { return start.back() + size.back(); }
-};
-
-/// Contracts the gradient of a product's row t with the other factors: row t of d_r (T x K) is overwritten, row t of
-/// every d_parts[m] is assigned. Cost O(K).
+/// Contracts the gradient of a product's row, d_r (K, used up), with the other factors' responsibilities: d_parts are
+/// assigned, side by side as `parts` are. From the last factor to the first; `prefix` holds K / K_M numbers. O(K).
 template <class S>
-void product_row_backward(const std::vector<Tile<S>>& parts, Index t, const PrefixLayout& layout, Tile<S> d_r,
-                          Tile<S> prefixes, std::vector<Tile<S>>& d_parts) {
-  S* scratch = prefixes.data();
-  Eigen::Map<RowVector<S>>(scratch, layout.size[0]) = parts[0].row(t);
-  for (std::size_t m = 1; m < layout.size.size(); ++m) {
-    std::copy_n(scratch + layout.start[m - 1], layout.size[m - 1], scratch + layout.start[m]);
-    extend_product(scratch + layout.start[m], layout.size[m - 1], parts[m].row(t).data(), parts[m].cols());
+void product_row_backward(const CompiledMixture<S>& mixture, const S* parts, S* d_r, S* prefix, S* d_parts) {
+  Index end = 0;
+  for (const NaturalParameters<S>& factor : mixture.factors) end += factor.components();
+  for (std::size_t m = mixture.factors.size() - 1; m > 0; --m) {
+    const Index size = mixture.factors[m].components();
+    end -= size;
+    const Index before = outer_products(mixture, m, parts, prefix);
+    kernels::contract(prefix, before, parts + end, size, d_r, d_parts + end);
   }
-  S* d_product = d_r.row(t).data();
-  for (std::size_t m = parts.size() - 1; m > 0; --m) {
-    const Index before = layout.size[m - 1];
-    const Eigen::Map<Matrix<S>> d(d_product, before, parts[m].cols());
-    const Eigen::Map<const RowVector<S>> prefix(scratch + layout.start[m - 1], before);
-    d_parts[m].row(t).noalias() = prefix * d;
-    for (Index i = 0; i < before; ++i)
-      d_product[i] = d.row(i).dot(parts[m].row(t));  // in place: row i starts at or after i
-  }
-  d_parts[0].row(t) = Eigen::Map<RowVector<S>>(d_product, layout.size[0]);
+  std::copy_n(d_r, mixture.factors.front().components(), d_parts);
 }
 
 /// Backward of evaluate(): r is what it returned, d_r (T x K) is overwritten; d_x (T x d) is assigned and the gradient
@@ -227,24 +199,24 @@ void backward(const CompiledMixture<S>& mixture, const ConstTile<S>& x, const Ti
               CompiledMixture<S>& gradient, Workspace<S>& workspace) {
   typename Workspace<S>::Frame frame(workspace);
   if (mixture.factors.size() == 1) {
-    softmax_backward(r, d_r);
+    kernels::softmax_backward_rows(r, d_r);
     logits_backward(mixture.factors.front(), x, d_r, d_x, gradient.factors.front(), workspace);
     return;
   }
-  const std::vector<Tile<S>> parts = factor_responsibilities(mixture, x, workspace);
-  std::vector<Tile<S>> d_parts;
-  d_parts.reserve(parts.size());
-  for (const Tile<S>& part : parts) d_parts.push_back(workspace.take(part.rows(), part.cols()));
-  const PrefixLayout layout(parts);
-  Tile<S> prefixes = workspace.take(1, layout.total());
-  for (Index t = 0; t < x.rows(); ++t) product_row_backward(parts, t, layout, d_r, prefixes, d_parts);
-  Index column = 0;
-  for (std::size_t m = 0; m < parts.size(); ++m) {
+  const Tile<S> parts = factor_responsibilities(mixture, x, workspace);
+  Tile<S> d_parts = workspace.take(x.rows(), parts.cols()), prefix = workspace.take(1, r.cols());
+  for (Index t = 0; t < x.rows(); ++t) {
+    product_row_backward(mixture, parts.row(t).data(), d_r.row(t).data(), prefix.data(), d_parts.row(t).data());
+  }
+  Index from = 0, to = 0;
+  for (std::size_t m = 0; m < mixture.factors.size(); ++m) {
     const NaturalParameters<S>& factor = mixture.factors[m];
-    softmax_backward(parts[m], d_parts[m]);
-    logits_backward(factor, columns(x, column, factor.dim), d_parts[m], columns(d_x, column, factor.dim),
-                    gradient.factors[m], workspace);
-    column += factor.dim;
+    const Tile<S> d_part = columns(d_parts, to, factor.components());
+    kernels::softmax_backward_rows(columns(parts, to, factor.components()), d_part);
+    logits_backward(factor, columns(x, from, factor.dim), d_part, columns(d_x, from, factor.dim), gradient.factors[m],
+                    workspace);
+    from += factor.dim;
+    to += factor.components();
   }
 }
 
@@ -264,14 +236,14 @@ void tile_log_density(const CompiledMixture<S>& mixture, const ConstTile<S>& x, 
     out += part.col(0);
     out.array() += factor.log_normalizer;
     if (factor.features == Features::linear) {
-      out.noalias() -= x_part.cwiseAbs2() * (factor.token_precisions.transpose() * S(0.5));
+      out.noalias() -= x_part.cwiseAbs2() * (factor.precisions.row(0).transpose() * S(0.5));
     }
     column += factor.dim;
   }
 }
 
-/// Tokens in a tile where nothing depends on their order.
-inline constexpr Index default_tile = 128;
+/// Tokens in a tile where nothing depends on their order: whole register blocks, and what a tile needs stays in cache.
+inline constexpr Index default_tile = 96;
 
 inline void check_token_width(const char* function, const char* argument, Index cols, Index dim) {
   check_size(function, argument, "columns", cols, dim, "the mixture's dim");
@@ -281,15 +253,14 @@ inline void check_token_width(const char* function, const char* argument, Index 
 /// share.
 template <class S, class X, class F>
 void for_each_tile(const char* function, const CompiledMixture<S>& natural, const Eigen::MatrixBase<X>& tokens,
-                   F&& evaluate_tile) {
+                   Workspace<S>& workspace, F&& evaluate_tile) {
   check_token_width(function, "X", tokens.cols(), natural.dim());
   Evaluated<X> x = tokens.derived();
   const TokenView<S> view(x);
-  Workspace<S> workspace;
   for (Index begin = 0; begin < view.rows(); begin += default_tile) {
     typename Workspace<S>::Frame frame(workspace);
     const Index count = (std::min)(default_tile, view.rows() - begin);
-    evaluate_tile(begin, view.tile(begin, count, workspace.take(count, view.cols())), workspace);
+    evaluate_tile(begin, view.tile(begin, count, workspace.take(count, view.cols())));
   }
 }
 
@@ -298,24 +269,24 @@ void for_each_tile(const char* function, const CompiledMixture<S>& natural, cons
 template <class M, class X>
 Matrix<typename M::Scalar> responsibilities(const M& mixture, const Eigen::MatrixBase<X>& tokens) {
   using S = typename M::Scalar;
-  const CompiledMixture<S>& natural = detail::compiled("responsibilities", mixture);
+  Workspace<S> workspace;
+  const CompiledMixture<S>& natural = detail::compiled("responsibilities", mixture, workspace);
   Matrix<S> result(tokens.rows(), natural.components());
-  detail::for_each_tile("responsibilities", natural, tokens,
-                        [&](Index begin, const ConstTile<S>& x, Workspace<S>& workspace) {
-                          detail::evaluate(natural, x, detail::rows(result, begin, x.rows()), workspace);
-                        });
+  detail::for_each_tile("responsibilities", natural, tokens, workspace, [&](Index begin, const ConstTile<S>& x) {
+    detail::evaluate(natural, x, detail::rows(result, begin, x.rows()), workspace);
+  });
   return result;
 }
 
 template <class M, class X>
 Vector<typename M::Scalar> log_density(const M& mixture, const Eigen::MatrixBase<X>& tokens) {
   using S = typename M::Scalar;
-  const CompiledMixture<S>& natural = detail::compiled("log_density", mixture);
+  Workspace<S> workspace;
+  const CompiledMixture<S>& natural = detail::compiled("log_density", mixture, workspace);
   Vector<S> result(tokens.rows());
-  detail::for_each_tile("log_density", natural, tokens,
-                        [&](Index begin, const ConstTile<S>& x, Workspace<S>& workspace) {
-                          detail::tile_log_density(natural, x, result.segment(begin, x.rows()), workspace);
-                        });
+  detail::for_each_tile("log_density", natural, tokens, workspace, [&](Index begin, const ConstTile<S>& x) {
+    detail::tile_log_density(natural, x, result.segment(begin, x.rows()), workspace);
+  });
   return result;
 }
 

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+// An Executor over the threads of OpenMP. Compile with -fopenmp (CMake: OpenMP::OpenMP_CXX).
+#pragma once
+
+#ifndef _OPENMP
+#error "gma/core/openmp.hpp needs OpenMP: compile with -fopenmp, or link OpenMP::OpenMP_CXX in CMake"
+#endif
+#include <omp.h>
+
+#include "gma/core/parallel.hpp"
+
+namespace gma {
+
+/// Runs tasks in a parallel region of its own with `threads` threads; 0: as many as OpenMP would take.
+class OpenMpExecutor : public Executor {
+ public:
+  explicit OpenMpExecutor(Index threads = 0)
+      : threads_(threads > 0 ? static_cast<int>(threads) : omp_get_max_threads()) {}
+
+  Index workers() const override { return threads_; }
+  void run(Index count, const Task& task) const override {
+#pragma omp parallel for num_threads(threads_) schedule(dynamic, 1)
+    for (Index i = 0; i < count; ++i) task(i, omp_get_thread_num());
+  }
+
+ private:
+  int threads_;
+};
+
+}  // namespace gma

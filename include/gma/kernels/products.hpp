@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT
+// Every matrix product of the inner loops, c (+)= a b and c (+)= a^T b, through one register-blocked kernel. Operands
+// are row-major with inner stride 1 (matrices, tiles, blocks of rows), and nothing is packed: the kernel broadcasts
+// from a and reads rows of b. Where b comes transposed, its owner keeps a transposed copy; products with a small a b^T
+// remain Eigen's.
+//
+// A block of R rows by C packets of c stays in registers while the depth runs by: R + C loads for R C multiply-adds.
+// It is summed from zero and added to c once, which keeps long sums accurate. Every number of c is the same sequence of
+// operations whatever block it falls into, so that a row of the result depends on its own row of a alone, to the bit.
+#pragma once
+
+#include "gma/core/tokens.hpp"
+#include "gma/kernels/packets.hpp"
+
+namespace gma::kernels {
+
+/// c (+)= a b (+ bias): element (i, k) of a is a[i * a_row + k * a_depth]; b and c have rows of inner stride 1.
+template <class S>
+struct Product {
+  const S* a;
+  Index a_row, a_depth;
+  const S* b;
+  Index b_stride;
+  S* c;
+  Index c_stride;
+  Index rows, depth, cols;
+  const S* bias = nullptr;  // a row of `cols` numbers, or null
+  bool adds = false;
+};
+
+namespace plain {
+
+template <class S>
+void multiply(const Product<S>& p) {
+  const ConstTile<S> b(p.b, p.depth, p.cols, Eigen::OuterStride<>(p.b_stride));
+  Tile<S> c(p.c, p.rows, p.cols, Eigen::OuterStride<>(p.c_stride));
+  if (!p.adds) c.setConstant(S(0));
+  if (p.a_depth == 1) {
+    c.noalias() += ConstTile<S>(p.a, p.rows, p.depth, Eigen::OuterStride<>(p.a_row)) * b;
+  } else {
+    c.noalias() += ConstTile<S>(p.a, p.depth, p.rows, Eigen::OuterStride<>(p.a_depth)).transpose() * b;
+  }
+  if (p.bias != nullptr) c.rowwise() += Eigen::Map<const RowVector<S>>(p.bias, p.cols);
+}
+
+}  // namespace plain
+
+namespace packets {
+
+/// Rows and packets of the register block. 32 registers: 6 x 4 + 4 + 1; 16: 6 x 2 + 2 + 1, or 4 x 2 where a product
+/// needs a register of its own.
+inline constexpr int block_rows = registers >= 32 || has_fma ? 6 : 4;
+inline constexpr int block_packets = registers >= 32 ? 4 : 2;
+
+template <int N, int Rows, int Packets, class S>
+EIGEN_STRONG_INLINE void block(const Product<S>& p, Index row, Index col) {
+  using P = Packet<S, N>;
+  P sums[Rows][Packets];
+  GMA_UNROLL
+  for (int i = 0; i < Rows; ++i) {
+    GMA_UNROLL
+    for (int j = 0; j < Packets; ++j) sums[i][j] = p.bias == nullptr ? P::all(S(0)) : P::load(p.bias + col + j * N);
+  }
+  const S* a = p.a + row * p.a_row;
+  const S* b = p.b + col;
+  for (Index k = 0; k < p.depth; ++k) {
+    P row_of_b[Packets];
+    GMA_UNROLL
+    for (int j = 0; j < Packets; ++j) row_of_b[j] = P::load(b + j * N);
+    GMA_UNROLL
+    for (int i = 0; i < Rows; ++i) {
+      const P factor = P::all(a[i * p.a_row]);
+      GMA_UNROLL
+      for (int j = 0; j < Packets; ++j) sums[i][j] = multiply_add(factor, row_of_b[j], sums[i][j]);
+    }
+    a += p.a_depth;
+    b += p.b_stride;
+  }
+  GMA_UNROLL
+  for (int i = 0; i < Rows; ++i) {
+    S* c = p.c + (row + i) * p.c_stride + col;
+    GMA_UNROLL
+    for (int j = 0; j < Packets; ++j) {
+      if (p.adds) sums[i][j] = P::load(c + j * N) + sums[i][j];
+      sums[i][j].store(c + j * N);
+    }
+  }
+}
+
+/// A panel of columns, all rows: whole blocks, then the rows that remain.
+template <int N, int Packets, int Rows, class S>
+void panel(const Product<S>& p, Index row, Index col) {
+  for (; row + Rows <= p.rows; row += Rows) block<N, Rows, Packets>(p, row, col);
+  if constexpr (Rows > 1) {
+    if (row < p.rows) panel<N, Packets, Rows - 1>(p, row, col);
+  }
+}
+
+template <int N, int Packets, class S>
+void columns(const Product<S>& p, Index col) {
+  for (; col + Packets * N <= p.cols; col += Packets * N) panel<N, Packets, block_rows>(p, 0, col);
+  if (col == p.cols) return;
+  if constexpr (Packets > 1) {
+    columns<N, Packets / 2>(p, col);
+  } else if constexpr (N > 1) {
+    columns<narrower<S, N>, 1>(p, col);
+  }
+}
+
+template <class S>
+void multiply(const Product<S>& p) {
+  columns<widest<S>, block_packets>(p, 0);
+}
+
+}  // namespace packets
+
+template <class S>
+void multiply(const Product<S>& p) {
+  if constexpr (has_packets<S>) {
+    packets::multiply(p);
+  } else {
+    plain::multiply(p);
+  }
+}
+
+}  // namespace gma::kernels
+
+namespace gma::detail {
+
+template <class S>
+void multiply(const ConstTile<S>& a, const ConstTile<S>& b, const S* bias, bool adds, Tile<S> c) {
+  kernels::multiply<S>({a.data(), a.outerStride(), 1, b.data(), b.outerStride(), c.data(), c.outerStride(), a.rows(),
+                        a.cols(), b.cols(), bias, adds});
+}
+
+/// c += a b.
+template <class S, class A, class B>
+void add_product(const A& a, const B& b, Tile<S> c) {
+  multiply<S>(as_tile(a), as_tile(b), nullptr, true, c);
+}
+/// c = a b.
+template <class S, class A, class B>
+void product(const A& a, const B& b, Tile<S> c) {
+  multiply<S>(as_tile(a), as_tile(b), nullptr, false, c);
+}
+/// c = a b + bias in every row.
+template <class S, class A, class B>
+void product_plus(const A& a, const B& b, const S* bias, Tile<S> c) {
+  multiply<S>(as_tile(a), as_tile(b), bias, false, c);
+}
+/// c += a^T b.
+template <class S, class A, class B>
+void add_transposed_product(const A& a, const B& b, Tile<S> c) {
+  const ConstTile<S> at = as_tile(a), bt = as_tile(b);
+  kernels::multiply<S>({at.data(), 1, at.outerStride(), bt.data(), bt.outerStride(), c.data(), c.outerStride(),
+                        at.cols(), at.rows(), bt.cols(), nullptr, true});
+}
+
+template <class S>
+void add_product_nt(const ConstTile<S>& a, const ConstTile<S>& b, Tile<S> c) {
+  c.noalias() += a * b.transpose();
+}
+/// c += a b^T, Eigen's: for small operands, where no transposed copy is at hand.
+template <class S, class A, class B>
+void add_product_transposed(const A& a, const B& b, Tile<S> c) {
+  add_product_nt<S>(as_tile(a), as_tile(b), c);
+}
+/// c = a b^T, Eigen's.
+template <class S, class A, class B>
+void product_transposed(const A& a, const B& b, Tile<S> c) {
+  c.setConstant(S(0));
+  add_product_nt<S>(as_tile(a), as_tile(b), c);
+}
+
+}  // namespace gma::detail
