@@ -71,7 +71,8 @@ void fill_decays(const TokenStream<S>& stream, Index begin, CausalTile<S>& tile)
 }
 
 /// Tokens [begin, begin + count) with their responsibilities and what the scan needs. `mass` is that before the tile
-/// and becomes that after it; `base`, the mass of a part of the memory that the scan does not carry, may be null.
+/// and becomes that after it; `base`, the mass of a part of the memory that the scan does not carry, may be null. `out`
+/// is where outputs go, or their gradients come from.
 template <class FeatureMap, class S>
 CausalTile<S> open_tile(const FeatureMap& map, const TokenView<S>& queries, const TokenStream<S>& stream, Index begin,
                         Index count, Normalization normalization, bool keeps, S* mass, const S* base,

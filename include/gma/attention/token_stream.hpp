@@ -10,6 +10,7 @@
 #include "gma/core/numeric.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/core/workspace.hpp"
+#include "gma/kernels/rows.hpp"
 
 namespace gma::detail {
 

@@ -59,7 +59,8 @@ class TokenRows {
  protected:
   template <class Derived>
   TokenRows(const Eigen::MatrixBase<Derived>& tokens, bool same_scalar)
-      : rows_(tokens.rows()),
+      : data_(tokens.derived().data()),
+        rows_(tokens.rows()),
         cols_(tokens.cols()),
         row_stride_(tokens.derived().rowStride()),
         col_stride_(tokens.derived().colStride()),
@@ -67,6 +68,7 @@ class TokenRows {
 
   bool has_gaps() const { return row_stride_ != cols_; }
 
+  const void* data_;
   Index rows_, cols_, row_stride_, col_stride_;
   bool in_place_;
 };
@@ -78,7 +80,6 @@ class TokenView : public TokenRows {
   template <class Derived>
   explicit TokenView(const Eigen::MatrixBase<Derived>& tokens)
       : TokenRows(tokens.derived(), std::is_same_v<typename Derived::Scalar, S>),
-        data_(tokens.derived().data()),
         copy_(&copy<typename Derived::Scalar>) {
     static_assert(is_storage_of<typename Derived::Scalar, S>,
                   "gma: queries, keys and values must have the mixture's scalar, or be bfloat16 or half storage of it");
@@ -104,7 +105,6 @@ class TokenView : public TokenRows {
     scratch.topRows(count) = source.template cast<S>();
   }
 
-  const void* data_;
   void (*copy_)(const TokenView&, Index, Index, Tile<S>&);
 };
 
@@ -115,7 +115,7 @@ class TokenSink : public TokenRows {
   template <class Derived>
   explicit TokenSink(Eigen::MatrixBase<Derived>& tokens)
       : TokenRows(tokens.derived(), std::is_same_v<typename Derived::Scalar, S>),
-        data_(tokens.derived().data()),
+        target_(tokens.derived().data()),
         copy_(&copy<typename Derived::Scalar>) {
     static_assert((Derived::Flags & Eigen::LvalueBit) != 0, "gma: an output must be writable");
     static_assert(is_storage_of<typename Derived::Scalar, S>,
@@ -126,13 +126,13 @@ class TokenSink : public TokenRows {
   /// `without_gaps`: not the destination where its rows lie apart.
   Tile<S> tile(Index begin, Index count, Tile<S> scratch, bool without_gaps = false) const {
     if (in_place_ && !(without_gaps && has_gaps())) {
-      return Tile<S>(static_cast<S*>(data_) + begin * row_stride_, count, cols_, Eigen::OuterStride<>(row_stride_));
+      return Tile<S>(static_cast<S*>(target_) + begin * row_stride_, count, cols_, Eigen::OuterStride<>(row_stride_));
     }
     return Tile<S>(scratch.data(), count, cols_, Eigen::OuterStride<>(scratch.outerStride()));
   }
 
   void store(Index begin, const Tile<S>& tile) const {
-    const bool is_there = in_place_ && tile.data() == static_cast<S*>(data_) + begin * row_stride_;
+    const bool is_there = in_place_ && tile.data() == static_cast<S*>(target_) + begin * row_stride_;
     if (!is_there) copy_(*this, begin, tile);
   }
 
@@ -140,12 +140,12 @@ class TokenSink : public TokenRows {
   template <class T>
   static void copy(const TokenSink& sink, Index begin, const Tile<S>& tile) {
     using Target = Eigen::Map<Matrix<T>, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
-    Target target(static_cast<T*>(sink.data_) + begin * sink.row_stride_, tile.rows(), sink.cols_,
+    Target target(static_cast<T*>(sink.target_) + begin * sink.row_stride_, tile.rows(), sink.cols_,
                   {sink.row_stride_, sink.col_stride_});
     target = tile.template cast<T>();
   }
 
-  void* data_;
+  void* target_;
   void (*copy_)(const TokenSink&, Index, const Tile<S>&);
 };
 

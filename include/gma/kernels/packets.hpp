@@ -103,6 +103,13 @@ EIGEN_STRONG_INLINE Packet<S, N> multiply_add(const Packet<S, N>& a, const Packe
   return {detail::ei::pmadd(a.x, b.x, c.x)};
 }
 
+/// a b - c, fused where the machine can.
+template <class S, int N>
+EIGEN_STRONG_INLINE Packet<S, N> multiply_subtract(const Packet<S, N>& a, const Packet<S, N>& b,
+                                                   const Packet<S, N>& c) {
+  return {detail::ei::pmadd(a.x, b.x, detail::ei::pnegate(c.x))};
+}
+
 /// The larger of two numbers; a where a is NaN.
 template <class S, int N>
 EIGEN_STRONG_INLINE Packet<S, N> larger(const Packet<S, N>& a, const Packet<S, N>& b) {
@@ -146,9 +153,10 @@ EIGEN_STRONG_INLINE Packet<S, N> exp_of_negative(const Packet<S, N>& x) {
   if constexpr (std::is_same_v<S, float> && N > 1) {
     using Integers = typename detail::ei::unpacket_traits<typename P::Native>::integer_packet;
     const P magic = P::all(12582912.0F + 127.0F);  // 1.5 * 2^23: to add it rounds to an integer, in the low bits
-    const P t = larger(x * P::all(1.44269504F), P::all(-127.0F));
-    const P shifted = t + magic;
-    const P f = t - (shifted - magic);
+    const P log2_e = P::all(1.44269504F);
+    const P bounded = larger(x, P::all(-88.02969F));  // 2^-127
+    const P shifted = multiply_add(bounded, log2_e, magic);
+    const P f = multiply_subtract(bounded, log2_e, shifted - magic);
     P p = multiply_add(P::all(1.33952e-3F), f, P::all(9.67835e-3F));
     p = multiply_add(p, f, P::all(5.55033e-2F));
     p = multiply_add(p, f, P::all(2.40221e-1F));

@@ -90,7 +90,9 @@ EIGEN_STRONG_INLINE void block(const Product<S>& p, Index row, Index col) {
 /// A panel of columns, all rows: whole blocks, then the rows that remain.
 template <int N, int Packets, int Rows, class S>
 void panel(const Product<S>& p, Index row, Index col) {
-  for (; row + Rows <= p.rows; row += Rows) block<N, Rows, Packets>(p, row, col);
+  for (; row + Rows <= p.rows; row += Rows) {
+    block<N, Rows, Packets>(p, row, col);
+  }
   if constexpr (Rows > 1) {
     if (row < p.rows) panel<N, Packets, Rows - 1>(p, row, col);
   }
@@ -107,9 +109,24 @@ void columns(const Product<S>& p, Index col) {
   }
 }
 
+/// Up to this size b is taken to stay in the first-level cache beside a block's rows of a and c.
+inline constexpr Index resident_bytes = 16384;
+
+/// Panels of b outside and rows of a inside, or the other way round where all of b is resident: then a comes through
+/// the cache once.
 template <class S>
 void multiply(const Product<S>& p) {
-  columns<widest<S>, block_packets>(p, 0);
+  if (p.depth * p.cols * static_cast<Index>(sizeof(S)) > resident_bytes || p.a_depth != 1) {
+    columns<widest<S>, block_packets>(p, 0);
+    return;
+  }
+  Product<S> rows = p;
+  for (Index row = 0; row < p.rows; row += block_rows) {
+    rows.rows = p.rows - row < block_rows ? p.rows - row : block_rows;
+    rows.a = p.a + row * p.a_row;
+    rows.c = p.c + row * p.c_stride;
+    columns<widest<S>, block_packets>(rows, 0);
+  }
 }
 
 }  // namespace packets

@@ -84,90 +84,66 @@ EIGEN_STRONG_INLINE void for_each_packet(Index count, F&& f, Index offset = 0) {
   }
 }
 
-/// The last numbers of a row, fewer than a packet, as a packet filled up with `fill`.
-template <class S>
-struct Tail {
-  using P = Packet<S>;
-  static constexpr Index N = widest<S>;
-  S* at;
-  Index count;
-  S buffer[N];
-
-  Tail(S* row, Index cols, S fill) : at(row + cols / N * N), count(cols % N) {
-    std::fill_n(buffer, N, fill);
-    std::copy_n(at, count, buffer);
-  }
-  P load() const { return P::load(buffer); }
-  void store(const P& x) {
-    x.store(buffer);
-    std::copy_n(buffer, count, at);
-  }
-};
-
-/// Softmax of a row of exactly Packets packets, which stays in registers.
-template <int Packets, class S>
-EIGEN_STRONG_INLINE void softmax_row(S* row) {
+/// Softmax of Rows rows at once, which hides the latency of the reductions. A last packet that the row does not fill is
+/// filled up with minus infinity, so that it is computed like the others.
+template <int Rows, class S>
+void softmax_block(S* rows, Index stride, Index cols) {
   using P = Packet<S>;
   constexpr Index N = widest<S>;
-  P x[Packets];
+  const Index whole = cols / N * N, rest = cols - whole;
+  P top[Rows], total[Rows];
+  S last[Rows][N];
   GMA_UNROLL
-  for (int j = 0; j < Packets; ++j) x[j] = P::load(row + j * N);
-  P top = x[0];
-  GMA_UNROLL
-  for (int j = 1; j < Packets; ++j) top = larger(x[j], top);
-  const P largest = P::all(top.largest());
-  GMA_UNROLL
-  for (int j = 0; j < Packets; ++j) x[j] = exp_of_negative(x[j] - largest);
-  P total = x[0];
-  GMA_UNROLL
-  for (int j = 1; j < Packets; ++j) total = total + x[j];
-  const P scale = P::all(S(1) / total.sum());
-  GMA_UNROLL
-  for (int j = 0; j < Packets; ++j) (x[j] * scale).store(row + j * N);
-}
-
-/// Softmax of a row of any length.
-template <class S>
-void softmax_row(S* row, Index cols) {
-  using P = Packet<S>;
-  constexpr Index N = widest<S>;
-  Tail<S> tail(row, cols, -std::numeric_limits<S>::infinity());
-  const Index whole = cols / N * N;
-  P top = tail.load();
-  for (Index j = 0; j < whole; j += N) top = larger(P::load(row + j), top);
-  const P largest = P::all(top.largest());
-  const P last = exp_of_negative(tail.load() - largest);
-  P total = last;
+  for (int i = 0; i < Rows; ++i) {
+    if (rest > 0) {
+      std::fill_n(last[i], N, -std::numeric_limits<S>::infinity());
+      std::copy_n(rows + i * stride + whole, rest, last[i]);
+    }
+    top[i] = P::load(rest > 0 ? last[i] : rows + i * stride);
+    total[i] = P::all(S(0));
+  }
   for (Index j = 0; j < whole; j += N) {
-    const P x = exp_of_negative(P::load(row + j) - largest);
-    x.store(row + j);
-    total = total + x;
+    GMA_UNROLL
+    for (int i = 0; i < Rows; ++i) top[i] = larger(P::load(rows + i * stride + j), top[i]);
   }
-  const P scale = P::all(S(1) / total.sum());
-  for (Index j = 0; j < whole; j += N) (P::load(row + j) * scale).store(row + j);
-  tail.store(last * scale);
+  GMA_UNROLL
+  for (int i = 0; i < Rows; ++i) top[i] = P::all(top[i].largest());
+  const auto exponentials = [&](S* row, int i) {
+    const P x = exp_of_negative(P::load(row) - top[i]);
+    x.store(row);
+    total[i] = total[i] + x;
+  };
+  for (Index j = 0; j < whole; j += N) {
+    GMA_UNROLL
+    for (int i = 0; i < Rows; ++i) exponentials(rows + i * stride + j, i);
+  }
+  GMA_UNROLL
+  for (int i = 0; i < Rows; ++i) {
+    if (rest > 0) exponentials(last[i], i);
+    total[i] = P::all(S(1) / total[i].sum());
+  }
+  for (Index j = 0; j < whole; j += N) {
+    GMA_UNROLL
+    for (int i = 0; i < Rows; ++i) {
+      S* at = rows + i * stride + j;
+      (P::load(at) * total[i]).store(at);
+    }
+  }
+  for (int i = 0; i < Rows && rest > 0; ++i) {
+    (P::load(last[i]) * total[i]).store(last[i]);
+    std::copy_n(last[i], rest, rows + i * stride + whole);
+  }
 }
 
 template <class S>
 void softmax_rows(Tile<S> logits) {
-  constexpr Index N = widest<S>;
-  const Index cols = logits.cols(), stride = logits.outerStride();
-  S* row = logits.data();
-  const auto each = [&](auto packets) {
-    for (Index i = 0; i < logits.rows(); ++i, row += stride) softmax_row<packets.value>(row);
-  };
-  switch (cols % N == 0 ? cols / N : 0) {
-    case 1:
-      return each(std::integral_constant<int, 1>());
-    case 2:
-      return each(std::integral_constant<int, 2>());
-    case 4:
-      return each(std::integral_constant<int, 4>());
-    case 8:
-      return each(std::integral_constant<int, 8>());
-    default:
-      for (Index i = 0; i < logits.rows(); ++i, row += stride) softmax_row(row, cols);
+  constexpr Index at_once = 4;
+  const Index stride = logits.outerStride();
+  Index i = 0;
+  for (; i + at_once <= logits.rows(); i += at_once) {
+    softmax_block<at_once>(logits.data() + i * stride, stride, logits.cols());
   }
+  for (; i < logits.rows(); ++i) softmax_block<1>(logits.data() + i * stride, stride, logits.cols());
 }
 
 template <class S>
@@ -205,15 +181,36 @@ void softmax_backward_rows(const Tile<S>& r, Tile<S> d_r) {
   }
 }
 
+/// Sums of Packets packets of columns from `begin` on; then of what remains.
+template <int N, int Packets, class S>
+void add_column_sums(const Tile<S>& tile, S* sums, Index begin) {
+  using P = Packet<S, N>;
+  for (; begin + Packets * N <= tile.cols(); begin += Packets * N) {
+    P total[Packets];
+    GMA_UNROLL
+    for (int j = 0; j < Packets; ++j) total[j] = P::all(S(0));
+    const S* from = tile.data() + begin;
+    for (Index i = 0; i < tile.rows(); ++i, from += tile.outerStride()) {
+      GMA_UNROLL
+      for (int j = 0; j < Packets; ++j) total[j] = total[j] + P::load(from + j * N);
+    }
+    GMA_UNROLL
+    for (int j = 0; j < Packets; ++j) {
+      S* at = sums + begin + j * N;
+      (P::load(at) + total[j]).store(at);
+    }
+  }
+  if (begin == tile.cols()) return;
+  if constexpr (Packets > 1) {
+    add_column_sums<N, 1>(tile, sums, begin);
+  } else if constexpr (N > 1) {
+    add_column_sums<narrower<S, N>, 1>(tile, sums, begin);
+  }
+}
+
 template <class S>
 void add_column_sums(const Tile<S>& tile, S* sums) {
-  for_each_packet<S>(tile.cols(), [&](Index j, auto width) {
-    using P = Packet<S, width.value>;
-    P total = P::all(S(0));
-    const S* from = tile.data() + j;
-    for (Index i = 0; i < tile.rows(); ++i, from += tile.outerStride()) total = total + P::load(from);
-    (P::load(sums + j) + total).store(sums + j);
-  });
+  add_column_sums<widest<S>, 4>(tile, sums, 0);
 }
 
 template <class S>

@@ -61,9 +61,9 @@ void scan(const Scan<S>& p) {
 
 namespace packets {
 
-/// State rows and packets in registers: 16 + 2 + 2 of 32, or 8 + 2 + 2 of 16.
-inline constexpr int scan_rows = registers >= 32 ? 8 : 4;
-inline constexpr int scan_packets = 2;
+/// State rows and packets in registers: 16 + 4 + 4 + 2 of 32, or 8 + 2 + 2 + 2 of 16.
+inline constexpr int scan_rows = 4;
+inline constexpr int scan_packets = registers >= 32 ? 4 : 2;
 
 template <int N, int Rows, int Packets, class S>
 EIGEN_STRONG_INLINE void scan_block(const Scan<S>& p, Index row, Index col) {
@@ -135,7 +135,7 @@ void scan_columns(const Scan<S>& p, Index col) {
 }
 
 /// Tokens of which the four rows stay in the first-level cache while the blocks of the state pass over them.
-inline constexpr Index scan_tokens = 48;
+inline constexpr Index scan_tokens = registers >= 32 ? 64 : 48;
 
 template <class S>
 void scan(const Scan<S>& p) {
