@@ -66,6 +66,8 @@ void sdpa_tiles_backward(const TokenView<S>& queries, const TokenView<S>& keys, 
   const Tile<S> value_copy = workspace.take(key_tile, values.cols());
   const Tile<S> d_output_copy = workspace.take(query_tile, values.cols());
   const Tile<S> scaled_storage = workspace.take(key_tile, keys.cols());
+  const Tile<S> key_storage = workspace.take(keys.cols(), key_tile);
+  const Tile<S> value_storage = workspace.take(values.cols(), key_tile);
   const Tile<S> score_storage = workspace.take(query_tile, key_tile);
   const Tile<S> d_score_storage = workspace.take(query_tile, key_tile);
   const S scale = score_scale<S>(options, queries.cols());
@@ -80,7 +82,10 @@ void sdpa_tiles_backward(const TokenView<S>& queries, const TokenView<S>& keys, 
     const Index tile_keys = (std::min)(key_tile, keys.rows() - j);
     Tile<S> scaled = front(scaled_storage, tile_keys, keys.cols());
     scaled = scale * keys.tile(j, tile_keys, key_copy);
-    const ConstTile<S> v = values.tile(j, tile_keys, value_copy);
+    Tile<S> transposed_keys = front(key_storage, keys.cols(), tile_keys);
+    Tile<S> transposed_values = front(value_storage, values.cols(), tile_keys);
+    transposed_keys = scaled.transpose();
+    transposed_values = values.tile(j, tile_keys, value_copy).transpose();
     Tile<S> d_keys = gma::detail::rows(gradients.keys, j, tile_keys);
     Tile<S> d_values = gma::detail::rows(gradients.values, j, tile_keys);
     for (Index i = options.is_causal ? j : 0; i < queries.rows(); i += query_tile) {
@@ -89,8 +94,8 @@ void sdpa_tiles_backward(const TokenView<S>& queries, const TokenView<S>& keys, 
       const ConstTile<S> q = queries.tile(i, rows, query_copy), dy = d_output.tile(i, rows, d_output_copy);
       Tile<S> scores = front(score_storage, rows, cols), d_scores = front(d_score_storage, rows, cols);
       const Tile<S> scaled_seen = front(scaled, cols, keys.cols());
-      gma::detail::product_transposed<S>(q, scaled_seen, scores);
-      gma::detail::product_transposed<S>(dy, v.topRows(cols), d_scores);
+      gma::detail::product<S>(q, transposed_keys.leftCols(cols), scores);
+      gma::detail::product<S>(dy, transposed_values.leftCols(cols), d_scores);
       scores_backward(scores, d_scores, i, j, options.is_causal, forward.log_sum_exp.data() + i, &inner(i, 0));
       gma::detail::add_transposed_product<S>(scores, dy, front(d_values, cols, values.cols()));
       gma::detail::add_transposed_product<S>(d_scores, q, front(d_keys, cols, keys.cols()));

@@ -17,7 +17,7 @@ struct SdpaOptions {
   std::optional<double> scale;  ///< of the scores; 1 / sqrt(d) where it is not given
   bool is_causal = false;       ///< query i sees keys 0..i only; needs Nq == Nk
   Index query_tile = 96;        ///< queries in a tile of the tiled forms, at least 1
-  Index key_tile = 384;         ///< keys in a tile of the tiled forms, at least 1
+  Index key_tile = 96;          ///< keys in a tile of the tiled forms, at least 1
 };
 
 /// What the forward pass leaves for the backward pass.

@@ -10,7 +10,9 @@
 
 #include "gma/baselines/sdpa_options.hpp"
 #include "gma/core/workspace.hpp"
+#include "gma/kernels/columns.hpp"
 #include "gma/kernels/products.hpp"
+#include "gma/kernels/rows.hpp"
 
 namespace gma::baselines {
 
@@ -44,39 +46,18 @@ inline Index seen_keys(bool is_causal, Index query, Index key_begin, Index keys)
   return (std::clamp)(query + 1 - key_begin, Index(0), keys);
 }
 
-/// The softmax so far of a tile of queries, T x 1 each: the largest score, and the sum of exp(score - largest).
+/// The scores of keys that come after a query (rows are keys from key_begin on, columns queries from query_begin on)
+/// become minus infinity.
 template <class S>
-struct RunningSoftmax {
-  Tile<S> largest, sum;
-
-  void reset() {
-    largest.setConstant(-std::numeric_limits<S>::infinity());
-    sum.setZero();
-  }
-};
-
-/// The scores of one key tile become exp(score - largest), 0 where a key is not seen; `out`, which holds the sums over
-/// earlier tiles, is scaled to the new largest scores.
-template <class S>
-void absorb_scores(Tile<S> scores, Index query_begin, Index key_begin, bool is_causal, RunningSoftmax<S>& softmax,
-                   Tile<S> out) {
-  using std::exp;
-  for (Index i = 0; i < scores.rows(); ++i) {
-    const Index seen = seen_keys(is_causal, query_begin + i, key_begin, scores.cols());
-    Eigen::Map<RowVector<S>> row(&scores(i, 0), seen);
-    scores.row(i).tail(scores.cols() - seen).setZero();
-    if (seen == 0) continue;
-    const S before = softmax.largest(i, 0);
-    const S largest = (std::max)(before, row.maxCoeff());
-    const S correction = exp(before - largest);  // 0 at the first tile
-    row = (row.array() - largest).exp();
-    if (correction != S(1)) out.row(i) *= correction;
-    softmax.sum(i, 0) = correction * softmax.sum(i, 0) + row.sum();
-    softmax.largest(i, 0) = largest;
+void hide_later_keys(Tile<S> scores, Index query_begin, Index key_begin) {
+  for (Index j = 0; j < scores.rows(); ++j) {
+    const Index hidden = (std::clamp)(key_begin + j - query_begin, Index(0), scores.cols());
+    for (Index i = 0; i < hidden; ++i) scores(j, i) = -std::numeric_limits<S>::infinity();
   }
 }
 
-/// One head. `log_sum_exp` (Nq) may be null.
+/// One head. `log_sum_exp` (Nq) may be null. A tile of queries is transposed once: scores then have keys as rows and
+/// queries as columns, keys and values are read where they lie, and both products are those of the one kernel.
 template <class S>
 void sdpa_tiles(const TokenView<S>& queries, const TokenView<S>& keys, const TokenView<S>& values,
                 const SdpaOptions& options, const TokenSink<S>& out, S* log_sum_exp, Workspace<S>& workspace) {
@@ -88,31 +69,36 @@ void sdpa_tiles(const TokenView<S>& queries, const TokenView<S>& keys, const Tok
   const Tile<S> key_copy = workspace.take(key_tile, keys.cols());
   const Tile<S> value_copy = workspace.take(key_tile, values.cols());
   const Tile<S> out_copy = workspace.take(query_tile, values.cols());
-  const Tile<S> scaled_storage = workspace.take(query_tile, queries.cols());
-  const Tile<S> score_storage = workspace.take(query_tile, key_tile);
-  RunningSoftmax<S> softmax{workspace.take(query_tile, 1), workspace.take(query_tile, 1)};
+  const Tile<S> transposed_storage = workspace.take(queries.cols(), query_tile);
+  const Tile<S> score_storage = workspace.take(key_tile, query_tile);
+  Tile<S> largest = workspace.take(1, query_tile), sum = workspace.take(1, query_tile);
+  Tile<S> correction = workspace.take(1, query_tile);
   const S scale = score_scale<S>(options, queries.cols());
 
   for (Index i = 0; i < queries.rows(); i += query_tile) {
-    const Index rows = (std::min)(query_tile, queries.rows() - i);
-    const Index key_end = options.is_causal ? i + rows : keys.rows();
-    Tile<S> scaled = front(scaled_storage, rows, queries.cols());
-    scaled = scale * queries.tile(i, rows, query_copy);
-    Tile<S> y = out.tile(i, rows, out_copy);
+    const Index count = (std::min)(query_tile, queries.rows() - i);
+    const Index key_end = options.is_causal ? i + count : keys.rows();
+    Tile<S> transposed = front(transposed_storage, queries.cols(), count);
+    transposed = scale * queries.tile(i, count, query_copy).transpose();
+    Tile<S> y = out.tile(i, count, out_copy);
     y.setZero();
-    softmax.reset();
+    largest.setConstant(-std::numeric_limits<S>::infinity());
+    sum.setZero();
     for (Index j = 0; j < key_end; j += key_tile) {
-      const Index cols = (std::min)(key_tile, key_end - j);
-      Tile<S> scores = front(score_storage, rows, cols);
-      gma::detail::product_transposed<S>(scaled, keys.tile(j, cols, key_copy), scores);
-      absorb_scores(scores, i, j, options.is_causal, softmax, y);
-      gma::detail::add_product<S>(scores, values.tile(j, cols, value_copy), y);
+      const Index seen = (std::min)(key_tile, key_end - j);
+      Tile<S> scores = front(score_storage, seen, count);
+      gma::detail::product<S>(keys.tile(j, seen, key_copy), transposed, scores);
+      if (options.is_causal && j + seen > i) hide_later_keys(scores, i, j);
+      kernels::running_softmax(scores, largest.data(), sum.data(), correction.data());
+      if (j > 0) kernels::scale_rows(y, correction.data());
+      gma::detail::add_transposed_product<S>(scores, values.tile(j, seen, value_copy), y);
     }
-    for (Index t = 0; t < rows; ++t) {
-      const S sum = softmax.sum(t, 0);
-      if (key_end > 0) y.row(t) *= S(1) / sum;
-      if (log_sum_exp != nullptr) log_sum_exp[i + t] = softmax.largest(t, 0) + (key_end > 0 ? S(log(sum)) : S(0));
+    for (Index t = 0; t < count; ++t) {
+      const S total = sum(0, t);
+      if (log_sum_exp != nullptr) log_sum_exp[i + t] = largest(0, t) + (key_end > 0 ? S(log(total)) : S(0));
+      sum(0, t) = key_end > 0 ? S(S(1) / total) : S(1);
     }
+    kernels::scale_rows(y, sum.data());
     out.store(i, y);
   }
 }
