@@ -149,8 +149,12 @@ void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen
   gradients.values.resize(n, width);
   gradients.key_weights.resize(stream.weighted() ? n : 0);
   gradients.log_forgetting.resize(stream.forgets() ? n : 0);
-  gradients.memory = d_final_memory;
-  detail::size_if_empty(gradients.memory, components, width);
+  if (d_final_memory.empty()) {
+    detail::set_zero(gradients.memory, components, width);
+    gradients.memory.log_forgetting = d_final_memory.log_forgetting;
+  } else {
+    gradients.memory = d_final_memory;
+  }
 
   const Index tile = detail::tile_size(options, detail::causal_backward_tile(components), n);
   const Index interval = (options.checkpoint_interval + tile - 1) / tile * tile;

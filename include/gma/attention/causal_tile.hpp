@@ -20,6 +20,9 @@ namespace gma::detail {
 /// float.
 inline constexpr double smallest_kept = 0x1p-20;
 
+/// Up to this many tokens the queries' and the keys' responsibilities are computed together.
+inline constexpr Index few_tokens = 3;
+
 template <class S>
 kernels::TokenPointer<S> pointer(const Tile<S>& tile, Index begin = 0) {
   return {const_cast<S*>(tile.data()) + begin * tile.outerStride(), tile.outerStride()};
@@ -79,7 +82,8 @@ CausalTile<S> open_tile(const FeatureMap& map, const TokenView<S>& queries, cons
                         Workspace<S>& workspace) {
   const Index K = map.components();
   const S* weights = stream.weights(begin);
-  Tile<S> r_q = workspace.take_spread(count, K), r_k = workspace.take_spread(count, K);
+  const Tile<S> both = workspace.take_spread(2 * count, K);
+  Tile<S> r_q = rows(both, 0, count), r_k = rows(both, count, count);
   CausalTile<S> tile{count,
                      load_tile(queries, begin, count, workspace),
                      drop_absent(load_tile(stream.keys, begin, count, workspace), weights, workspace),
@@ -93,8 +97,15 @@ CausalTile<S> open_tile(const FeatureMap& map, const TokenView<S>& queries, cons
                      workspace.take(1, count),
                      workspace.take(1, count),
                      stream.forgets()};
-  evaluate(map, tile.q, tile.r_q, workspace);
-  evaluate(map, tile.k, tile.r_k, workspace);
+  if (count <= few_tokens) {  // as one tile: the natural parameters come through the cache once
+    Tile<S> x = workspace.take(2 * count, tile.q.cols());
+    x.topRows(count) = tile.q;
+    x.bottomRows(count) = tile.k;
+    evaluate(map, ConstTile<S>(x.data(), x.rows(), x.cols(), x.stride()), both, workspace);
+  } else {
+    evaluate(map, tile.q, tile.r_q, workspace);
+    evaluate(map, tile.k, tile.r_k, workspace);
+  }
   fill_decays(stream, begin, tile);
   kernels::masses<S>({normalization, count, K, weights, tile.forgets ? tile.decay.data() : nullptr, tile.kept.data(),
                       base, tile.kept_of_base.data(), read_pointer(r_q), read_pointer(r_k), pointer(tile.reads),

@@ -2,14 +2,15 @@
 // An Executor over the threads of OpenMP. Compile with -fopenmp (CMake: OpenMP::OpenMP_CXX).
 #pragma once
 
-#ifndef _OPENMP
-#error "gma/core/openmp.hpp needs OpenMP: compile with -fopenmp, or link OpenMP::OpenMP_CXX in CMake"
-#endif
-#include <omp.h>
-
 #include "gma/core/parallel.hpp"
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 namespace gma {
+
+#ifdef _OPENMP
 
 /// Runs tasks in a parallel region of its own with `threads` threads; 0: as many as OpenMP would take.
 class OpenMpExecutor : public Executor {
@@ -26,5 +27,23 @@ class OpenMpExecutor : public Executor {
  private:
   int threads_;
 };
+
+#else
+
+/// Without OpenMP: says so where it is used.
+class OpenMpExecutor : public Executor {
+ public:
+  template <class... Arguments>
+  explicit OpenMpExecutor(Arguments...) {
+    static_assert(sizeof...(Arguments) > 99,
+                  "gma::OpenMpExecutor needs OpenMP: compile with -fopenmp, or link OpenMP::OpenMP_CXX in CMake");
+  }
+  Index workers() const override { return 1; }
+  void run(Index count, const Task& task) const override {
+    for (Index i = 0; i < count; ++i) task(i, 0);
+  }
+};
+
+#endif
 
 }  // namespace gma

@@ -5,6 +5,8 @@
 // at a time.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "gma/core/types.hpp"
@@ -45,9 +47,27 @@ Tile<S> rows(Matrix<S>& matrix, Index begin, Index count) {
 }
 
 template <class S>
+Tile<S> rows(const Tile<S>& tile, Index begin, Index count) {
+  return Tile<S>(const_cast<S*>(tile.data()) + begin * tile.outerStride(), count, tile.cols(),
+                 Eigen::OuterStride<>(tile.outerStride()));
+}
+template <class S>
 ConstTile<S> rows(const ConstTile<S>& tile, Index begin, Index count) {
   return ConstTile<S>(tile.data() + begin * tile.outerStride(), count, tile.cols(),
                       Eigen::OuterStride<>(tile.outerStride()));
+}
+
+/// A row of numbers into another scalar.
+template <class From, class To>
+void convert(const From* from, Index count, To* to) {
+  Eigen::Map<RowVector<To>>(to, count) = Eigen::Map<const RowVector<From>>(from, count).template cast<To>();
+}
+/// bfloat16 is the upper half of a float: a loop of shifts, which is faster than a cast number by number.
+inline void convert(const Eigen::bfloat16* from, Index count, float* to) {
+  for (Index i = 0; i < count; ++i) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(Eigen::numext::bit_cast<std::uint16_t>(from[i])) << 16;
+    std::memcpy(to + i, &bits, sizeof bits);
+  }
 }
 
 /// Where the rows of a matrix lie, and whether the inner loops may use them as they are.
@@ -99,6 +119,13 @@ class TokenView : public TokenRows {
  private:
   template <class T>
   static void copy(const TokenView& view, Index begin, Index count, Tile<S>& scratch) {
+    if (view.col_stride_ == 1) {
+      for (Index i = 0; i < count; ++i) {
+        const T* row = static_cast<const T*>(view.data_) + (begin + i) * view.row_stride_;
+        convert(row, view.cols_, scratch.data() + i * scratch.outerStride());
+      }
+      return;
+    }
     using Source = Eigen::Map<const Matrix<T>, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
     const Source source(static_cast<const T*>(view.data_) + begin * view.row_stride_, count, view.cols_,
                         {view.row_stride_, view.col_stride_});
@@ -139,6 +166,13 @@ class TokenSink : public TokenRows {
  private:
   template <class T>
   static void copy(const TokenSink& sink, Index begin, const Tile<S>& tile) {
+    if (sink.col_stride_ == 1) {
+      for (Index i = 0; i < tile.rows(); ++i) {
+        T* row = static_cast<T*>(sink.target_) + (begin + i) * sink.row_stride_;
+        convert(tile.data() + i * tile.outerStride(), sink.cols_, row);
+      }
+      return;
+    }
     using Target = Eigen::Map<Matrix<T>, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
     Target target(static_cast<T*>(sink.target_) + begin * sink.row_stride_, tile.rows(), sink.cols_,
                   {sink.row_stride_, sink.col_stride_});

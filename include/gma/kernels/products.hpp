@@ -98,14 +98,14 @@ void panel(const Product<S>& p, Index row, Index col) {
   }
 }
 
-template <int N, int Packets, class S>
+template <int N, int Packets, int Rows, class S>
 void columns(const Product<S>& p, Index col) {
-  for (; col + Packets * N <= p.cols; col += Packets * N) panel<N, Packets, block_rows>(p, 0, col);
+  for (; col + Packets * N <= p.cols; col += Packets * N) panel<N, Packets, Rows>(p, 0, col);
   if (col == p.cols) return;
   if constexpr (Packets > 1) {
-    columns<N, Packets / 2>(p, col);
+    columns<N, Packets / 2, Rows>(p, col);
   } else if constexpr (N > 1) {
-    columns<narrower<S, N>, 1>(p, col);
+    columns<narrower<S, N>, 1, Rows>(p, col);
   }
 }
 
@@ -113,19 +113,21 @@ void columns(const Product<S>& p, Index col) {
 inline constexpr Index resident_bytes = 16384;
 
 /// Panels of b outside and rows of a inside, or the other way round where all of b is resident: then a comes through
-/// the cache once.
+/// the cache once. A single row or two, as in decoding, get wider blocks: there must be enough sums under way.
 template <class S>
 void multiply(const Product<S>& p) {
+  constexpr int N = widest<S>;
+  if (p.rows == 1) return columns<N, 8, 1>(p, 0);
+  if (p.rows == 2) return columns<N, 4, 2>(p, 0);
   if (p.depth * p.cols * static_cast<Index>(sizeof(S)) > resident_bytes || p.a_depth != 1) {
-    columns<widest<S>, block_packets>(p, 0);
-    return;
+    return columns<N, block_packets, block_rows>(p, 0);
   }
   Product<S> rows = p;
   for (Index row = 0; row < p.rows; row += block_rows) {
     rows.rows = p.rows - row < block_rows ? p.rows - row : block_rows;
     rows.a = p.a + row * p.a_row;
     rows.c = p.c + row * p.c_stride;
-    columns<widest<S>, block_packets>(rows, 0);
+    columns<N, block_packets, block_rows>(rows, 0);
   }
 }
 

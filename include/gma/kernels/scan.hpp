@@ -6,6 +6,8 @@
 // opposite order, the same loop is each part of the backward pass (DERIVATION.md).
 #pragma once
 
+#include <algorithm>
+
 #include "gma/core/types.hpp"
 #include "gma/kernels/packets.hpp"
 
@@ -134,11 +136,63 @@ void scan_columns(const Scan<S>& p, Index col) {
   }
 }
 
+/// A single token: all rows of the state pass through registers once, and y stays there.
+/// The state is multiplied by `before` and `after` if Scales.
+template <int N, int Packets, bool Scales, class S>
+void step_columns(const Scan<S>& p, Index col) {
+  using P = Packet<S, N>;
+  const P before = P::all(p.before), after = P::all(p.after);
+  for (; col + Packets * N <= p.cols; col += Packets * N) {
+    P value[Packets], sum[Packets];
+    S* y = p.out.data + col;
+    GMA_UNROLL
+    for (int j = 0; j < Packets; ++j) {
+      value[j] = P::load(p.values.data + col + j * N);
+      sum[j] = p.adds ? P::load(y + j * N) : P::all(S(0));
+    }
+    S* at = p.state + col;
+    for (Index i = 0; i < p.rows; ++i, at += p.cols) {
+      const P write = P::all(p.writes.data[i]), read = P::all(p.reads.data[i]);
+      GMA_UNROLL
+      for (int j = 0; j < Packets; ++j) {
+        P x = P::load(at + j * N);
+        if constexpr (Scales) x = x * before;
+        x = multiply_add(write, value[j], x);
+        sum[j] = multiply_add(read, x, sum[j]);
+        if constexpr (Scales) x = x * after;
+        x.store(at + j * N);
+      }
+    }
+    GMA_UNROLL
+    for (int j = 0; j < Packets; ++j) sum[j].store(y + j * N);
+  }
+  if (col == p.cols) return;
+  if constexpr (Packets > 1) {
+    step_columns<N, Packets / 2, Scales>(p, col);
+  } else if constexpr (N > 1) {
+    step_columns<narrower<S, N>, 1, Scales>(p, col);
+  }
+}
+
+inline constexpr int step_packets = registers >= 32 ? 8 : 4;
+
+template <class S>
+void step(const Scan<S>& p) {
+  if (p.before == S(0)) std::fill_n(p.state, p.rows * p.cols, S(0));
+  if (!(p.before == S(1) && p.after == S(1))) {
+    step_columns<widest<S>, step_packets, true>(p, 0);
+    if (p.after == S(0)) std::fill_n(p.state, p.rows * p.cols, S(0));
+  } else {
+    step_columns<widest<S>, step_packets, false>(p, 0);
+  }
+}
+
 /// Tokens of which the four rows stay in the first-level cache while the blocks of the state pass over them.
 inline constexpr Index scan_tokens = registers >= 32 ? 64 : 48;
 
 template <class S>
 void scan(const Scan<S>& p) {
+  if (p.tokens == 1) return step(p);
   Scan<S> part = p;
   for (Index begin = 0; begin < p.tokens; begin += scan_tokens) {
     part.tokens = p.tokens - begin < scan_tokens ? p.tokens - begin : scan_tokens;

@@ -140,31 +140,36 @@ ProductMixture<T, Covariance> ProductMixture<S, Covariance>::cast() const {
 
 namespace detail {
 
-/// Shapes of one mixture; `name` is "mixture" or "mixture.factors[m]".
+/// Shapes of one mixture; `factor` is its place in a product, -1 where there is none. Text is made for errors only.
 template <class S, class Covariance>
-void check_parameters(const char* function, const Mixture<S, Covariance>& mixture, const std::string& name) {
+void check_factor(const char* function, const Mixture<S, Covariance>& mixture, Index factor) {
   const Index components = mixture.components(), dim = mixture.dim();
+  const Index rows = Covariance::scale_rows(components), cols = Covariance::scale_cols(dim);
+  const bool fits = components >= 1 && dim >= 1 && mixture.weight_logits.size() == components &&
+                    mixture.log_scales.rows() == rows && mixture.log_scales.cols() == cols;
+  if (fits) return;
+  const std::string name = factor < 0 ? "mixture" : "mixture.factors[" + std::to_string(factor) + "]";
   if (components < 1 || dim < 1) {
     invalid_argument(function, name, ".means is ", components, " x ", dim,
                      ", expected at least one component (row) and one dimension (column)");
   }
   check_size(function, (name + ".weight_logits").c_str(), "coefficients", mixture.weight_logits.size(), components,
              "one per component");
-  check_shape(function, (name + ".log_scales").c_str(), mixture.log_scales.rows(), mixture.log_scales.cols(),
-              Covariance::scale_rows(components), Covariance::scale_cols(dim), Covariance::name);
+  check_shape(function, (name + ".log_scales").c_str(), mixture.log_scales.rows(), mixture.log_scales.cols(), rows,
+              cols, Covariance::name);
 }
 
 template <class S, class Covariance>
 void check_parameters(const char* function, const ProductMixture<S, Covariance>& mixture) {
   if (mixture.factors.empty()) invalid_argument(function, "mixture.factors is empty, expected at least one factor");
   for (std::size_t m = 0; m < mixture.factors.size(); ++m) {
-    check_parameters(function, mixture.factors[m], "mixture.factors[" + std::to_string(m) + "]");
+    check_factor(function, mixture.factors[m], static_cast<Index>(m));
   }
 }
 
 template <class S, class Covariance>
 void check_parameters(const char* function, const Mixture<S, Covariance>& mixture) {
-  check_parameters(function, mixture, "mixture");
+  check_factor(function, mixture, -1);
 }
 
 template <class S, class Covariance>

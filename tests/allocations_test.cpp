@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT
+// Heap allocations, counted where Eigen and the standard library make them: none after the first call with a workspace,
+// and none at all in a decoding step. (Eigen checks its allocations with this macro; malloc itself is left alone, which
+// the sanitizers need.)
+#define EIGEN_RUNTIME_NO_MALLOC
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "gma/baselines/sdpa.hpp"
+#include "support.hpp"
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"  // it sees one of the pair inlined
+#endif
+
+namespace {
+std::atomic<long> news{0};
+}
+
+void* operator new(std::size_t size) {
+  ++news;
+  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace gma_test {
+namespace {
+
+/// Calls once to size everything, then again while Eigen refuses to allocate (an assertion aborts) and operator new is
+/// counted.
+template <class Call>
+long second_call_allocates(Call&& call) {
+  call();
+  Eigen::internal::set_is_malloc_allowed(false);
+  const long before = news;
+  call();
+  const long after = news;
+  Eigen::internal::set_is_malloc_allowed(true);
+  return after - before;
+}
+
+template <class M>
+void expect_no_allocations(const M& mixture, const char* name) {
+  using S = typename M::Scalar;
+  SCOPED_TRACE(name);
+  constexpr Index count = 900;
+  Random random(2);
+  const Matrix<S> x = random.matrix<S>(count, 4), values = random.matrix<S>(count, 5);
+  Matrix<S> out(count, 5);
+  const TokenInputs<S> none, given = random_tokens<S>(count, true, random);
+  gma::Workspace<S> workspace;
+  for (const Normalization normalization : all_normalizations) {
+    Options options;
+    options.normalization = normalization;
+    for (const TokenInputs<S>* tokens : {&none, &given}) {
+      EXPECT_EQ(second_call_allocates(
+                    [&] { gma::bidirectional_into(out, mixture, x, x, values, options, *tokens, workspace); }),
+                0);
+      EXPECT_EQ(
+          second_call_allocates([&] { gma::causal_into(out, mixture, x, x, values, options, *tokens, workspace); }), 0);
+      Memory<S> memory = gma::empty_memory<S>(mixture.components(), 5);
+      EXPECT_EQ(second_call_allocates([&] { gma::write(mixture, x, values, memory, *tokens, workspace); }), 0);
+      EXPECT_EQ(second_call_allocates([&] { gma::read_into(out, mixture, x, memory, options, workspace); }), 0);
+    }
+  }
+}
+
+template <class M>
+void expect_no_allocations_backward(const M& mixture, const char* name) {
+  using S = typename M::Scalar;
+  SCOPED_TRACE(name);
+  constexpr Index count = 900;
+  Random random(4);
+  const Matrix<S> x = random.matrix<S>(count, 4), values = random.matrix<S>(count, 5);
+  const TokenInputs<S> tokens = random_tokens<S>(count, true, random);
+  gma::Workspace<S> workspace;
+  gma::Gradients<M> gradients;
+  const Memory<S> none;
+  EXPECT_EQ(second_call_allocates([&] {
+              gma::bidirectional_backward_into(gradients, mixture, x, x, values, values, Options{}, tokens, workspace);
+            }),
+            0);
+  EXPECT_EQ(second_call_allocates([&] {
+              gma::causal_backward_into(gradients, mixture, x, x, values, values, none, none, Options{}, tokens,
+                                        workspace);
+            }),
+            0);
+}
+
+TEST(Allocations, NoneAfterTheFirstCall) {
+  Random random(1);
+  for (const auto& [name, mixture] : every_family<float>(6, 4, Regime::generic, 3)) {
+    expect_no_allocations(mixture, name.c_str());
+  }
+  gma::Mixture<double, gma::Diagonal> raw;
+  randomize(raw, 6, 4, Regime::generic, random);
+  expect_no_allocations(raw, "parameters, compiled at every call");
+  expect_no_allocations_backward(raw, "diagonal");
+  gma::ProductMixture<float, gma::Tied> product;
+  randomize(product, 6, 4, Regime::generic, random);
+  expect_no_allocations_backward(product, "product");
+}
+
+TEST(Allocations, NoneInADecodingStep) {
+  for (const auto& [name, mixture] : every_family<float>(6, 4, Regime::generic, 3)) {
+    SCOPED_TRACE(name);
+    Random random(5);
+    const Matrix<float> x = random.matrix<float>(20, 4), values = random.matrix<float>(20, 5);
+    Matrix<float> out(20, 5);
+    Memory<float> memory = gma::empty_memory<float>(6, 5);
+    gma::Workspace<float> workspace;
+    TokenInputs<float> tokens{{}, Vector<float>::Constant(1, -0.1f)};
+    Index t = 0;
+    const auto step = [&] {
+      gma::causal_into(out.row(t), mixture, x.row(t), x.row(t), values.row(t), memory, Options{}, tokens, workspace);
+      ++t;
+    };
+    while (t < 19) EXPECT_EQ(second_call_allocates(step), 0);
+  }
+}
+
+TEST(Allocations, ScratchDoesNotGrowWithTheSequence) {
+  Random random(6);
+  gma::Mixture<float, gma::Diagonal> mixture;
+  randomize(mixture, 8, 4, Regime::generic, random);
+  const auto compiled = gma::compile(mixture);
+  std::size_t bytes[2][2];
+  for (const int longer : {0, 1}) {
+    const Index count = longer == 0 ? 1000 : 20000;
+    const Matrix<float> x = random.matrix<float>(count, 4), values = random.matrix<float>(count, 5);
+    Matrix<float> out(count, 5);
+    for (const int causal : {0, 1}) {
+      gma::Workspace<float> workspace;
+      if (causal == 1) {
+        gma::causal_into(out, compiled, x, x, values, Options{}, TokenInputs<float>{}, workspace);
+      } else {
+        gma::bidirectional_into(out, compiled, x, x, values, Options{}, TokenInputs<float>{}, workspace);
+      }
+      bytes[causal][longer] = workspace.bytes();
+    }
+  }
+  EXPECT_EQ(bytes[0][0], bytes[0][1]);
+  EXPECT_EQ(bytes[1][0], bytes[1][1]);
+}
+
+}  // namespace
+}  // namespace gma_test

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: MIT
+// The kernels on packets against their plain twins, at every size around a register block, and the promises that the
+// operators rely on: one row's bits do not depend on its neighbours, NaN stays, what is far away is exactly zero.
+#include "gma/kernels/columns.hpp"
+#include "gma/kernels/mass.hpp"
+#include "gma/kernels/products.hpp"
+#include "gma/kernels/rows.hpp"
+#include "gma/kernels/scan.hpp"
+#include "support.hpp"
+
+namespace gma_test {
+namespace {
+
+namespace kernels = gma::kernels;
+using gma::Tile;
+
+template <class S>
+class Kernels : public testing::Test {
+ protected:
+  void SetUp() override {
+    if constexpr (!kernels::has_packets<S>) GTEST_SKIP() << "no packets of this scalar on this machine";
+  }
+};
+struct ScalarNames {
+  template <class S>
+  static std::string GetName(int) {
+    return sizeof(S) == 4 ? "float" : "double";
+  }
+};
+using Scalars = testing::Types<float, double>;
+TYPED_TEST_SUITE(Kernels, Scalars, ScalarNames);
+
+template <class S>
+Tile<S> tile(Matrix<S>& matrix, Index cols = -1) {
+  return Tile<S>(matrix.data(), matrix.rows(), cols < 0 ? matrix.cols() : cols,
+                 Eigen::OuterStride<>(matrix.outerStride()));
+}
+
+constexpr Index sizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 17, 24, 31, 33, 48, 64, 65, 80, 97};
+
+// Products -----------------------------------------------------------------------------------------------------------
+
+TYPED_TEST(Kernels, ProductsEqualThePlainOnes) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    Random random(1);
+    for (const Index rows : {1, 2, 3, 5, 6, 7, 12, 13, 25}) {
+      for (const Index cols : sizes) {
+        for (const Index depth : {0, 1, 3, 70}) {
+          for (const bool transposed : {false, true}) {
+            // Rows of all operands lie apart, and what lies between them is not to be touched.
+            const Index gap = 3;
+            Matrix<S> a = random.matrix<S>(transposed ? depth : rows, (transposed ? rows : depth) + gap);
+            const Matrix<S> b = random.matrix<S>(depth, cols + gap), bias = random.matrix<S>(1, cols);
+            const Matrix<S> c = random.matrix<S>(rows, cols + gap);
+            for (const bool adds : {false, true}) {
+              Matrix<S> fast = c, plain = c;
+              kernels::Product<S> p{a.data(),
+                                    transposed ? 1 : a.cols(),
+                                    transposed ? a.cols() : 1,
+                                    b.data(),
+                                    b.cols(),
+                                    fast.data(),
+                                    fast.cols(),
+                                    rows,
+                                    depth,
+                                    cols,
+                                    adds ? nullptr : bias.data(),
+                                    adds};
+              kernels::packets::multiply(p);
+              p.c = plain.data();
+              kernels::plain::multiply(p);
+              ASSERT_TRUE(close(fast, plain, forward_tolerance<S>()))
+                  << rows << " x " << depth << " x " << cols << (transposed ? ", transposed" : "");
+              ASSERT_TRUE(same_bits(fast.rightCols(gap), c.rightCols(gap)));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(Kernels, ARowOfAProductDoesNotDependOnItsNeighbours) {
+  using S = TypeParam;
+  Random random(2);
+  for (const Index cols : {3, 16, 37, 64}) {
+    Matrix<S> a = random.matrix<S>(23, 40), b = random.matrix<S>(40, cols), all(23, cols);
+    gma::detail::product<S>(a, b, tile(all));
+    for (Index first = 0; first < 23; ++first) {
+      for (const Index count : {Index(1), Index(2), Index(5), Index(7)}) {
+        if (first + count > 23) continue;
+        Matrix<S> some(count, cols);
+        const Matrix<S> rows = a.middleRows(first, count);
+        gma::detail::product<S>(rows, b, tile(some));
+        ASSERT_TRUE(same_bits(some, all.middleRows(first, count))) << first << " " << count << " " << cols;
+      }
+    }
+  }
+}
+
+// Rows ---------------------------------------------------------------------------------------------------------------
+
+TYPED_TEST(Kernels, SoftmaxAndItsGradientEqualThePlainOnes) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    Random random(3);
+    for (const Index cols : sizes) {
+      for (const Index rows : {1, 3, 4, 9}) {
+        Matrix<S> fast = random.matrix<S>(rows, cols + 1, 4), plain = fast;
+        kernels::packets::softmax_rows(tile(fast, cols));
+        kernels::plain::softmax_rows(tile(plain, cols));
+        ASSERT_TRUE(close(fast, plain, forward_tolerance<S>())) << rows << " x " << cols;
+        ASSERT_TRUE(same_bits(fast.rightCols(1), plain.rightCols(1)));
+        Matrix<S> d_fast = random.matrix<S>(rows, cols + 1), d_plain = d_fast;
+        kernels::packets::softmax_backward_rows(tile(fast, cols), tile(d_fast, cols));
+        kernels::plain::softmax_backward_rows(tile(plain, cols), tile(d_plain, cols));
+        ASSERT_TRUE(close(d_fast, d_plain, forward_tolerance<S>()));
+        Matrix<S> sums = random.matrix<S>(1, cols), plain_sums = sums;
+        kernels::packets::add_column_sums(tile(fast, cols), sums.data());
+        kernels::plain::add_column_sums(tile(fast, cols), plain_sums.data());
+        ASSERT_TRUE(close(sums, plain_sums, forward_tolerance<S>()));
+        const double dot = static_cast<double>(kernels::packets::dot(fast.data(), d_fast.data(), cols));
+        const double expected = static_cast<double>(kernels::plain::dot(fast.data(), d_fast.data(), cols));
+        ASSERT_NEAR(dot, expected, forward_tolerance<S>() * static_cast<double>(cols));
+      }
+    }
+  }
+}
+
+TYPED_TEST(Kernels, SoftmaxKeepsNaNInItsRowAndWhatIsFarAwayIsZero) {
+  using S = TypeParam;
+  for (const Index cols : {3, 8, 16, 29, 64}) {
+    Matrix<S> logits = Matrix<S>::Zero(6, cols);
+    logits(2, cols - 1) = static_cast<S>(not_a_number);
+    logits(3, 0) = S(200);
+    logits(4, cols / 2) = -static_cast<S>(infinity);
+    kernels::softmax_rows(tile(logits));
+    EXPECT_TRUE(logits.row(2).array().isNaN().all()) << cols;
+    EXPECT_TRUE(all_finite(logits.topRows(2)) && all_finite(logits.bottomRows(3)));
+    EXPECT_EQ(logits(3, 0), S(1));
+    if (sizeof(S) == 4) {  // exp(-200) is below float
+      EXPECT_EQ(logits.row(3).tail(cols - 1).cwiseAbs().maxCoeff(), S(0));
+    }
+    EXPECT_LE(logits(4, cols / 2), std::numeric_limits<S>::min());
+  }
+}
+
+TYPED_TEST(Kernels, ExponentialsAreAccurate) {
+  using S = TypeParam;
+  constexpr int N = kernels::widest<S>;
+  double worst = 0;
+  for (int i = 0; i < 40000; ++i) {
+    S x[N], y[N];
+    for (int j = 0; j < N; ++j) x[j] = -S(86) * static_cast<S>(i * N + j) / static_cast<S>(40000 * N);
+    kernels::exp_of_negative(kernels::Packet<S, N>::load(x)).store(y);
+    for (int j = 0; j < N; ++j) {
+      const double exact = std::exp(static_cast<double>(x[j]));
+      const double error = std::abs(static_cast<double>(y[j]) - exact) / exact;
+      worst = std::max(worst, error / (3e-7 - (kernels::has_fma ? 2e-8 : 8e-8) * static_cast<double>(x[j])));
+    }
+  }
+  EXPECT_LE(worst, sizeof(S) == 4 ? 1 : 1e-8);  // in units of what the header says
+}
+
+TYPED_TEST(Kernels, ReciprocalsAreAccurate) {
+  using S = TypeParam;
+  constexpr int N = kernels::widest<S>;
+  Random random(4);
+  for (int i = 0; i < 2000; ++i) {
+    S x[N], y[N];
+    for (int j = 0; j < N; ++j) x[j] = static_cast<S>(std::exp(80 * random.uniform() - 40));
+    kernels::reciprocal(kernels::Packet<S, N>::load(x)).store(y);
+    for (int j = 0; j < N; ++j) {
+      ASSERT_NEAR(static_cast<double>(x[j]) * static_cast<double>(y[j]), 1.0,
+                  4 * static_cast<double>(std::numeric_limits<S>::epsilon()));
+    }
+  }
+}
+
+TYPED_TEST(Kernels, ProductsOfRowsAndTheirGradientsEqualThePlainOnes) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    Random random(5);
+    for (const Index rows : {1, 4, 7}) {
+      for (const Index cols : sizes) {
+        const Matrix<S> a = random.matrix<S>(1, rows), b = random.matrix<S>(1, cols);
+        Matrix<S> fast(1, rows * cols), plain(1, rows * cols);
+        fast.leftCols(rows) = plain.leftCols(rows) = a;
+        kernels::packets::outer_product(fast.data(), rows, b.data(), cols, fast.data());
+        kernels::plain::outer_product(plain.data(), rows, b.data(), cols, plain.data());
+        ASSERT_TRUE(same_bits(fast, plain));
+        Matrix<S> d_b(1, cols), plain_d_b(1, cols);
+        kernels::packets::contract(a.data(), rows, b.data(), cols, fast.data(), d_b.data());
+        kernels::plain::contract(a.data(), rows, b.data(), cols, plain.data(), plain_d_b.data());
+        ASSERT_TRUE(close(d_b, plain_d_b, forward_tolerance<S>()));
+        ASSERT_TRUE(close(fast.leftCols(rows), plain.leftCols(rows), forward_tolerance<S>()));
+      }
+    }
+  }
+}
+
+TYPED_TEST(Kernels, RunningSoftmaxEqualsThePlainOne) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    Random random(6);
+    for (const Index queries : sizes) {
+      Matrix<S> state[2] = {Matrix<S>::Zero(3, queries), Matrix<S>::Zero(3, queries)};
+      state[0].row(0).setConstant(-static_cast<S>(infinity));
+      state[1] = state[0];
+      for (const Index keys : {1, 5, 9}) {
+        Matrix<S> fast = random.matrix<S>(keys, queries, 3);
+        fast(0, queries - 1) = -static_cast<S>(infinity);
+        if (keys == 1) fast.setZero();
+        Matrix<S> plain = fast;
+        kernels::packets::running_softmax<kernels::widest<S>, 4>(tile(fast), &state[0](0, 0), &state[0](1, 0),
+                                                                 &state[0](2, 0), 0);
+        kernels::plain::running_softmax(tile(plain), &state[1](0, 0), &state[1](1, 0), &state[1](2, 0));
+        ASSERT_TRUE(close(fast, plain, forward_tolerance<S>()));
+        ASSERT_TRUE(close(state[0], state[1], forward_tolerance<S>())) << queries;
+      }
+    }
+  }
+}
+
+// The scan -----------------------------------------------------------------------------------------------------------
+
+TYPED_TEST(Kernels, ScansEqualThePlainOnesInBothDirections) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    Random random(7);
+    for (const Index tokens : {1, 2, 7, 131}) {
+      for (const Index rows : {1, 3, 4, 8, 14}) {
+        for (const Index cols : sizes) {
+          const Matrix<S> writes = random.matrix<S>(tokens, rows + 1), reads = random.matrix<S>(tokens, rows + 1);
+          const Matrix<S> values = random.matrix<S>(tokens, cols + 1), before = random.matrix<S>(tokens, cols + 1);
+          const Matrix<S> state = random.matrix<S>(rows, cols);
+          for (const bool backwards : {false, true}) {
+            const Index direction = backwards ? -1 : 1, first = backwards ? tokens - 1 : 0;
+            for (const double factor : {1.0, 0.5, 0.0}) {
+              Matrix<S> out[2] = {before, before}, after[2] = {state, state};
+              for (const int plain : {0, 1}) {
+                if (factor == 0) after[plain](0, 0) = static_cast<S>(not_a_number);  // a restart forgets that, too
+                const kernels::Scan<S> scan{tokens,
+                                            rows,
+                                            cols,
+                                            {writes.row(first).data(), direction * writes.cols()},
+                                            {values.row(first).data(), direction * values.cols()},
+                                            {reads.row(first).data(), direction * reads.cols()},
+                                            {out[plain].row(first).data(), direction * before.cols()},
+                                            after[plain].data(),
+                                            static_cast<S>(factor),
+                                            factor == 0 ? S(2) : static_cast<S>(factor),
+                                            factor == 0.5};
+                if (plain == 1) {
+                  kernels::plain::scan(scan);
+                } else {
+                  kernels::packets::scan(scan);
+                }
+              }
+              ASSERT_TRUE(close(out[0], out[1], forward_tolerance<S>())) << tokens << " " << rows << " " << cols;
+              ASSERT_TRUE(close(after[0], after[1], forward_tolerance<S>())) << tokens << " " << rows << " " << cols;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(Kernels, AScanThatEndsInARestartLeavesZeros) {
+  using S = TypeParam;
+  Random random(8);
+  for (const Index tokens : {1, 5}) {
+    Matrix<S> writes = random.matrix<S>(tokens, 6), values = random.matrix<S>(tokens, 9), out(tokens, 9);
+    Matrix<S> state = random.matrix<S>(6, 9);
+    kernels::scan<S>({tokens,
+                      6,
+                      9,
+                      {writes.data(), 6},
+                      {values.data(), 9},
+                      {writes.data(), 6},
+                      {out.data(), 9},
+                      state.data(),
+                      S(1),
+                      S(0)});
+    EXPECT_EQ(state, (Matrix<S>::Zero(6, 9)));
+  }
+}
+
+TYPED_TEST(Kernels, MassesAndTheirGradientsEqualThePlainOnes) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    Random random(9);
+    constexpr Index tokens = 6;
+    for (const Index cols : sizes) {
+      for (const Normalization normalization : all_normalizations) {
+        for (const bool scales : {false, true}) {
+          const Matrix<S> q = random.matrix<S>(tokens, cols).cwiseAbs(), r = random.matrix<S>(tokens, cols).cwiseAbs();
+          Matrix<S> weights = random.matrix<S>(1, tokens).cwiseAbs(), kept = random.matrix<S>(1, tokens).cwiseAbs();
+          Matrix<S> decay = weights * S(0.3), base = random.matrix<S>(1, cols).cwiseAbs();
+          decay(0, 3) = S(0);
+          Matrix<S> reads[2], writes[2], masses[2], mass[2], d_reads[2], d_writes[2], d_mass[2], energy[2];
+          const Matrix<S> d = random.matrix<S>(tokens, cols), d_w = random.matrix<S>(tokens, cols);
+          for (const int plain : {0, 1}) {
+            reads[plain] = q;
+            writes[plain] = r;
+            masses[plain].resize(tokens, cols);
+            mass[plain] = base;
+            mass[plain](0, 0) = S(0);
+            const kernels::Masses<S> p{normalization,
+                                       tokens,
+                                       cols,
+                                       scales ? weights.data() : nullptr,
+                                       scales ? decay.data() : nullptr,
+                                       kept.data(),
+                                       scales ? base.data() : nullptr,
+                                       kept.data(),
+                                       {reads[plain].data(), cols},
+                                       {writes[plain].data(), cols},
+                                       {reads[plain].data(), cols},
+                                       {writes[plain].data(), cols},
+                                       mass[plain].data(),
+                                       {masses[plain].data(), cols}};
+            d_reads[plain] = d;
+            d_writes[plain] = d_w;
+            d_mass[plain] = base;
+            energy[plain].resize(1, tokens);
+            if (plain == 1) {
+              kernels::plain::masses(p);
+            } else {
+              kernels::packets::masses(p);
+            }
+            masses[plain](1, 0) = S(0);  // below tiny_mass: no gradient
+            const kernels::MassesBackward<S> b{normalization,
+                                               tokens,
+                                               cols,
+                                               scales ? decay.data() : nullptr,
+                                               {q.data(), cols},
+                                               {masses[plain].data(), cols},
+                                               {d_reads[plain].data(), cols},
+                                               {d_writes[plain].data(), cols},
+                                               d_mass[plain].data(),
+                                               energy[plain].data()};
+            if (plain == 1) {
+              kernels::plain::masses_backward(b);
+            } else {
+              kernels::packets::masses_backward(b);
+            }
+          }
+          SCOPED_TRACE(std::string(name_of(normalization)) + " " + std::to_string(cols));
+          ASSERT_TRUE(close(reads[0], reads[1], forward_tolerance<S>()));
+          ASSERT_TRUE(close(writes[0], writes[1], forward_tolerance<S>()));
+          ASSERT_TRUE(close(masses[0], masses[1], forward_tolerance<S>()));
+          ASSERT_TRUE(close(mass[0], mass[1], forward_tolerance<S>()));
+          ASSERT_TRUE(close(d_reads[0], d_reads[1], forward_tolerance<S>()));
+          ASSERT_TRUE(close(d_writes[0], d_writes[1], forward_tolerance<S>()));
+          ASSERT_TRUE(close(d_mass[0], d_mass[1], forward_tolerance<S>()));
+          ASSERT_TRUE(close(energy[0], energy[1], forward_tolerance<S>()));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gma_test
