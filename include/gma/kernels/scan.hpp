@@ -192,7 +192,6 @@ inline constexpr Index scan_tokens = registers >= 32 ? 64 : 48;
 
 template <class S>
 void scan(const Scan<S>& p) {
-  if (p.tokens == 1) return step(p);
   Scan<S> part = p;
   for (Index begin = 0; begin < p.tokens; begin += scan_tokens) {
     part.tokens = p.tokens - begin < scan_tokens ? p.tokens - begin : scan_tokens;
@@ -211,7 +210,11 @@ void scan(const Scan<S>& p) {
 template <class S>
 void scan(const Scan<S>& p) {
   if constexpr (has_packets<S>) {
-    packets::scan(p);
+    if (p.tokens == 1) {
+      packets::step(p);
+    } else {
+      packets::scan(p);
+    }
   } else {
     plain::scan(p);
   }
