@@ -14,8 +14,8 @@ namespace gma {
 
 /// y_t from (4), (5) or (6) with the memory after token t: queries and keys N x d, values N x e; returns N x e. lambda
 /// = 1 everywhere unless tokens.log_forgetting is given. Output i depends on tokens 0..i alone, to the bit. Cost O(N K
-/// (D + e)) and O(N tile (K + e)); extra memory O(tile (K + D + e) + K e). Throws std::invalid_argument on shapes or
-/// token inputs that do not fit.
+/// (D + e)), 2 N K (2 D + 2 e) operations in products; extra memory O(tile (K + D) + K e) (kernels/COSTS.md). Throws
+/// std::invalid_argument on shapes or token inputs that do not fit.
 template <class M, class Q, class K, class V, class TS = typename M::Scalar>
 Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
                                   const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,

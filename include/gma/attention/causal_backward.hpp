@@ -8,7 +8,7 @@
 
 namespace gma {
 
-/// Gradients of causal(): everything that was given; d_output is N x e. Cost about 4 forward passes; extra memory
+/// Gradients of causal(): everything that was given; d_output is N x e. Cost about 3.5 forward passes; extra memory
 /// (N / checkpoint_interval + checkpoint_interval / tile) (K e + K) numbers and a few tiles. Throws
 /// std::invalid_argument on shapes or token inputs that do not fit.
 template <class M, class Q, class K, class V, class D, class TS = typename M::Scalar>
