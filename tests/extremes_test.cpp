@@ -278,5 +278,36 @@ TEST(LongStream, AMillionTokensInFloatStayCloseToDouble) {
   }
 }
 
+/// Heavy tokens bring the scan to lay its state aside after a tile or two: what lies aside is read, forgotten and
+/// restarted like the rest.
+TEST(LongStream, WhatIsLaidAsideIsReadAndForgotten) {
+  constexpr Index count = 300;
+  Random random(10);
+  gma::Mixture<float, gma::Tied> mixture;
+  randomize(mixture, 5, 3, Regime::generic, random);
+  const auto wide = mixture.cast<double>();
+  const Matrix<float> queries = random.matrix<float>(count, 3), keys = random.matrix<float>(count, 3);
+  const Matrix<float> values = random.matrix<float>(count, 4);
+  for (const double forgetting : {0.0, -1e-3, -0.4}) {
+    for (const bool restarts : {false, true}) {
+      TokenInputs<float> tokens{Vector<float>::Constant(count, 3000),
+                                Vector<float>::Constant(count, static_cast<float>(forgetting))};
+      if (restarts) tokens.log_forgetting(230) = -static_cast<float>(infinity);
+      for (const Normalization normalization : all_normalizations) {
+        Memory<float> memory;
+        Memory<double> expected;
+        const Matrix<float> out = gma::causal(mixture, queries, keys, values, memory, with(normalization), tokens);
+        EXPECT_TRUE(close(out,
+                          gma::reference::attention(wide, in_double(queries), in_double(keys), in_double(values),
+                                                    with(normalization), true, in_double(tokens)),
+                          forward_tolerance<float>()))
+            << forgetting << ", " << name_of(normalization);
+        dense_write(wide, in_double(keys), in_double(values), expected, in_double(tokens));
+        EXPECT_TRUE(close(in_double(memory), expected, forward_tolerance<float>()));
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace gma_test

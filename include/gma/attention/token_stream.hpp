@@ -86,11 +86,16 @@ struct TokenStream {
     return forgets() && present(j) ? S(exp(tokens.log_forgetting(j))) : S(1);
   }
 
-  /// Sum of g over the tokens that are there.
+  /// Sum of g over the tokens that are there, in two levels.
   S total_log_forgetting() const {
+    constexpr Index block = 64;
     S total(0);
-    for (Index j = 0; forgets() && j < size(); ++j) {
-      if (present(j)) total += tokens.log_forgetting(j);
+    for (Index begin = 0; forgets() && begin < size(); begin += block) {
+      S part(0);
+      for (Index j = begin; j < (std::min)(begin + block, size()); ++j) {
+        if (present(j)) part += tokens.log_forgetting(j);
+      }
+      total += part;
     }
     return total;
   }
