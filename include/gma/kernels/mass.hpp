@@ -120,7 +120,7 @@ void masses_backward(const MassesBackward<S>& p) {
 namespace packets {
 
 template <class S>
-void masses(const Masses<S>& p) {
+void masses(const Masses<S> p) {
   const bool scales = p.weights != nullptr || p.decay != nullptr || p.writes.data != p.key_responsibilities.data;
   for (Index t = 0; t < p.tokens; ++t) {
     const S* q = p.query_responsibilities.data + t * p.query_responsibilities.stride;
@@ -163,7 +163,7 @@ void masses(const Masses<S>& p) {
 }
 
 template <class S>
-void masses_backward(const MassesBackward<S>& p) {
+void masses_backward(const MassesBackward<S> p) {
   for (Index t = p.tokens - 1; t >= 0; --t) {
     const S* q = p.query_responsibilities.data + t * p.query_responsibilities.stride;
     const S* m = p.masses.data + t * p.masses.stride;

@@ -18,6 +18,13 @@
 #define GMA_UNROLL
 #endif
 
+// A long loop of large bodies: to unroll it would only cost registers.
+#if defined(__clang__)
+#define GMA_ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define GMA_ROLLED
+#endif
+
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wignored-attributes"  // SIMD types as template arguments
@@ -100,6 +107,11 @@ struct Packet {
 /// a b + c, fused where the machine can.
 template <class S, int N>
 EIGEN_STRONG_INLINE Packet<S, N> multiply_add(const Packet<S, N>& a, const Packet<S, N>& b, const Packet<S, N>& c) {
+#if defined(__clang__) && defined(EIGEN_VECTORIZE_AVX) && defined(EIGEN_VECTORIZE_FMA)
+  // Eigen 3.4 puts these into inline assembly for clang++, which then cannot schedule them.
+  if constexpr (std::is_same_v<S, float> && N == 8) return {_mm256_fmadd_ps(a.x, b.x, c.x)};
+  if constexpr (std::is_same_v<S, double> && N == 4) return {_mm256_fmadd_pd(a.x, b.x, c.x)};
+#endif
   return {detail::ei::pmadd(a.x, b.x, c.x)};
 }
 

@@ -68,7 +68,7 @@ inline constexpr int scan_rows = 4;
 inline constexpr int scan_packets = registers >= 32 ? 4 : 2;
 
 template <int N, int Rows, int Packets, class S>
-EIGEN_STRONG_INLINE void scan_block(const Scan<S>& p, Index row, Index col) {
+EIGEN_STRONG_INLINE void scan_block(const Scan<S> p, Index row, Index col) {
   using P = Packet<S, N>;
   P state[Rows][Packets];
   S* at = p.state + row * p.cols + col;
@@ -82,6 +82,7 @@ EIGEN_STRONG_INLINE void scan_block(const Scan<S>& p, Index row, Index col) {
   const S *a = p.writes.data + row, *v = p.values.data + col, *c = p.reads.data + row;
   S* y = p.out.data + col;
   const bool first = row == 0 && !p.adds;
+  GMA_ROLLED
   for (Index t = 0; t < p.tokens; ++t) {
     P value[Packets], sum[Packets];
     GMA_UNROLL
@@ -139,7 +140,7 @@ void scan_columns(const Scan<S>& p, Index col) {
 /// A single token: all rows of the state pass through registers once, and y stays there.
 /// The state is multiplied by `before` and `after` if Scales.
 template <int N, int Packets, bool Scales, class S>
-void step_columns(const Scan<S>& p, Index col) {
+void step_columns(const Scan<S> p, Index col) {
   using P = Packet<S, N>;
   const P before = P::all(p.before), after = P::all(p.after);
   for (; col + Packets * N <= p.cols; col += Packets * N) {
