@@ -5,20 +5,24 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "affinity.hpp"
 #include "programs.hpp"
 
 namespace bench {
 
 struct LineupOptions {
-  Index min_tokens = 256, max_tokens = 65536, width = 64;
+  Index min_tokens = 256, max_tokens = 131072, width = 64, heads = 8;
   std::vector<Index> components{64, 128, 256};
-  std::string covariance = "diagonal";
+  std::vector<std::string> covariances{"diagonal", "tied"};  // the first is drawn
   bool backward = false;
+  int cpu = this_cpu;
   double seconds = 10, gibibytes = 2;  // a call
   Index rounds = 11;
   bool quick = false;
@@ -34,14 +38,18 @@ inline void add_options(CLI::App& app, LineupOptions& options) {
   app.add_option("--width", options.width, "Columns of queries, keys and values")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
+  app.add_option("--heads", options.heads, "Heads in a call; fewer where a call would take too long")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   app.add_option("--components", options.components, "Mixture components of GMA, one program each")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
-  app.add_option("--covariance", options.covariance, "Covariance family of GMA")
+  app.add_option("--covariance", options.covariances, "Covariance families of GMA; the first is drawn")
       ->check(CLI::IsMember({"tied", "diagonal"}))
       ->capture_default_str();
   app.add_flag("--backward", options.backward, "Measure the backward passes too");
-  app.add_option("--seconds-per-measurement", options.seconds, "Skip what would take longer than this a call")
+  app.add_option("--cpu", options.cpu, "Stay on this CPU (Linux); the one it starts on where -1, on none where -2");
+  app.add_option("--seconds-per-measurement", options.seconds, "Skip heads, then programs, where a call takes longer")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--max-gibibytes", options.gibibytes, "Skip what needs larger matrices than this")
@@ -58,6 +66,7 @@ inline void apply_quick(LineupOptions& options) {
   if (!options.quick) return;
   options.max_tokens = std::min<Index>(options.max_tokens, 1024);
   options.rounds = std::min<Index>(options.rounds, 3);
+  options.heads = std::min<Index>(options.heads, 2);
 }
 
 inline const char* name(Pass pass) { return pass == Pass::forward ? "forward" : "backward"; }
@@ -73,59 +82,74 @@ inline std::vector<Index> lengths(const LineupOptions& options) {
   return result;
 }
 
-/// Softmax attention first, then GMA by components; all bidirectional ones, then all causal ones.
+/// Softmax attention first, then GMA by family and components; all bidirectional ones, then all causal ones, then all
+/// causal ones that forget.
 inline std::vector<Problem> lineup(const LineupOptions& options, Pass pass, Index tokens) {
   std::vector<Problem> result;
-  for (const bool is_causal : {false, true}) {
+  for (const int kind : {0, 1, 2}) {
     Problem problem;
     problem.pass = pass;
-    problem.is_causal = is_causal;
+    problem.is_causal = kind > 0;
     problem.tokens = tokens;
+    problem.heads = options.heads;
     problem.width = problem.value_width = options.width;
-    problem.covariance = options.covariance == "tied" ? Covariance::tied : Covariance::diagonal;
-    if (!is_causal) {  // the dense form computes the whole matrix either way
+    if (kind == 0) {  // the dense form computes the whole matrix either way
       problem.attention = Operator::sdpa_dense;
       result.push_back(problem);
     }
     problem.attention = Operator::sdpa_tiled;
-    result.push_back(problem);
+    if (kind < 2) result.push_back(problem);
     problem.attention = Operator::gma;
-    for (const Index components : options.components) {
-      problem.components = components;
-      result.push_back(problem);
+    problem.forgets = kind == 2;
+    for (const std::string& covariance : options.covariances) {
+      problem.covariance = covariance == "tied" ? Covariance::tied : Covariance::diagonal;
+      for (const Index components : options.components) {
+        problem.components = components;
+        result.push_back(problem);
+      }
     }
   }
   return result;
 }
 
-/// Programs that are not run at longer sequences any more, and why: nothing is extrapolated in silence.
+/// Programs that run with fewer heads or not at all at long sequences, and why: nothing is extrapolated in silence.
 class Stops {
  public:
   explicit Stops(const LineupOptions& options) : options_(options) {}
 
-  /// Whether `problem` may run: its program was not stopped, and its matrices fit.
-  bool permits(const Problem& problem) {
-    if (names_.count(key(problem)) != 0) return false;
+  /// How many heads of `problem` run in a call: fewer where more would take a fifth of the time that a call may; 0
+  /// where its matrices do not fit, or where one head would take longer than a call may.
+  Index heads(const Problem& problem) {
+    if (stopped_.count(key(problem)) != 0) return 0;
     const double needed = necessary_bytes(problem) / 0x1p30;
-    if (needed <= options_.gibibytes) return true;
-    add(problem, "not run from N = " + std::to_string(problem.tokens) + " on, whose matrices need " + text(needed) +
-                     " GiB (limit " + text(options_.gibibytes) + " GiB)");
-    return false;
+    if (needed > options_.gibibytes) {
+      stop(problem, "not run from N = " + std::to_string(problem.tokens) + " on, whose matrices need " + text(needed) +
+                        " GiB (limit " + text(options_.gibibytes) + " GiB)");
+      return 0;
+    }
+    const double seconds = expected_seconds(problem);
+    if (seconds > options_.seconds) {
+      stop(problem, "not run from N = " + std::to_string(problem.tokens) + " on, where a head would take about " +
+                        text(seconds) + " s (limit " + text(options_.seconds) + " s)");
+      return 0;
+    }
+    return std::clamp<Index>(static_cast<Index>(usual_share * options_.seconds / seconds), 1, problem.heads);
   }
 
-  /// A call took `seconds`. Twice the length takes twice as long with GMA, four times with softmax attention.
-  void took(const Problem& problem, double seconds) {
-    const double next = seconds * (problem.attention == Operator::gma ? 2 : 4);
-    if (next <= options_.seconds || 2 * problem.tokens > options_.max_tokens) return;
-    add(problem, "stopped after N = " + std::to_string(problem.tokens) + ", where a call took " + text(seconds) +
-                     " s; at twice the length it would take about " + text(next) + " s (limit " +
-                     text(options_.seconds) + " s)");
+  void took(const Problem& problem, double seconds_per_head) {
+    measured_[key(problem)] = {static_cast<double>(problem.tokens), seconds_per_head};
   }
 
   /// One for each program that was stopped.
   const std::vector<std::string>& sentences() const { return sentences_; }
 
  private:
+  static constexpr double usual_share = 0.2;
+
+  struct Measured {
+    double tokens, seconds;
+  };
+
   static std::string key(const Problem& problem) { return std::string(name(problem.pass)) + ' ' + name(problem); }
 
   static std::string text(double number) {
@@ -134,13 +158,23 @@ class Stops {
     return buffer;
   }
 
-  void add(const Problem& problem, const std::string& why) {
-    names_.insert(key(problem));
+  /// Of a head. Twice the length takes twice as long with GMA, four times with softmax attention; a program that was
+  /// not measured yet is taken for slow.
+  double expected_seconds(const Problem& problem) const {
+    const auto known = measured_.find(key(problem));
+    if (known == measured_.end()) return useful_flops(problem) / static_cast<double>(problem.heads) / 1e10;
+    const double longer = static_cast<double>(problem.tokens) / known->second.tokens;
+    return known->second.seconds * (problem.attention == Operator::gma ? longer : longer * longer);
+  }
+
+  void stop(const Problem& problem, const std::string& why) {
+    stopped_.insert(key(problem));
     sentences_.push_back(name(problem) + ", " + name(problem.pass) + ": " + why);
   }
 
   LineupOptions options_;
-  std::set<std::string> names_;
+  std::map<std::string, Measured> measured_;
+  std::set<std::string> stopped_;
   std::vector<std::string> sentences_;
 };
 

@@ -19,13 +19,11 @@ using bench::Operator;
 using bench::Pass;
 using bench::Problem;
 
-constexpr double tolerated_error = 1e-4;  // norm-wise; float gradients lie near 1e-6
-
 /// Checks what `program` computes, counts its memory where this binary does, then times it.
-void measure(benchmark::State& state, bench::Program& program, double flops, Index tokens) {
+void measure(benchmark::State& state, bench::Program& program, const Problem& problem, double flops, Index tokens) {
   const std::optional<std::size_t> peak = bench::peak_extra_bytes([&] { program.run(); });
   const double error = program.error();
-  if (!(error <= tolerated_error)) {
+  if (!(error <= bench::tolerated_error(problem))) {
     state.SkipWithError(("the output is wrong: relative error " + std::to_string(error)).c_str());
     return;
   }
@@ -47,7 +45,7 @@ std::string label(const Problem& p) {
   std::string text;
   switch (p.attention) {
     case Operator::gma:
-      text = p.covariance == Covariance::tied ? "gma_tied" : "gma_diagonal";
+      text = std::string("gma_") + bench::name(p.covariance);
       break;
     case Operator::sdpa_tiled:
       text = "sdpa_tiled";
@@ -66,7 +64,7 @@ void add(const Problem& problem) {
                            "/N:" + std::to_string(problem.tokens);
   benchmark::RegisterBenchmark(text.c_str(), [problem](benchmark::State& state) {
     const std::unique_ptr<bench::Program> program = bench::make_program(problem);
-    measure(state, *program, bench::useful_flops(problem), problem.tokens);
+    measure(state, *program, problem, bench::useful_flops(problem), problem.tokens);
   })->Unit(benchmark::kMillisecond);
 }
 
@@ -80,7 +78,7 @@ void add_decoding(const Problem& problem, Index context) {
     const double flops = problem.attention == Operator::gma
                              ? bench::useful_flops(one_token)
                              : bench::useful_flops(one_token) / static_cast<double>(context);
-    measure(state, *program, flops, 1);
+    measure(state, *program, one_token, flops, 1);
   })->Unit(benchmark::kMicrosecond);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The programs that are compared, behind one small interface: one head of attention over N tokens, forward or backward,
-// into matrices that exist already. Compiled once, in programs*.cpp; the benchmarks only count, time and print.
+// The programs that are compared, behind one small interface: some heads of attention over N tokens, forward or
+// backward, into matrices that exist already. Compiled once, in programs*.cpp; the benchmarks only count, time and
+// print.
 #pragma once
 
 #include <cstddef>
@@ -16,19 +17,25 @@ using gma::Index;
 enum class Operator { gma, sdpa_tiled, sdpa_dense };
 enum class Covariance { tied, diagonal };
 enum class Pass { forward, backward };
+enum class Storage { float32, bfloat16 };
 
-/// What is run. N tokens, d columns of queries and keys, e of values, K components.
+/// What is run. N tokens, d columns of queries and keys, e of values, K components. Every head has inputs, output and
+/// mixture of its own; heads share a workspace.
 struct Problem {
   Operator attention = Operator::gma;
   Pass pass = Pass::forward;
   bool is_causal = false;
-  Index tokens = 1024, width = 64, value_width = 64;
+  Index tokens = 1024, width = 64, value_width = 64, heads = 1;
   Index components = 64;                         // of gma
   Covariance covariance = Covariance::diagonal;  // of gma
+  bool forgets = false;                          // gma: log_forgetting -1/64 at every token
+  Storage storage = Storage::float32;            // gma forward: of queries, keys, values and output
+  Index threads = 1;                             // gma forward: heads side by side
 };
 
-/// "GMA K=64, causal", "SDPA tiled", ...
+/// "GMA tied K=64, causal, forgetting", "SDPA tiled", ... Neither length, heads, pass nor threads are part of it.
 std::string name(const Problem& problem);
+const char* name(Covariance covariance);
 
 /// How the programs were compiled: compiler, flags, version of Eigen, floats in a packet.
 struct Build {
@@ -37,9 +44,15 @@ struct Build {
 };
 Build build();
 
-/// Floating point operations of the matrix products, a multiply-add counted as two; exponentials, maxima and sums are
-/// not counted. GMA forward: 2 N K (2 D + 2 e), D = d tied, 2 d diagonal. SDPA forward: 2 N^2 (d + e), half of it
-/// causal. Backward: 2.5 times the forward (10 products to its 4; 5 to SDPA's 2), GMA causal 3 times (12).
+/// Floating point operations of the matrix products that all heads perform, a multiply-add counted as two;
+/// exponentials, maxima and sums are not counted. With D = d tied, 2 d diagonal:
+///   GMA forward                   2 N K (2 D + 2 e)
+///   GMA backward, bidirectional   2 N K (7 D + 5 e): the write again (D + e), then for queries and for keys
+///                                 the logits again, the gradients of tokens and weights (3 D), and two products with
+///                                 the memory or its gradient (2 e)
+///   GMA backward, causal          2 N K (7 D + 7 e): the sweep that leaves checkpoints (D + e), then 6 D + 6 e a
+///                                 tile. Replays between checkpoints, where tiles are smaller, are not counted.
+///   SDPA forward, backward        2 N^2 (d + e), 2 N^2 (3 d + 2 e); half of it causal
 double useful_flops(const Problem& problem);
 
 /// Bytes that the operator cannot do without at this size by its nature: the N x N matrices of the dense form. Else 0.
@@ -49,26 +62,40 @@ class Program {
  public:
   virtual ~Program() = default;
 
-  /// One call, on the same inputs every time.
+  /// One call, on the same inputs every time: all heads, one after the other.
   virtual void run() = 0;
 
-  /// Runs, and returns the largest norm-wise relative error among the outputs against a slow computation in double:
-  /// N <= 1024: all outputs against the dense forms. Longer: GMA against itself in double; SDPA forward and the
-  /// gradient of its queries in 16 rows against the dense form (gradients of keys and values are then not checked).
+  /// Runs, and returns the largest norm-wise relative error among the outputs of the first and the last head against a
+  /// slow computation in double: N <= 1024: all outputs against the dense forms. Longer: GMA against itself in double;
+  /// SDPA forward and the gradient of its queries in 16 rows against the dense form (gradients of keys and values are
+  /// then not checked).
   virtual double error() = 0;
 
   /// Bytes of output that run() allocates because the operator returns a matrix; 0 where it writes into one.
   virtual std::size_t returned_bytes() const { return 0; }
+
+  /// Bytes that its workspaces hold at present.
+  virtual std::size_t workspace_bytes() const { return 0; }
 };
 
-/// Inputs (standard normal, from a fixed seed) and outputs are allocated and touched here; scratch memory is not.
+/// The error above which a program computes something else: float lies near 1e-6, a bfloat16 rounds to 2^-9.
+double tolerated_error(const Problem& problem);
+
+/// Inputs (standard normal, from a fixed seed for each head) and outputs are allocated and touched here; scratch memory
+/// is not. Programs that live at the same time and have the same shape share inputs and outputs.
 std::unique_ptr<Program> make_program(const Problem& problem);
 
-/// One step of decoding after `context` tokens: run() attends with the newest token. GMA carries its memory on; SDPA
-/// reads a cache of `context` keys and values. problem.tokens and problem.pass are ignored.
+/// One step of decoding after `context` tokens: run() attends with the newest token of every head. GMA carries its
+/// memory on; SDPA reads a cache of `context` keys and values. problem.tokens and problem.pass are ignored.
 std::unique_ptr<Program> make_decoding_program(const Problem& problem, Index context);
 
-/// A square product of two float matrices of Eigen's, n x n: the yardstick of the machine in the same run.
+/// A square product of two float matrices of Eigen's, n x n: a yardstick of the machine in the same run.
 std::unique_ptr<Program> make_product_program(Index n);
+double product_flops(Index n);
+
+/// Multiply-adds of the widest packets in registers alone: the most that one core can do in this build, and what
+/// fractions of the peak are fractions of.
+std::unique_ptr<Program> make_peak_program();
+double peak_flops();  // of one run()
 
 }  // namespace bench

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <memory>
 #include <random>
+#include <set>
+#include <vector>
 
 #include "programs.hpp"
 
@@ -26,19 +28,47 @@ struct Inputs {
   }
 };
 
+/// Inputs and outputs of every head.
+template <class S>
+struct Heads {
+  std::vector<Inputs<S>> in;
+  std::vector<Matrix<S>> out;
+};
+
 inline Matrix<float> normal_matrix(Index rows, Index cols, unsigned seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
   return Matrix<float>::NullaryExpr(rows, cols, [&] { return normal(generator); });
 }
 
-inline Inputs<float> make_inputs(const Problem& p) {
-  return {normal_matrix(p.tokens, p.width, 1), normal_matrix(p.tokens, p.width, 2),
-          normal_matrix(p.tokens, p.value_width, 3), normal_matrix(p.tokens, p.value_width, 4)};
+/// Seed number `which` of a head.
+inline unsigned seed(Index head, unsigned which) { return 16 * static_cast<unsigned>(head) + which; }
+
+inline Inputs<float> make_inputs(const Problem& p, Index head) {
+  Inputs<float> in{normal_matrix(p.tokens, p.width, seed(head, 1)),
+                   normal_matrix(p.tokens, p.width, seed(head, 2)),
+                   normal_matrix(p.tokens, p.value_width, seed(head, 3)),
+                   {}};
+  if (p.pass == Pass::backward) in.d_output = normal_matrix(p.tokens, p.value_width, seed(head, 4));
+  return in;
 }
+
+/// Those that another living program has, or new ones: at least problem.heads of them.
+std::shared_ptr<Heads<float>> shared_heads(const Problem& problem);
 
 inline double relative_error(const Matrix<float>& computed, const Matrix<double>& exact) {
   return (computed.cast<double>() - exact).norm() / std::max(exact.norm(), 1e-300);
+}
+
+/// The largest error(head) of the heads that are checked.
+template <class Error>
+double largest_error(Index heads, const Error& error) {
+  double largest = 0;
+  for (const Index head : std::set<Index>{0, heads - 1}) {
+    const double e = error(head);
+    if (!(e <= largest)) largest = e;
+  }
+  return largest;
 }
 
 std::unique_ptr<Program> make_gma_program(const Problem& problem);

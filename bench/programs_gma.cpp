@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Gaussian mixture attention as a program to be compared.
+// Gaussian mixture attention as programs to be compared.
 #include <cmath>
+#include <deque>
+#include <type_traits>
 
+#include "executor.hpp"
 #include "gma/gma.hpp"
 #include "programs_common.hpp"
 
@@ -10,17 +13,23 @@ namespace {
 
 /// Means and temperature as a model starts with them: means from Normal(0, I), unit scales, tau = sqrt(d).
 template <class Family>
-gma::Mixture<float, Family> make_mixture(const Problem& p) {
+gma::Mixture<float, Family> make_mixture(const Problem& p, Index head) {
   gma::Mixture<float, Family> mixture(p.components, p.width);
-  mixture.means = normal_matrix(p.components, p.width, 5);
+  mixture.means = normal_matrix(p.components, p.width, seed(head, 5));
   mixture.log_temperature = 0.5F * std::log(static_cast<float>(p.width));
   return mixture;
 }
 
-template <class S, class Family>
-void gma_forward(const gma::Mixture<S, Family>& mixture, const Inputs<S>& in, bool is_causal, Matrix<S>& out,
-                 gma::Workspace<S>& workspace) {
-  const gma::TokenInputs<S> tokens;
+template <class S>
+gma::TokenInputs<S> make_tokens(const Problem& p) {
+  gma::TokenInputs<S> tokens;
+  if (p.forgets) tokens.log_forgetting.setConstant(p.tokens, S(-1.0 / 64));
+  return tokens;
+}
+
+template <class S, class T>
+void gma_forward(const gma::CompiledMixture<S>& mixture, const Inputs<T>& in, const gma::TokenInputs<S>& tokens,
+                 bool is_causal, Matrix<T>& out, gma::Workspace<S>& workspace) {
   if (is_causal) {
     gma::causal_into(out, mixture, in.queries, in.keys, in.values, gma::Options{}, tokens, workspace);
   } else {
@@ -29,9 +38,8 @@ void gma_forward(const gma::Mixture<S, Family>& mixture, const Inputs<S>& in, bo
 }
 
 template <class S, class Family>
-void gma_backward(const gma::Mixture<S, Family>& mixture, const Inputs<S>& in, bool is_causal,
-                  gma::Gradients<gma::Mixture<S, Family>>& gradients, gma::Workspace<S>& workspace) {
-  const gma::TokenInputs<S> tokens;
+void gma_backward(const gma::Mixture<S, Family>& mixture, const Inputs<S>& in, const gma::TokenInputs<S>& tokens,
+                  bool is_causal, gma::Gradients<gma::Mixture<S, Family>>& gradients, gma::Workspace<S>& workspace) {
   if (is_causal) {
     const gma::Memory<S> none;
     gma::causal_backward_into(gradients, mixture, in.queries, in.keys, in.values, in.d_output, none, none,
@@ -42,98 +50,173 @@ void gma_backward(const gma::Mixture<S, Family>& mixture, const Inputs<S>& in, b
   }
 }
 
-template <class Family>
-class GmaProgram : public Program {
- public:
-  explicit GmaProgram(const Problem& p) : problem_(p), in_(make_inputs(p)), mixture_(make_mixture<Family>(p)) {
-    if (p.pass == Pass::forward) {
-      out_.setZero(p.tokens, p.value_width);
-    } else {
-      gradients_.queries.setZero(p.tokens, p.width);
-      gradients_.keys.setZero(p.tokens, p.width);
-      gradients_.values.setZero(p.tokens, p.value_width);
+/// What T is stored as, shared where it is float.
+template <class T>
+std::shared_ptr<Heads<T>> make_heads(const Problem& p) {
+  const std::shared_ptr<Heads<float>> shared = shared_heads(p);
+  if constexpr (std::is_same_v<T, float>) {
+    return shared;
+  } else {
+    const auto heads = std::make_shared<Heads<T>>();
+    for (Index h = 0; h < p.heads; ++h) {
+      heads->in.push_back(shared->in[static_cast<std::size_t>(h)].template cast<T>());
+      heads->out.push_back(Matrix<T>::Zero(p.tokens, p.value_width));
     }
+    return heads;
+  }
+}
+
+template <class Family, class T>
+class GmaForward : public Program {
+ public:
+  explicit GmaForward(const Problem& p)
+      : problem_(p), heads_(make_heads<T>(p)), tokens_(make_tokens<float>(p)), executor_(make_executor(p.threads)) {
+    for (Index h = 0; h < p.heads; ++h) mixtures_.push_back(gma::compile(make_mixture<Family>(p, h)));
+    workspaces_.resize(static_cast<std::size_t>(executor_ ? executor_->workers() : 1));
   }
 
   void run() override {
-    if (problem_.pass == Pass::forward) {
-      gma_forward(mixture_, in_, problem_.is_causal, out_, workspace_);
-    } else {
-      gma_backward(mixture_, in_, problem_.is_causal, gradients_, workspace_);
-    }
+    gma::parallel_for(executor_.get(), problem_.heads, [this](Index head, Index worker) {
+      const auto h = static_cast<std::size_t>(head);
+      gma_forward(mixtures_[h], heads_->in[h], tokens_, problem_.is_causal, heads_->out[h],
+                  workspaces_[static_cast<std::size_t>(worker)]);
+    });
   }
 
   double error() override {
     run();
-    const Inputs<double> in = in_.cast<double>();
-    const gma::Mixture<double, Family> mixture = mixture_.template cast<double>();
-    gma::Workspace<double> workspace;
-    if (problem_.pass == Pass::forward) {
+    return largest_error(problem_.heads, [this](Index head) {
+      const auto h = static_cast<std::size_t>(head);
+      const Inputs<double> in = heads_->in[h].template cast<double>();
+      const gma::Mixture<double, Family> mixture = make_mixture<Family>(problem_, head).template cast<double>();
+      const gma::TokenInputs<double> tokens = make_tokens<double>(problem_);
+      const Matrix<float> out = heads_->out[h].template cast<float>();
       if (problem_.tokens <= checked_densely) {
-        return relative_error(out_, gma::reference::attention(mixture, in.queries, in.keys, in.values, gma::Options{},
-                                                              problem_.is_causal));
+        return relative_error(out, gma::reference::attention(mixture, in.queries, in.keys, in.values, gma::Options{},
+                                                             problem_.is_causal, tokens));
       }
       Matrix<double> exact(problem_.tokens, problem_.value_width);
-      gma_forward(mixture, in, problem_.is_causal, exact, workspace);
-      return relative_error(out_, exact);
-    }
-    gma::Gradients<gma::Mixture<double, Family>> exact;
-    gma_backward(mixture, in, problem_.is_causal, exact, workspace);
-    return std::max({relative_error(gradients_.queries, exact.queries), relative_error(gradients_.keys, exact.keys),
-                     relative_error(gradients_.values, exact.values),
-                     relative_error(gradients_.mixture.means, exact.mixture.means)});
+      gma::Workspace<double> workspace;
+      gma_forward(gma::compile(mixture), in, tokens, problem_.is_causal, exact, workspace);
+      return relative_error(out, exact);
+    });
+  }
+
+  std::size_t workspace_bytes() const override {
+    std::size_t total = 0;
+    for (const gma::Workspace<float>& workspace : workspaces_) total += workspace.bytes();
+    return total;
   }
 
  private:
   Problem problem_;
-  Inputs<float> in_;
-  gma::Mixture<float, Family> mixture_;
-  gma::Workspace<float> workspace_;
-  Matrix<float> out_;
-  gma::Gradients<gma::Mixture<float, Family>> gradients_;
+  std::shared_ptr<Heads<T>> heads_;
+  std::vector<gma::CompiledMixture<float>> mixtures_;
+  gma::TokenInputs<float> tokens_;
+  std::unique_ptr<gma::Executor> executor_;
+  std::deque<gma::Workspace<float>> workspaces_;
 };
 
+/// Compiling the parameters is part of every call: a gradient step changes them.
+template <class Family>
+class GmaBackward : public Program {
+ public:
+  explicit GmaBackward(const Problem& p) : problem_(p), heads_(shared_heads(p)), tokens_(make_tokens<float>(p)) {
+    for (Index h = 0; h < p.heads; ++h) mixtures_.push_back(make_mixture<Family>(p, h));
+    gradients_.queries.setZero(p.tokens, p.width);
+    gradients_.keys.setZero(p.tokens, p.width);
+    gradients_.values.setZero(p.tokens, p.value_width);
+  }
+
+  void run() override {
+    for (Index h = 0; h < problem_.heads; ++h) head(h);
+  }
+
+  double error() override {
+    return largest_error(problem_.heads, [this](Index h) {
+      head(h);
+      const Inputs<double> in = heads_->in[static_cast<std::size_t>(h)].cast<double>();
+      const gma::Mixture<double, Family> mixture = mixtures_[static_cast<std::size_t>(h)].template cast<double>();
+      gma::Gradients<gma::Mixture<double, Family>> exact;
+      gma::Workspace<double> workspace;
+      gma_backward(mixture, in, make_tokens<double>(problem_), problem_.is_causal, exact, workspace);
+      return std::max({relative_error(gradients_.queries, exact.queries), relative_error(gradients_.keys, exact.keys),
+                       relative_error(gradients_.values, exact.values),
+                       relative_error(gradients_.mixture.means, exact.mixture.means)});
+    });
+  }
+
+  std::size_t workspace_bytes() const override { return workspace_.bytes(); }
+
+ private:
+  void head(Index h) {
+    gma_backward(mixtures_[static_cast<std::size_t>(h)], heads_->in[static_cast<std::size_t>(h)], tokens_,
+                 problem_.is_causal, gradients_, workspace_);
+  }
+
+  Problem problem_;
+  std::shared_ptr<Heads<float>> heads_;
+  std::vector<gma::Mixture<float, Family>> mixtures_;
+  gma::TokenInputs<float> tokens_;
+  gma::Workspace<float> workspace_;
+  gma::Gradients<gma::Mixture<float, Family>> gradients_;  // of one head after the other
+};
+
+/// `problem.tokens` tokens are written again and again until the memory has seen `context`.
 template <class Family>
 class GmaDecoding : public Program {
  public:
-  GmaDecoding(const Problem& p, Index context) : in_(make_inputs(p)), mixture_(gma::compile(make_mixture<Family>(p))) {
-    out_.setZero(1, p.value_width);
-    for (Index t = 0; t < context; t += in_.keys.rows()) {
-      gma::write(mixture_, in_.keys, in_.values, memory_);
+  GmaDecoding(const Problem& p, Index context) : heads_(shared_heads(p)) {
+    for (Index h = 0; h < p.heads; ++h) {
+      const Inputs<float>& in = heads_->in[static_cast<std::size_t>(h)];
+      mixtures_.push_back(gma::compile(make_mixture<Family>(p, h)));
+      memories_.emplace_back();
+      out_.push_back(Matrix<float>::Zero(1, p.value_width));
+      for (Index t = 0; t < context; t += p.tokens) {
+        gma::write(mixtures_.back(), in.keys, in.values, memories_.back(), gma::TokenInputs<float>{}, workspace_);
+      }
     }
   }
 
   void run() override {
-    gma::causal_into(out_, mixture_, in_.queries.row(0), in_.keys.row(0), in_.values.row(0), memory_, gma::Options{},
-                     gma::TokenInputs<float>{}, workspace_);
+    for (std::size_t h = 0; h < memories_.size(); ++h) {
+      const Inputs<float>& in = heads_->in[h];
+      gma::causal_into(out_[h], mixtures_[h], in.queries.row(0), in.keys.row(0), in.values.row(0), memories_[h],
+                       gma::Options{}, tokens_, workspace_);
+    }
   }
   double error() override { return 0; }
+  std::size_t workspace_bytes() const override { return workspace_.bytes(); }
 
  private:
-  Inputs<float> in_;
-  gma::CompiledMixture<float> mixture_;
-  gma::Memory<float> memory_;
+  std::shared_ptr<Heads<float>> heads_;
+  std::vector<gma::CompiledMixture<float>> mixtures_;
+  std::vector<gma::Memory<float>> memories_;
+  std::vector<Matrix<float>> out_;
+  gma::TokenInputs<float> tokens_;
   gma::Workspace<float> workspace_;
-  Matrix<float> out_;
 };
 
 template <class Family>
-std::unique_ptr<Program> make_decoding(const Problem& problem, Index context) {
-  Problem chunk = problem;
-  chunk.tokens = std::min<Index>(context, 1024);
-  return std::make_unique<GmaDecoding<Family>>(chunk, context);
+std::unique_ptr<Program> make_of_family(const Problem& p) {
+  if (p.pass == Pass::backward) return std::make_unique<GmaBackward<Family>>(p);
+  if (p.storage == Storage::bfloat16) return std::make_unique<GmaForward<Family, Eigen::bfloat16>>(p);
+  return std::make_unique<GmaForward<Family, float>>(p);
 }
 
 }  // namespace
 
 std::unique_ptr<Program> make_gma_program(const Problem& problem) {
-  if (problem.covariance == Covariance::tied) return std::make_unique<GmaProgram<gma::Tied>>(problem);
-  return std::make_unique<GmaProgram<gma::Diagonal>>(problem);
+  return problem.covariance == Covariance::tied ? make_of_family<gma::Tied>(problem)
+                                                : make_of_family<gma::Diagonal>(problem);
 }
 
 std::unique_ptr<Program> make_gma_decoding_program(const Problem& problem, Index context) {
-  if (problem.covariance == Covariance::tied) return make_decoding<gma::Tied>(problem, context);
-  return make_decoding<gma::Diagonal>(problem, context);
+  Problem chunk = problem;
+  chunk.pass = Pass::forward;
+  chunk.tokens = std::min<Index>(context, 1024);
+  if (problem.covariance == Covariance::tied) return std::make_unique<GmaDecoding<gma::Tied>>(chunk, context);
+  return std::make_unique<GmaDecoding<gma::Diagonal>>(chunk, context);
 }
 
 }  // namespace bench

@@ -45,56 +45,63 @@ double sdpa_error(const Problem& p, const Inputs<float>& in, const Matrix<float>
 
 class TiledSdpa : public Program {
  public:
-  explicit TiledSdpa(const Problem& p) : problem_(p), in_(make_inputs(p)), options_(sdpa_options(p.is_causal)) {
-    if (p.pass == Pass::forward) {
-      out_.setZero(p.tokens, p.value_width);
-    } else {
-      forward_ = gma::baselines::sdpa_forward(in_.queries, in_.keys, in_.values, options_);
-      gradients_.queries.setZero(p.tokens, p.width);
-      gradients_.keys.setZero(p.tokens, p.width);
-      gradients_.values.setZero(p.tokens, p.value_width);
+  explicit TiledSdpa(const Problem& p) : problem_(p), heads_(shared_heads(p)), options_(sdpa_options(p.is_causal)) {
+    if (p.pass == Pass::forward) return;
+    for (Index h = 0; h < p.heads; ++h) {
+      const Inputs<float>& in = heads_->in[static_cast<std::size_t>(h)];
+      forward_.push_back(gma::baselines::sdpa_forward(in.queries, in.keys, in.values, options_));
     }
+    gradients_.queries.setZero(p.tokens, p.width);
+    gradients_.keys.setZero(p.tokens, p.width);
+    gradients_.values.setZero(p.tokens, p.value_width);
   }
 
   void run() override {
-    if (problem_.pass == Pass::forward) {
-      gma::baselines::sdpa_into(out_, in_.queries, in_.keys, in_.values, options_, workspace_);
-    } else {
-      gma::baselines::sdpa_backward_into(gradients_, in_.queries, in_.keys, in_.values, in_.d_output, forward_,
-                                         options_, workspace_);
-    }
+    for (Index h = 0; h < problem_.heads; ++h) head(static_cast<std::size_t>(h));
   }
 
   double error() override {
-    run();
-    return sdpa_error(problem_, in_, out_, gradients_);
+    return largest_error(problem_.heads, [this](Index head_index) {
+      const auto h = static_cast<std::size_t>(head_index);
+      head(h);
+      return sdpa_error(problem_, heads_->in[h], heads_->out[h], gradients_);
+    });
   }
 
+  std::size_t workspace_bytes() const override { return workspace_.bytes(); }
+
  private:
+  void head(std::size_t h) {
+    const Inputs<float>& in = heads_->in[h];
+    if (problem_.pass == Pass::forward) {
+      gma::baselines::sdpa_into(heads_->out[h], in.queries, in.keys, in.values, options_, workspace_);
+    } else {
+      gma::baselines::sdpa_backward_into(gradients_, in.queries, in.keys, in.values, in.d_output, forward_[h], options_,
+                                         workspace_);
+    }
+  }
+
   Problem problem_;
-  Inputs<float> in_;
+  std::shared_ptr<Heads<float>> heads_;
   gma::baselines::SdpaOptions options_;
-  gma::baselines::SdpaForward<float> forward_;
+  std::vector<gma::baselines::SdpaForward<float>> forward_;
   gma::Workspace<float> workspace_;
-  Matrix<float> out_;
-  gma::baselines::SdpaGradients<float> gradients_;
+  gma::baselines::SdpaGradients<float> gradients_;  // of one head after the other
 };
 
 class DenseSdpa : public Program {
  public:
-  explicit DenseSdpa(const Problem& p) : problem_(p), in_(make_inputs(p)), options_(sdpa_options(p.is_causal)) {}
+  explicit DenseSdpa(const Problem& p) : problem_(p), heads_(shared_heads(p)), options_(sdpa_options(p.is_causal)) {}
 
   void run() override {
-    if (problem_.pass == Pass::forward) {
-      out_ = gma::baselines::sdpa_dense(in_.queries, in_.keys, in_.values, options_);
-    } else {
-      gradients_ = gma::baselines::sdpa_dense_backward(in_.queries, in_.keys, in_.values, in_.d_output, options_);
-    }
+    for (Index h = 0; h < problem_.heads; ++h) head(static_cast<std::size_t>(h));
   }
 
   double error() override {
-    run();
-    return sdpa_error(problem_, in_, out_, gradients_);
+    return largest_error(problem_.heads, [this](Index h) {
+      head(static_cast<std::size_t>(h));
+      return sdpa_error(problem_, heads_->in[static_cast<std::size_t>(h)], out_, gradients_);
+    });
   }
 
   std::size_t returned_bytes() const override {
@@ -104,8 +111,17 @@ class DenseSdpa : public Program {
   }
 
  private:
+  void head(std::size_t h) {
+    const Inputs<float>& in = heads_->in[h];
+    if (problem_.pass == Pass::forward) {
+      out_ = gma::baselines::sdpa_dense(in.queries, in.keys, in.values, options_);
+    } else {
+      gradients_ = gma::baselines::sdpa_dense_backward(in.queries, in.keys, in.values, in.d_output, options_);
+    }
+  }
+
   Problem problem_;
-  Inputs<float> in_;
+  std::shared_ptr<Heads<float>> heads_;
   gma::baselines::SdpaOptions options_;
   Matrix<float> out_;
   gma::baselines::SdpaGradients<float> gradients_;
@@ -113,17 +129,23 @@ class DenseSdpa : public Program {
 
 class SdpaDecoding : public Program {
  public:
-  SdpaDecoding(const Problem& p, Index context)
-      : query_(normal_matrix(1, p.width, 1)), cache_(p.width, p.value_width, context) {
-    cache_.append(normal_matrix(context, p.width, 2), normal_matrix(context, p.value_width, 3));
+  SdpaDecoding(const Problem& p, Index context) {
+    for (Index h = 0; h < p.heads; ++h) {
+      queries_.push_back(normal_matrix(1, p.width, seed(h, 1)));
+      caches_.emplace_back(p.width, p.value_width, context);
+      caches_.back().append(normal_matrix(context, p.width, seed(h, 2)),
+                            normal_matrix(context, p.value_width, seed(h, 3)));
+    }
   }
 
-  void run() override { out_ = gma::baselines::sdpa_decode(query_, cache_); }
+  void run() override {
+    for (std::size_t h = 0; h < caches_.size(); ++h) out_ = gma::baselines::sdpa_decode(queries_[h], caches_[h]);
+  }
   double error() override { return 0; }
 
  private:
-  Matrix<float> query_;
-  gma::baselines::KeyValueCache<float> cache_;
+  std::vector<Matrix<float>> queries_;
+  std::vector<gma::baselines::KeyValueCache<float>> caches_;
   gma::RowVector<float> out_;
 };
 

@@ -11,6 +11,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "report.hpp"
@@ -22,41 +23,42 @@ using bench::Pass;
 using bench::Problem;
 using bench::Report;
 
-constexpr double tolerated_error = 1e-4;  // norm-wise; float gradients lie near 1e-6
-constexpr double shortest_sample = 5e-3;  // seconds; shorter calls are repeated
-
-/// Checks and times every program at one length.
+/// Checks and times every program at one length, beside the yardsticks.
 void measure(Report& report, Pass pass, Index tokens, bench::Stops& stops) {
   std::vector<std::unique_ptr<bench::Program>> owned;
   std::vector<bench::Result> results;
   std::vector<double> first;
-  for (const Problem& problem : bench::lineup(report.options, pass, tokens)) {
-    if (!stops.permits(problem)) continue;
-    owned.push_back(bench::make_program(problem));
-    results.push_back({problem, {}, owned.back()->error()});
-    if (!(results.back().error <= tolerated_error)) {
+  const auto add = [&](std::unique_ptr<bench::Program> program) {
+    owned.push_back(std::move(program));
+    first.push_back(bench::warm_up(*owned.back()));
+  };
+  add(bench::make_peak_program());
+  add(bench::make_product_program(bench::yardstick_size));
+  const std::size_t yardsticks = owned.size();
+  for (Problem problem : bench::lineup(report.options, pass, tokens)) {
+    problem.heads = stops.heads(problem);
+    if (problem.heads == 0) continue;
+    std::unique_ptr<bench::Program> program = bench::make_program(problem);
+    results.push_back({problem, {}, program->error()});
+    if (!(results.back().error <= bench::tolerated_error(problem))) {
       throw std::runtime_error(bench::name(problem) + " computes something else at N = " + std::to_string(tokens) +
                                ": relative error " + std::to_string(results.back().error));
     }
-    first.push_back(bench::seconds_of([&] { owned.back()->run(); }));
+    add(std::move(program));
   }
-  owned.push_back(bench::make_product_program(bench::yardstick_size));
-  owned.back()->run();
-  first.push_back(bench::seconds_of([&] { owned.back()->run(); }));
 
   std::vector<bench::Program*> programs;
   for (const std::unique_ptr<bench::Program>& program : owned) programs.push_back(program.get());
-  const std::vector<bench::Samples> samples =
-      bench::round_robin(programs, first, report.options.rounds, shortest_sample);
+  bench::Rounds rounds;
+  rounds.rounds = report.options.rounds;
+  const std::vector<bench::Samples> samples = bench::round_robin(programs, first, rounds);
+  report.yardsticks.push_back({pass, tokens, samples[0], samples[1]});
   for (std::size_t i = 0; i < results.size(); ++i) {
-    results[i].samples = samples[i];
+    results[i].samples = samples[i + yardsticks];
     report.results.push_back(results[i]);
-    stops.took(results[i].problem, samples[i].median());
+    const Problem& problem = results[i].problem;
+    stops.took(problem, results[i].samples.median() / static_cast<double>(problem.heads));
   }
-  Problem product;
-  product.pass = pass;
-  product.tokens = tokens;
-  report.yardstick.push_back({product, samples.back(), 0});
 }
 
 void write(const std::string& path, const std::string& text) {
@@ -69,14 +71,15 @@ void write(const std::string& path, const std::string& text) {
 int run(int argc, char** argv) {
   Report report;
   std::string folder = "report", memory;
-  CLI::App app("GMA against softmax attention: time and memory from N = 256 to 65,536");
+  CLI::App app("GMA against softmax attention: time and memory from N = 256 to 131,072");
   bench::add_options(app, report.options);
   app.add_option("--memory", memory, "Counts that gma_bench_memory --out wrote")->check(CLI::ExistingFile);
   app.add_option("--out", folder, "Folder for report.md, report.json and the figure")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   bench::apply_quick(report.options);
 
-  report.machine = bench::describe_machine();
+  const bench::Pinned pinned(report.options.cpu);
+  report.machine = bench::describe_machine(pinned.cpu());
   if (!memory.empty()) {
     std::ifstream file(memory);
     report.memory = nlohmann::json::parse(file);

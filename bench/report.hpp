@@ -18,8 +18,16 @@ struct Result {
   double error = 0;  // see Program::error()
 };
 
+/// The machine itself in the rounds of one length: what one core can do, and what Eigen's product does.
+struct Yardstick {
+  Pass pass;
+  Index tokens;
+  Samples peak, product;
+};
+
 struct Machine {
   std::string cpu, load;
+  int pinned_to = -1;  // a CPU's number; -1: none
   Build build;
 };
 
@@ -27,17 +35,24 @@ struct Report {
   Machine machine;
   LineupOptions options;
   std::vector<Result> results;
-  std::vector<Result> yardstick;     // problem.tokens says at which length; an Eigen product of 512 x 512 matrices
-  std::vector<std::string> stopped;  // one sentence each
+  std::vector<Yardstick> yardsticks;
+  std::vector<std::string> stopped;                 // one sentence each
   nlohmann::json memory = nlohmann::json::array();  // as gma_bench_memory wrote it
 
   const Result* find(Pass pass, const std::string& program, Index tokens) const;
+  const Yardstick* yardstick(Pass pass, Index tokens) const;
+
+  /// Of the FMA peak of one core.
+  std::optional<Spread> fraction_of_peak(const Result& result) const;
+  /// Time of tiled softmax attention over that of `result`, a head, causal over causal.
+  std::optional<Spread> times_faster(const Result& result) const;
+
   std::optional<double> bytes(Pass pass, const std::string& program, Index tokens) const;
 };
 
-inline constexpr Index yardstick_size = 512;
+inline constexpr Index yardstick_size = 1024;  // of Eigen's product
 
-Machine describe_machine();
+Machine describe_machine(int pinned_to);
 
 std::string to_markdown(const Report& report);
 nlohmann::json to_json(const Report& report);

@@ -39,10 +39,12 @@ std::vector<Curve> curves(const Report& report, const std::string& prefix,
   std::size_t rank = 0;
   bool was_causal = false;
   for (const Problem& problem : lineup(report.options, Pass::forward, report.options.min_tokens)) {
+    const bool is_gma = problem.attention == Operator::gma;
+    if (problem.forgets || (is_gma && name(problem.covariance) != report.options.covariances.front())) continue;
     if (problem.is_causal != was_causal) rank = 0;
     was_causal = problem.is_causal;
     Curve curve{"$" + prefix + std::to_string(result.size()), "", style(problem, rank), name(problem)};
-    if (problem.attention == Operator::gma) ++rank;
+    if (is_gma) ++rank;
     for (const Index tokens : lengths(report.options)) {
       const std::optional<double> y = value(name(problem), tokens);
       if (y && *y > 0) curve.data += std::to_string(tokens) + " " + std::to_string(*y) + "\n";
@@ -83,7 +85,7 @@ std::string script(const Report& report) {
       curves(report, "time", [&](const std::string& program, Index tokens) -> std::optional<double> {
         const Result* const result = report.find(Pass::forward, program, tokens);
         if (result == nullptr) return std::nullopt;
-        return 1e3 * result->samples.median();
+        return 1e3 * result->samples.median() / static_cast<double>(result->problem.heads);
       });
   const std::vector<Curve> sizes =
       curves(report, "memory", [&](const std::string& program, Index tokens) -> std::optional<double> {

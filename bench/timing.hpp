@@ -1,59 +1,118 @@
 // SPDX-License-Identifier: MIT
 // Timing in one process, round-robin: every round calls every program once, so that what disturbs the machine disturbs
-// all of them, and ratios hold where milliseconds do not.
+// all of them, and ratios hold where milliseconds do not. A ratio is formed within each round, from samples that lie
+// side by side in time, and only then summarised.
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <ctime>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "programs.hpp"
 
 namespace bench {
 
+/// What is reported of a few numbers: the median, the quartiles and the ends.
+struct Spread {
+  double median = 0, lower = 0, upper = 0, smallest = 0, largest = 0;
+};
+
+/// The number below which the share `at` of the sorted numbers lies, interpolated.
+inline double quantile(const std::vector<double>& sorted, double at) {
+  const double place = at * static_cast<double>(sorted.size() - 1);
+  const std::size_t below = static_cast<std::size_t>(place), above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (place - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+}
+
+inline Spread spread(std::vector<double> numbers) {
+  if (numbers.empty()) return {};
+  std::sort(numbers.begin(), numbers.end());
+  return {quantile(numbers, 0.5), quantile(numbers, 0.25), quantile(numbers, 0.75), numbers.front(), numbers.back()};
+}
+
 /// Seconds of one call: samples, and what is reported of them.
 struct Samples {
   std::vector<double> seconds;
   Index calls_per_sample = 1;
 
-  double median() const {
-    std::vector<double> sorted = seconds;
-    std::sort(sorted.begin(), sorted.end());
-    const std::size_t n = sorted.size();
-    return n % 2 == 1 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
-  }
-  double smallest() const { return *std::min_element(seconds.begin(), seconds.end()); }
-  double largest() const { return *std::max_element(seconds.begin(), seconds.end()); }
+  double median() const { return spread(seconds).median; }
+  double smallest() const { return spread(seconds).smallest; }
 };
 
-/// Processor time, not the wall's: the programs run in one thread, and on a busy machine only this can be compared.
-inline double seconds_of(const std::function<void()>& call) {
+/// scale * a / b, round by round.
+inline Spread ratio(const Samples& a, const Samples& b, double scale = 1) {
+  std::vector<double> ratios(std::min(a.seconds.size(), b.seconds.size()));
+  for (std::size_t r = 0; r < ratios.size(); ++r) ratios[r] = scale * a.seconds[r] / b.seconds[r];
+  return spread(std::move(ratios));
+}
+
+/// f(seconds) of every round.
+template <class F>
+Spread spread_of(const Samples& samples, const F& f) {
+  std::vector<double> numbers = samples.seconds;
+  for (double& number : numbers) number = f(number);
+  return spread(std::move(numbers));
+}
+
+/// Processor time for programs of one thread: on a busy machine only this can be compared. The wall's for threads.
+enum class Clock { processor, wall };
+
+inline double seconds_of(const std::function<void()>& call, Clock clock = Clock::processor) {
+  if (clock == Clock::wall) {
+    const auto start = std::chrono::steady_clock::now();
+    call();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
   const std::clock_t start = std::clock();
   call();
   return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
 }
 
-/// Times all programs, which were warmed up by a call of `first` seconds each. A sample repeats a short call until
-/// about `shortest` seconds have passed. Where a round takes more than a second, at most 5 rounds are run.
+/// Calls a program once for its memory and caches, then says about how long a call takes.
+inline double warm_up(Program& program, Clock clock = Clock::processor) {
+  program.run();
+  const double first = seconds_of([&] { program.run(); }, clock);
+  if (first > 1e-4) return first;
+  constexpr Index calls = 64;
+  const auto repeated = [&] {
+    for (Index c = 0; c < calls; ++c) program.run();
+  };
+  return seconds_of(repeated, clock) / static_cast<double>(calls);
+}
+
+/// How programs are timed.
+struct Rounds {
+  Index rounds = 11;
+  Index long_rounds = 5;          // where a round takes more than a second
+  double shortest_sample = 5e-3;  // seconds: a shorter call is repeated
+  Clock clock = Clock::processor;
+};
+
+/// Times all programs, a call of which takes about `first` seconds, see warm_up(). Every round starts with the next
+/// one.
 inline std::vector<Samples> round_robin(const std::vector<Program*>& programs, const std::vector<double>& first,
-                                        Index rounds, double shortest) {
+                                        const Rounds& options) {
   std::vector<Samples> result(programs.size());
   double round = 0;
   for (std::size_t i = 0; i < programs.size(); ++i) {
-    result[i].calls_per_sample = std::max<Index>(1, static_cast<Index>(std::ceil(shortest / std::max(first[i], 1e-9))));
+    const double calls = std::ceil(options.shortest_sample / std::max(first[i], 1e-7));
+    result[i].calls_per_sample = std::max<Index>(1, static_cast<Index>(calls));
     round += first[i] * static_cast<double>(result[i].calls_per_sample);
   }
-  if (round > 1) rounds = std::min<Index>(rounds, 5);
+  const Index rounds = round > 1 ? std::min(options.rounds, options.long_rounds) : options.rounds;
   for (Index r = 0; r < rounds; ++r) {
-    for (std::size_t i = 0; i < programs.size(); ++i) {
+    for (std::size_t place = 0; place < programs.size(); ++place) {
+      const std::size_t i = (place + static_cast<std::size_t>(r)) % programs.size();
       const Index calls = result[i].calls_per_sample;
-      const double seconds = seconds_of([&] {
+      const auto call = [&] {
         for (Index c = 0; c < calls; ++c) programs[i]->run();
-      });
-      result[i].seconds.push_back(seconds / static_cast<double>(calls));
+      };
+      result[i].seconds.push_back(seconds_of(call, options.clock) / static_cast<double>(calls));
     }
   }
   return result;

@@ -151,7 +151,7 @@ TYPED_TEST(Kernels, ExponentialsAreAccurate) {
   constexpr int N = kernels::widest<S>;
   double worst = 0;
   for (int i = 0; i < 40000; ++i) {
-    S x[N], y[N];
+    kernels::Registers<S, N> x, y;
     for (int j = 0; j < N; ++j) x[j] = -S(86) * static_cast<S>(i * N + j) / static_cast<S>(40000 * N);
     kernels::exp_of_negative(kernels::Packet<S, N>::load(x)).store(y);
     for (int j = 0; j < N; ++j) {
@@ -168,7 +168,7 @@ TYPED_TEST(Kernels, ReciprocalsAreAccurate) {
   constexpr int N = kernels::widest<S>;
   Random random(4);
   for (int i = 0; i < 2000; ++i) {
-    S x[N], y[N];
+    kernels::Registers<S, N> x, y;
     for (int j = 0; j < N; ++j) x[j] = static_cast<S>(std::exp(80 * random.uniform() - 40));
     kernels::reciprocal(kernels::Packet<S, N>::load(x)).store(y);
     for (int j = 0; j < N; ++j) {

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <limits>
-#include <optional>
 
 #include "gma/attention/causal_tile.hpp"
 #include "gma/attention/write.hpp"
@@ -57,27 +56,26 @@ void causal_tokens(const FeatureMap& map, const TokenView<S>& queries, const Tok
                    Normalization normalization, Index tile, MemoryView<S> memory, const TokenSink<S>& out,
                    Workspace<S>& workspace) {
   typename Workspace<S>::Frame frame(workspace);
-  std::optional<MemoryView<S>> base;
+  MemoryView<S> base = take_memory(memory.slots.rows(), memory.slots.cols(), workspace);
+  bool has_base = false;
   for (Index begin = 0; begin < stream.size(); begin += tile) {
     const bool goes_on = stream.size() - begin >= default_tile;
     if (goes_on && memory.mass.sum() > S(largest_scanned_mass<S>())) {
-      if (!base) {
-        base.emplace(take_memory(memory.slots.rows(), memory.slots.cols(), workspace));
-        base->set_zero();
-      }
-      base->add(memory);
+      if (!has_base) base.set_zero();
+      has_base = true;
+      base.add(memory);
       memory.set_zero();
     }
     typename Workspace<S>::Frame tile_frame(workspace);
-    MemoryView<S>* const aside = base ? &*base : nullptr;
+    MemoryView<S>* const aside = has_base ? &base : nullptr;
     const Index count = (std::min)(tile, stream.size() - begin);
     const CausalTile<S> opened = open_tile(map, queries, stream, begin, count, normalization, false, memory.mass.data(),
-                                           static_cast<const S*>(base ? base->mass.data() : nullptr), workspace);
+                                           static_cast<const S*>(has_base ? base.mass.data() : nullptr), workspace);
     Tile<S> y = out.tile(begin, count, workspace.take(count, out.cols()), true);
     forward_tile(opened, memory.slots, aside, y, workspace);
     out.store(begin, y);
   }
-  if (base) memory.add(*base);
+  if (has_base) memory.add(base);
 }
 
 template <class S, class Q, class K, class V>

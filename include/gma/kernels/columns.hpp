@@ -39,7 +39,7 @@ void running_softmax(Tile<S> scores, S* largest, S* sum, S* correction, Index be
   using P = Packet<S, N>;
   const Index stride = scores.outerStride();
   for (; begin + Packets * N <= scores.cols(); begin += Packets * N) {
-    P top[Packets], total[Packets];
+    Registers<P, Packets> top, total;
     GMA_UNROLL
     for (int c = 0; c < Packets; ++c) top[c] = P::load(largest + begin + c * N);
     const S* row = scores.data() + begin;

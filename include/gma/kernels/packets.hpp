@@ -5,6 +5,7 @@
 
 #include <Eigen/Core>
 
+#include <cstddef>
 #include <type_traits>
 
 #include "gma/core/types.hpp"
@@ -104,6 +105,18 @@ struct Packet {
   friend EIGEN_STRONG_INLINE Packet operator*(const Packet& a, const Packet& b) { return {detail::ei::pmul(a.x, b.x)}; }
 };
 
+template <class P, int... Counts>
+struct RegistersOf {
+  using type = P;
+};
+template <class P, int Count, int... Counts>
+struct RegistersOf<P, Count, Counts...> {
+  using type = typename RegistersOf<P, Counts...>::type[static_cast<std::size_t>(Count)];
+};
+/// An array of packets that unrolled loops turn into registers: Registers<P, 6, 2> x; x[i][j].
+template <class P, int... Counts>
+using Registers = typename RegistersOf<P, Counts...>::type;
+
 /// a b + c, fused where the machine can.
 template <class S, int N>
 EIGEN_STRONG_INLINE Packet<S, N> multiply_add(const Packet<S, N>& a, const Packet<S, N>& b, const Packet<S, N>& c) {
@@ -122,7 +135,7 @@ EIGEN_STRONG_INLINE Packet<S, N> multiply_subtract(const Packet<S, N>& a, const 
   return {detail::ei::pmadd(a.x, b.x, detail::ei::pnegate(c.x))};
 }
 
-/// The larger of two numbers; a where a is NaN.
+/// The larger of two numbers; NaN where a is NaN; where b is, x86 and NEON differ.
 template <class S, int N>
 EIGEN_STRONG_INLINE Packet<S, N> larger(const Packet<S, N>& a, const Packet<S, N>& b) {
   return {detail::ei::pmax(a.x, b.x)};
@@ -157,8 +170,8 @@ EIGEN_STRONG_INLINE Packet<S, N> reciprocal(const Packet<S, N>& x) {
   return {detail::ei::pdiv(Packet<S, N>::all(S(1)).x, x.x)};
 }
 
-/// exp(x) for x <= 0: 0 where it is below the normal numbers; NaN stays NaN. Float: 2^n p(f) with n the integer nearest
-/// to x log2 e and a polynomial on |f| <= 1/2, relative error below 3e-7 + 2e-8 |x|
+/// exp(x) for x <= 0: 0, or no more than the smallest normal number, where it is below those; NaN stays NaN. Float: 2^n
+/// p(f) with n the integer nearest to x log2 e and a polynomial on |f| <= 1/2, relative error below 3e-7 + 2e-8 |x|
 /// (8e-8 |x| where the machine has no fused multiply-add). Double: Eigen's.
 template <class S, int N>
 EIGEN_STRONG_INLINE Packet<S, N> exp_of_negative(const Packet<S, N>& x) {

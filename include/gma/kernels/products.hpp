@@ -55,7 +55,7 @@ inline constexpr int block_packets = registers >= 32 ? 4 : 2;
 template <int N, int Rows, int Packets, class S>
 EIGEN_STRONG_INLINE void block(const Product<S>& p, Index row, Index col) {
   using P = Packet<S, N>;
-  P sums[Rows][Packets];
+  Registers<P, Rows, Packets> sums;
   GMA_UNROLL
   for (int i = 0; i < Rows; ++i) {
     GMA_UNROLL
@@ -64,7 +64,7 @@ EIGEN_STRONG_INLINE void block(const Product<S>& p, Index row, Index col) {
   const S* a = p.a + row * p.a_row;
   const S* b = p.b + col;
   for (Index k = 0; k < p.depth; ++k) {
-    P row_of_b[Packets];
+    Registers<P, Packets> row_of_b;
     GMA_UNROLL
     for (int j = 0; j < Packets; ++j) row_of_b[j] = P::load(b + j * N);
     GMA_UNROLL

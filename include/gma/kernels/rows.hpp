@@ -91,8 +91,8 @@ void softmax_block(S* rows, Index stride, Index cols) {
   using P = Packet<S>;
   constexpr Index N = widest<S>;
   const Index whole = cols / N * N, rest = cols - whole;
-  P top[Rows], total[Rows];
-  S last[Rows][N];
+  Registers<P, Rows> top, total;
+  Registers<S, Rows, N> last;
   GMA_UNROLL
   for (int i = 0; i < Rows; ++i) {
     if (rest > 0) {
@@ -186,7 +186,7 @@ template <int N, int Packets, class S>
 void add_column_sums(const Tile<S>& tile, S* sums, Index begin) {
   using P = Packet<S, N>;
   for (; begin + Packets * N <= tile.cols(); begin += Packets * N) {
-    P total[Packets];
+    Registers<P, Packets> total;
     GMA_UNROLL
     for (int j = 0; j < Packets; ++j) total[j] = P::all(S(0));
     const S* from = tile.data() + begin;

@@ -70,7 +70,7 @@ inline constexpr int scan_packets = registers >= 32 ? 4 : 2;
 template <int N, int Rows, int Packets, class S>
 EIGEN_STRONG_INLINE void scan_block(const Scan<S> p, Index row, Index col) {
   using P = Packet<S, N>;
-  P state[Rows][Packets];
+  Registers<P, Rows, Packets> state;
   S* at = p.state + row * p.cols + col;
   GMA_UNROLL
   for (int i = 0; i < Rows; ++i) {
@@ -84,7 +84,7 @@ EIGEN_STRONG_INLINE void scan_block(const Scan<S> p, Index row, Index col) {
   const bool first = row == 0 && !p.adds;
   GMA_ROLLED
   for (Index t = 0; t < p.tokens; ++t) {
-    P value[Packets], sum[Packets];
+    Registers<P, Packets> value, sum;
     GMA_UNROLL
     for (int j = 0; j < Packets; ++j) {
       value[j] = P::load(v + j * N);
@@ -144,7 +144,7 @@ void step_columns(const Scan<S> p, Index col) {
   using P = Packet<S, N>;
   const P before = P::all(p.before), after = P::all(p.after);
   for (; col + Packets * N <= p.cols; col += Packets * N) {
-    P value[Packets], sum[Packets];
+    Registers<P, Packets> value, sum;
     S* y = p.out.data + col;
     GMA_UNROLL
     for (int j = 0; j < Packets; ++j) {

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+// Keeping the process on one CPU, so that the scheduler does not move it between rounds. Linux only; elsewhere nothing
+// happens.
+#pragma once
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace bench {
+
+/// Any CPU: the one that the process is on.
+inline constexpr int this_cpu = -1;
+
+/// Pins the process to one CPU while it lives, where the system allows. Threads that start meanwhile stay there with
+/// it: measure several threads without one.
+class Pinned {
+ public:
+  explicit Pinned(int cpu) {
+#if defined(__linux__)
+    if (sched_getaffinity(0, sizeof before_, &before_) != 0) return;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    if (cpu == this_cpu) cpu = sched_getcpu();
+    if (cpu < 0 || cpu >= CPU_SETSIZE) return;
+    CPU_SET(static_cast<unsigned>(cpu), &one);
+    if (sched_setaffinity(0, sizeof one, &one) == 0) cpu_ = cpu;
+#else
+    static_cast<void>(cpu);
+#endif
+  }
+  ~Pinned() {
+#if defined(__linux__)
+    if (cpu_ >= 0) sched_setaffinity(0, sizeof before_, &before_);
+#endif
+  }
+  Pinned(const Pinned&) = delete;
+  Pinned& operator=(const Pinned&) = delete;
+
+  /// The CPU, or -1: not pinned.
+  int cpu() const { return cpu_; }
+
+ private:
+  int cpu_ = -1;
+#if defined(__linux__)
+  cpu_set_t before_;
+#endif
+};
+
+}  // namespace bench
