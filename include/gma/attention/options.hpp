@@ -14,9 +14,9 @@ struct Options {
   /// Tokens processed at a time; 0 leaves the choice to the operator. It moves speed and the last bits, nothing else.
   Index tile = 0;
 
-  /// Causal backward: tokens between the memories that are kept on the way forward (rounded up to whole tiles, which are
-  /// of 96 to 256 tokens, fewer the larger K is). Extra
-  /// memory is N / checkpoint_interval + checkpoint_interval / tile memories of K e + K numbers.
+  /// Causal backward: tokens between the memories that are kept on the way forward (rounded up to whole tiles, which
+  /// are of 96 to 256 tokens, fewer the larger K is). Extra memory is N / checkpoint_interval + checkpoint_interval /
+  /// tile memories of K e + K numbers.
   Index checkpoint_interval = 256;
 
   /// What runs independent stretches of tokens side by side; null: nothing does. Whatever it is, results are the same
