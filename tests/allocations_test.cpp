@@ -105,8 +105,9 @@ TEST(Allocations, NoneAfterTheFirstCall) {
 }
 
 TEST(Allocations, NoneInADecodingStep) {
-  for (const auto& [name, mixture] : every_family<float>(6, 4, Regime::generic, 3)) {
-    SCOPED_TRACE(name);
+  for (const auto& named : every_family<float>(6, 4, Regime::generic, 3)) {
+    SCOPED_TRACE(named.first);
+    const gma::CompiledMixture<float>& mixture = named.second;
     Random random(5);
     const Matrix<float> x = random.matrix<float>(20, 4), values = random.matrix<float>(20, 5);
     Matrix<float> out(20, 5);

@@ -38,7 +38,7 @@ template <int N, int Packets, class S>
 void running_softmax(Tile<S> scores, S* largest, S* sum, S* correction, Index begin) {
   using P = Packet<S, N>;
   const Index stride = scores.outerStride();
-  for (; begin + Packets * N <= scores.cols(); begin += Packets * N) {
+  for (; begin + Index(Packets) * N <= scores.cols(); begin += Index(Packets) * N) {
     Registers<P, Packets> top, total;
     GMA_UNROLL
     for (int c = 0; c < Packets; ++c) top[c] = P::load(largest + begin + c * N);

@@ -100,7 +100,7 @@ void panel(const Product<S>& p, Index row, Index col) {
 
 template <int N, int Packets, int Rows, class S>
 void columns(const Product<S>& p, Index col) {
-  for (; col + Packets * N <= p.cols; col += Packets * N) panel<N, Packets, Rows>(p, 0, col);
+  for (; col + Index(Packets) * N <= p.cols; col += Index(Packets) * N) panel<N, Packets, Rows>(p, 0, col);
   if (col == p.cols) return;
   if constexpr (Packets > 1) {
     columns<N, Packets / 2, Rows>(p, col);

@@ -185,7 +185,7 @@ void softmax_backward_rows(const Tile<S>& r, Tile<S> d_r) {
 template <int N, int Packets, class S>
 void add_column_sums(const Tile<S>& tile, S* sums, Index begin) {
   using P = Packet<S, N>;
-  for (; begin + Packets * N <= tile.cols(); begin += Packets * N) {
+  for (; begin + Index(Packets) * N <= tile.cols(); begin += Index(Packets) * N) {
     Registers<P, Packets> total;
     GMA_UNROLL
     for (int j = 0; j < Packets; ++j) total[j] = P::all(S(0));

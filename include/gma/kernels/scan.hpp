@@ -128,7 +128,7 @@ void scan_panel(const Scan<S>& p, Index row, Index col) {
 
 template <int N, int Packets, class S>
 void scan_columns(const Scan<S>& p, Index col) {
-  for (; col + Packets * N <= p.cols; col += Packets * N) scan_panel<N, Packets, scan_rows>(p, 0, col);
+  for (; col + Index(Packets) * N <= p.cols; col += Index(Packets) * N) scan_panel<N, Packets, scan_rows>(p, 0, col);
   if (col == p.cols) return;
   if constexpr (Packets > 1) {
     scan_columns<N, Packets / 2>(p, col);
@@ -143,7 +143,7 @@ template <int N, int Packets, bool Scales, class S>
 void step_columns(const Scan<S> p, Index col) {
   using P = Packet<S, N>;
   const P before = P::all(p.before), after = P::all(p.after);
-  for (; col + Packets * N <= p.cols; col += Packets * N) {
+  for (; col + Index(Packets) * N <= p.cols; col += Index(Packets) * N) {
     Registers<P, Packets> value, sum;
     S* y = p.out.data + col;
     GMA_UNROLL
