@@ -74,7 +74,7 @@ void contract(const S* a, Index rows, const S* b, Index cols, S* d, S* d_b) {
 
 namespace packets {
 
-/// f(offset, width) for every packet of a row of `count` numbers: `Packets` at a time of N, then narrower ones, then
+/// f(offset, width) for every packet of a row of `count` numbers from `offset` on: the widest, then narrower ones, then
 /// single numbers. `width` is an std::integral_constant.
 template <class S, int N = widest<S>, class F>
 EIGEN_STRONG_INLINE void for_each_packet(Index count, F&& f, Index offset = 0) {
