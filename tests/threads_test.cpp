@@ -34,12 +34,13 @@ class Threads : public gma::Executor {
   Index workers_;
 };
 
-/// One thread, many workers, the last task first: what depends on the order shows.
+/// One thread, many workers, the last task first and by the last worker: what depends on the order shows, and so does
+/// scratch that a worker beyond the number of tasks would lack.
 class Backwards : public gma::Executor {
  public:
-  Index workers() const override { return 5; }
+  Index workers() const override { return 50; }
   void run(Index count, const gma::Task& task) const override {
-    for (Index i = count - 1; i >= 0; --i) task(i, i % workers());
+    for (Index i = count - 1; i >= 0; --i) task(i, workers() - 1 - i % workers());
   }
 };
 

@@ -58,7 +58,7 @@ class PartialGradients {
       : map_(map),
         places_((std::max)(Index(1), (std::min)(workers(executor), stretches))),
         parts_(workspace.template keep<std::vector<FeatureMap>>()) {
-    workspace.prepare_workers(places_);
+    workspace.prepare_workers(workers(executor));
     if (static_cast<Index>(parts_.size()) < places_) parts_.resize(static_cast<std::size_t>(places_));
   }
 

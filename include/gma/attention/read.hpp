@@ -44,7 +44,7 @@ void read_tokens(const FeatureMap& map, const TokenView<S>& queries, const Memor
                  Normalization normalization, Index tile, const Executor* executor, const TokenSink<S>& out,
                  Workspace<S>& workspace) {
   const Stretches stretches(queries.rows(), tile);
-  workspace.prepare_workers((std::min)(workers(executor), stretches.count()));
+  workspace.prepare_workers(workers(executor));
   parallel_for(executor, stretches.count(), [&](Index i, Index worker) {
     Workspace<S>& scratch = workspace.worker(worker);
     for (Index begin = stretches.begin(i); begin < stretches.end(i); begin += tile) {

@@ -86,7 +86,7 @@ void write_tokens(const FeatureMap& map, const TokenStream<S>& stream, Index til
   }
   typename Workspace<S>::Frame frame(workspace);
   const Index K = map.components(), places = (std::min)(workers(executor), stretches.count());
-  workspace.prepare_workers(places);
+  workspace.prepare_workers(workers(executor));
   const Tile<S> slots = workspace.take(places * K, memory.slots.cols()), masses = workspace.take(places, K);
   Tile<S> left = workspace.take(1, places);
   in_waves(
