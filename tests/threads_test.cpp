@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Executors: whatever runs the stretches, in whatever order and on however many threads, the results are the same to
-// the bit, forward and backward; and a workspace owned by the caller is all the memory that an operator takes.
+// the bit, forward and backward.
 #include <atomic>
-#include <cstdlib>
-#include <mutex>
-#include <new>
 #include <thread>
 #include <vector>
 

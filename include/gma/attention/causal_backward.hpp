@@ -66,7 +66,7 @@ struct CausalBackward {
       if (i + 1 < tiles) write_tiles(map, stream, begin + i * tile, begin + (i + 1) * tile, tile, state, workspace);
     }
     for (Index i = tiles - 1; i >= 0; --i) {
-      state.copy(place_of(slots, masses, i));
+      if (stream.forgets()) state.copy(place_of(slots, masses, i));
       one_tile(begin + i * tile, (std::min)(tile, end - begin - i * tile), place_of(slots, masses, i), after);
       if (stream.forgets()) after.copy(state);
     }

@@ -24,16 +24,16 @@ inline constexpr double smallest_kept = 0x1p-20;
 inline constexpr Index few_tokens = 3;
 
 template <class S>
-kernels::TokenPointer<S> pointer(const Tile<S>& tile, Index begin = 0) {
-  return {const_cast<S*>(tile.data()) + begin * tile.outerStride(), tile.outerStride()};
+kernels::TokenPointer<S> pointer(const Tile<S>& tile) {
+  return {const_cast<S*>(tile.data()), tile.outerStride()};
 }
 template <class S>
-kernels::TokenPointer<const S> read_pointer(const Tile<S>& tile, Index begin = 0) {
-  return {tile.data() + begin * tile.outerStride(), tile.outerStride()};
+kernels::TokenPointer<const S> read_pointer(const Tile<S>& tile) {
+  return {tile.data(), tile.outerStride()};
 }
 template <class S>
-kernels::TokenPointer<const S> read_pointer(const ConstTile<S>& tile, Index begin = 0) {
-  return {tile.data() + begin * tile.outerStride(), tile.outerStride()};
+kernels::TokenPointer<const S> read_pointer(const ConstTile<S>& tile) {
+  return {tile.data(), tile.outerStride()};
 }
 
 /// What forward and backward share. All views live in the workspace, but q, k and v, which may be the caller's.
@@ -74,8 +74,7 @@ void fill_decays(const TokenStream<S>& stream, Index begin, CausalTile<S>& tile)
 }
 
 /// Tokens [begin, begin + count) with their responsibilities and what the scan needs. `mass` is that before the tile
-/// and becomes that after it; `base`, the mass of a part of the memory that the scan does not carry, may be null. `out`
-/// is where outputs go, or their gradients come from.
+/// and becomes that after it; `base`, the mass of a part of the memory that the scan does not carry, may be null.
 template <class FeatureMap, class S>
 CausalTile<S> open_tile(const FeatureMap& map, const TokenView<S>& queries, const TokenStream<S>& stream, Index begin,
                         Index count, Normalization normalization, bool keeps, S* mass, const S* base,

@@ -34,8 +34,7 @@ namespace detail {
 /// M / m for slot normalisation, row by row, once a call: K x e.
 template <class S>
 void divide_slots(const MemoryView<S>& memory, Tile<S> quotients) {
-  quotients = (memory.mass.transpose().unaryExpr([](const S& m) -> S { return S(1) / divisor(m); })).asDiagonal() *
-              memory.slots;
+  quotients = reciprocal_mass(memory.mass.transpose()).asDiagonal() * memory.slots;
 }
 
 /// Outputs of all queries; tiles are independent. For slot normalisation `memory` holds M / m.
@@ -183,12 +182,8 @@ void read_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen:
   typename Workspace<S>::Frame frame(workspace);
   detail::MemoryView<S> scratch = detail::take_memory(natural.components(), memory.slots.cols(), workspace);
   scratch.mass = memory.mass.transpose();
-  if (options.normalization == Normalization::slot) {
-    scratch.slots =
-        memory.mass.unaryExpr([](const S& m) -> S { return S(1) / detail::divisor(m); }).asDiagonal() * memory.slots;
-  } else {
-    scratch.slots = memory.slots;
-  }
+  scratch.slots = memory.slots;
+  if (options.normalization == Normalization::slot) detail::divide_slots(scratch, scratch.slots);
   const detail::TokenView<S> view(q);
   detail::read_tokens(natural, view, scratch, options.normalization,
                       detail::tile_size(options, detail::default_tile, view.rows()), options.executor,

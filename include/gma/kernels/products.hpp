@@ -175,20 +175,14 @@ void add_transposed_product(const A& a, const B& b, Tile<S> c) {
                         at.cols(), at.rows(), bt.cols(), nullptr, true});
 }
 
+/// c = a b^T, Eigen's: for small operands, where no transposed copy is at hand.
 template <class S>
-void add_product_nt(const ConstTile<S>& a, const ConstTile<S>& b, Tile<S> c) {
-  c.noalias() += a * b.transpose();
+void product_transposed(const ConstTile<S>& a, const ConstTile<S>& b, Tile<S> c) {
+  c.noalias() = a * b.transpose();
 }
-/// c += a b^T, Eigen's: for small operands, where no transposed copy is at hand.
-template <class S, class A, class B>
-void add_product_transposed(const A& a, const B& b, Tile<S> c) {
-  add_product_nt<S>(as_tile(a), as_tile(b), c);
-}
-/// c = a b^T, Eigen's.
 template <class S, class A, class B>
 void product_transposed(const A& a, const B& b, Tile<S> c) {
-  c.setConstant(S(0));
-  add_product_nt<S>(as_tile(a), as_tile(b), c);
+  product_transposed<S>(as_tile(a), as_tile(b), c);
 }
 
 }  // namespace gma::detail

@@ -290,6 +290,7 @@ void scale_rows(Tile<S> tile, const S* factors) {
   }
 }
 
+/// The sum of a[j] b[j].
 template <class S>
 S dot(const S* a, const S* b, Index count) {
   if constexpr (has_packets<S>) {
