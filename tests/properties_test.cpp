@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What must hold of the operators whatever the numbers: sums, means, permutations, causality to the bit, splits,
-// merges, masks, restarts, saved memories, layouts and storage types.
+// merges, masks, restarts, layouts and storage types.
 #include <numeric>
-#include <sstream>
 
 #include "support.hpp"
 
@@ -285,41 +284,6 @@ TYPED_TEST(Properties, ARestartCutsOffAllThatCameBefore) {
       }
     }
   });
-}
-
-TYPED_TEST(Properties, SaveLoadContinueEqualsContinueToTheBit) {
-  using S = TypeParam;
-  const auto mixture = every_family<S>(4, 4, Regime::generic, 13)[1].second;
-  const Stream<S> stream = make_stream<S>(mixture, 30, 14);
-  Memory<S> memory = stream.memory;
-  run(mixture, part_of(stream, 0, 20), memory, {});  // a restart among them: log_forgetting is -inf
-  std::stringstream file(std::ios::in | std::ios::out | std::ios::binary);
-  gma::save(memory, file);
-  gma::save(memory, file);  // a second one may follow in the same stream
-  Memory<S> loaded, second;
-  gma::load(loaded, file);
-  gma::load(second, file);
-  EXPECT_TRUE(same_bits(loaded, memory));
-  EXPECT_TRUE(same_bits(second, memory));
-  const Matrix<S> expected = run(mixture, part_of(stream, 20, 10), memory, {});
-  EXPECT_TRUE(same_bits(run(mixture, part_of(stream, 20, 10), loaded, {}), expected));
-  EXPECT_TRUE(same_bits(loaded, memory));
-  std::stringstream empty_file(std::ios::in | std::ios::out | std::ios::binary);
-  gma::save(Memory<S>(), empty_file);
-  gma::load(loaded, empty_file);
-  EXPECT_TRUE(loaded.empty());
-}
-
-TEST(SavedMemory, HasTheStatedBytes) {
-  Memory<float> memory = gma::empty_memory<float>(1, 2);
-  memory.slots << 1.0f, -2.0f;
-  memory.mass << 0.5f;
-  std::stringstream file;
-  gma::save(memory, file);
-  const unsigned char expected[] = {'G', 'M', 'A',  'M',  'E', 'M', 'R', 'Y',  1, 0, 0, 0,    4, 0, 0, 0,
-                                    1,   0,   0,    0,    0,   0,   0,   0,    2, 0, 0, 0,    0, 0, 0, 0,
-                                    0,   0,   0x80, 0x3f, 0,   0,   0,   0xc0, 0, 0, 0, 0x3f, 0, 0, 0, 0};
-  EXPECT_EQ(file.str(), std::string(reinterpret_cast<const char*>(expected), sizeof expected));
 }
 
 // Masks --------------------------------------------------------------------------------------------------------------

@@ -3,17 +3,15 @@
 // two stretches merge by one associative operation, which gives streaming, threading, resuming and context reuse.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <istream>
-#include <limits>
 #include <ostream>
 #include <string>
-#include <type_traits>
-#include <vector>
+#include <utility>
 
+#include "gma/core/binary.hpp"
 #include "gma/core/checks.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/core/workspace.hpp"
@@ -47,14 +45,30 @@ Memory<S> merge(const Memory<S>& a, const Memory<S>& b);
 template <class S>
 void reset(Memory<S>& memory);
 
-/// Writes `memory` in a binary form that is the same on every machine: the 8 bytes "GMAMEMRY", then little-endian a
-/// uint32 version (1), a uint32 scalar size (4 or 8), int64 K, int64 e, the IEEE 754 numbers slots (row by row), mass
-/// and log_forgetting. Throws std::runtime_error if the stream fails. S is float or double.
+/// mass / sum(mass): the part of all written weight that every slot holds, K. Zeros where there is no mass.
+template <class S>
+Vector<S> slot_shares(const Memory<S>& memory);
+
+/// Bytes of the numbers that the memory holds: slots, mass and log_forgetting.
+template <class S>
+std::size_t bytes(const Memory<S>& memory);
+
+/// Writes `memory` in a binary form that is the same on every machine, little-endian and without padding: the 8 bytes
+/// "GMAMEMRY", a uint32 byte-order mark 0x01020304, a uint32 version (2), a uint32 scalar size (4 or 8), int64 K,
+/// int64 e, the IEEE 754 numbers slots (row by row), mass and log_forgetting, and the uint64 FNV-1a hash of all bytes
+/// after the first 8. Memories may follow each other in one stream. S is float or double. Throws std::runtime_error if
+/// the stream fails, and std::invalid_argument, before anything is written, if the memory is one that load() refuses.
 template <class S>
 void save(const Memory<S>& memory, std::ostream& stream);
 
-/// Reads what save() wrote. Throws std::runtime_error on anything else (another format, version or scalar, sizes that
-/// the data does not fill), and leaves `memory` as it was.
+/// The exact number of bytes that save() writes.
+template <class S>
+std::size_t serialized_size(const Memory<S>& memory);
+
+/// Reads what save() wrote, up to its last byte. Throws std::runtime_error on anything else (another format, byte
+/// order, version or scalar, sizes that the data does not fill, a checksum that does not fit, a mass that is negative
+/// or NaN, a log_forgetting that is positive or NaN), and leaves `memory` as it was. A size is not believed before the
+/// data comes: extra memory is at most some times what the stream delivers.
 template <class S>
 void load(Memory<S>& memory, std::istream& stream);
 
@@ -145,56 +159,45 @@ S inner_product(const MemoryView<S>& a, const MemoryView<S>& b) {
   return a.slots.cwiseProduct(b.slots).sum() + a.mass.cwiseProduct(b.mass).sum();
 }
 
-inline constexpr char memory_magic[8] = {'G', 'M', 'A', 'M', 'E', 'M', 'R', 'Y'};
-inline constexpr std::uint32_t memory_version = 1;
+inline constexpr BinaryFormat memory_format{"GMAMEMRY", "memory", 2};
 
-template <class Unsigned>
-void put_little_endian(std::ostream& stream, Unsigned value) {
-  char bytes[sizeof(Unsigned)];
-  for (std::size_t i = 0; i < sizeof(Unsigned); ++i) bytes[i] = static_cast<char>((value >> (8 * i)) & 0xff);
-  stream.write(bytes, sizeof bytes);
+/// What a saved memory consists of, without header and checksum, so that larger objects can hold memories.
+template <class S>
+void put_memory(BinaryWriter& writer, const Memory<S>& memory) {
+  writer.size(memory.slots.rows());
+  writer.size(memory.slots.cols());
+  writer.numbers(memory.slots);
+  writer.numbers(memory.mass);
+  writer.numbers(&memory.log_forgetting, 1);
+}
+template <class S>
+Memory<S> get_memory(BinaryReader& reader) {
+  Memory<S> memory;
+  const Index components = reader.size("number of slots"), width = reader.size("value width");
+  memory.slots = reader.numbers<S>("slots", components, width);
+  memory.mass = reader.numbers<S>("mass", components);
+  memory.log_forgetting = reader.numbers<S>("log_forgetting", 1)(0);
+  return memory;
+}
+template <class S>
+std::size_t saved_size(const Memory<S>& memory) {
+  return 2 * sizeof(std::uint64_t) + bytes(memory);
 }
 
-template <class Unsigned>
-Unsigned get_little_endian(std::istream& stream) {
-  unsigned char bytes[sizeof(Unsigned)] = {};
-  stream.read(reinterpret_cast<char*>(bytes), sizeof bytes);
-  Unsigned value = 0;
-  for (std::size_t i = 0; i < sizeof(Unsigned); ++i) value |= static_cast<Unsigned>(bytes[i]) << (8 * i);
-  return value;
-}
-
+/// Why the memory is none that operators leave behind, whatever its slots; empty if nothing is wrong. O(K).
 template <class S>
-using Bits = std::conditional_t<sizeof(S) == 4, std::uint32_t, std::uint64_t>;
-
-template <class S>
-void put_numbers(std::ostream& stream, const S* numbers, Index count) {
-  for (Index i = 0; i < count; ++i) {
-    Bits<S> bits;
-    std::memcpy(&bits, numbers + i, sizeof bits);
-    put_little_endian(stream, bits);
+std::string memory_fault(const Memory<S>& memory) {
+  if (memory.mass.size() != memory.slots.rows()) {
+    return concatenate("mass has ", memory.mass.size(), " coefficients, expected ", memory.slots.rows(),
+                       " (one per slot)");
   }
-}
-
-/// Reads at most a chunk before it grows, so that a size no stream could fill does not exhaust memory.
-template <class S>
-std::vector<S> get_numbers(std::istream& stream, std::uint64_t count) {
-  constexpr std::uint64_t chunk = 1 << 16;
-  std::vector<S> numbers;
-  while (stream && numbers.size() < count) {
-    const std::uint64_t step = (std::min)(chunk, count - numbers.size());
-    for (std::uint64_t i = 0; i < step && stream; ++i) {
-      const Bits<S> bits = get_little_endian<Bits<S>>(stream);
-      S number;
-      std::memcpy(&number, &bits, sizeof number);
-      numbers.push_back(number);
+  for (Index k = 0; k < memory.mass.size(); ++k) {
+    if (!(memory.mass(k) >= S(0))) {
+      return concatenate("mass is ", memory.mass(k), " at slot ", k, ", expected a number >= 0");
     }
   }
-  return numbers;
-}
-
-[[noreturn]] inline void bad_memory_stream(const std::string& reason) {
-  raise<std::runtime_error>("gma::load: stream holds no memory: " + reason);
+  if (memory.log_forgetting <= S(0)) return {};
+  return concatenate("log_forgetting is ", memory.log_forgetting, ", expected a number <= 0 or -inf");
 }
 
 }  // namespace detail
@@ -235,54 +238,38 @@ void reset(Memory<S>& memory) {
 }
 
 template <class S>
+Vector<S> slot_shares(const Memory<S>& memory) {
+  const S total = memory.mass.sum();
+  if (!(total > S(0))) return Vector<S>::Constant(memory.mass.size(), S(0));
+  return memory.mass / total;
+}
+
+template <class S>
+std::size_t bytes(const Memory<S>& memory) {
+  return sizeof(S) * static_cast<std::size_t>(memory.slots.size() + memory.mass.size() + 1);
+}
+
+template <class S>
 void save(const Memory<S>& memory, std::ostream& stream) {
-  static_assert(std::is_same_v<S, float> || std::is_same_v<S, double>, "gma::save: memories of float or double only");
-  static_assert(std::numeric_limits<S>::is_iec559, "gma::save: needs IEEE 754 numbers");
-  if (memory.mass.size() != memory.slots.rows()) {
-    detail::invalid_argument("save", "memory.mass has ", memory.mass.size(), " coefficients, expected ",
-                             memory.slots.rows(), " (one per slot)");
-  }
-  stream.write(detail::memory_magic, sizeof detail::memory_magic);
-  detail::put_little_endian(stream, detail::memory_version);
-  detail::put_little_endian(stream, static_cast<std::uint32_t>(sizeof(S)));
-  detail::put_little_endian(stream, static_cast<std::uint64_t>(memory.slots.rows()));
-  detail::put_little_endian(stream, static_cast<std::uint64_t>(memory.slots.cols()));
-  detail::put_numbers(stream, memory.slots.data(), memory.slots.size());
-  detail::put_numbers(stream, memory.mass.data(), memory.mass.size());
-  detail::put_numbers(stream, &memory.log_forgetting, 1);
-  if (!stream) detail::raise<std::runtime_error>("gma::save: the stream failed");
+  const std::string fault = detail::memory_fault(memory);
+  if (!fault.empty()) detail::invalid_argument("save", "memory.", fault);
+  detail::BinaryWriter writer = detail::BinaryWriter::start<S>("save", detail::memory_format, stream);
+  detail::put_memory(writer, memory);
+  writer.finish();
+}
+
+template <class S>
+std::size_t serialized_size(const Memory<S>& memory) {
+  return detail::binary_overhead + detail::saved_size(memory);
 }
 
 template <class S>
 void load(Memory<S>& memory, std::istream& stream) {
-  static_assert(std::is_same_v<S, float> || std::is_same_v<S, double>, "gma::load: memories of float or double only");
-  char magic[sizeof detail::memory_magic] = {};
-  stream.read(magic, sizeof magic);
-  if (!stream || std::memcmp(magic, detail::memory_magic, sizeof magic) != 0) {
-    detail::bad_memory_stream("expected it to start with GMAMEMRY");
-  }
-  const std::uint32_t version = detail::get_little_endian<std::uint32_t>(stream);
-  const std::uint32_t scalar = detail::get_little_endian<std::uint32_t>(stream);
-  if (version != detail::memory_version) {
-    detail::bad_memory_stream(detail::concatenate("version ", version, ", expected ", detail::memory_version));
-  }
-  if (scalar != sizeof(S)) {
-    detail::bad_memory_stream(detail::concatenate("numbers of ", scalar, " bytes, expected ", sizeof(S)));
-  }
-  const std::uint64_t rows = detail::get_little_endian<std::uint64_t>(stream);
-  const std::uint64_t cols = detail::get_little_endian<std::uint64_t>(stream);
-  const std::uint64_t limit = std::uint64_t{1} << 40;
-  if (rows > limit || cols > limit || (cols != 0 && rows > limit / cols)) {
-    detail::bad_memory_stream(detail::concatenate("impossible size ", rows, " x ", cols));
-  }
-  const std::vector<S> slots = detail::get_numbers<S>(stream, rows * cols);
-  const std::vector<S> mass = detail::get_numbers<S>(stream, rows);
-  const std::vector<S> log_forgetting = detail::get_numbers<S>(stream, 1);
-  if (!stream) detail::bad_memory_stream(detail::concatenate("it ends before its ", rows, " x ", cols, " slots do"));
-  Memory<S> loaded;
-  loaded.slots = Eigen::Map<const Matrix<S>>(slots.data(), static_cast<Index>(rows), static_cast<Index>(cols));
-  loaded.mass = Eigen::Map<const Vector<S>>(mass.data(), static_cast<Index>(rows));
-  loaded.log_forgetting = log_forgetting.front();
+  detail::BinaryReader reader = detail::BinaryReader::start<S>("load", detail::memory_format, stream);
+  Memory<S> loaded = detail::get_memory<S>(reader);
+  reader.finish();
+  const std::string fault = detail::memory_fault(loaded);
+  if (!fault.empty()) reader.refuse(fault);
   memory = std::move(loaded);
 }
 
