@@ -9,7 +9,7 @@
 
 #include "gma/attention/memory.hpp"
 #include "gma/core/parallel.hpp"
-#include "gma/mixture/natural.hpp"
+#include "gma/mixture/responsibilities.hpp"
 
 namespace gma {
 
@@ -40,14 +40,6 @@ struct TokenGradients {
 template <class M>
 TokenGradients<typename M::Scalar> token_gradients(Gradients<M>& all) {
   return {all.queries, all.keys, all.values, all.key_weights, all.log_forgetting, all.memory};
-}
-
-/// The accumulator of the gradient of the natural parameters, kept in the workspace, set to zero.
-template <class FeatureMap, class S>
-FeatureMap& zero_gradient(const FeatureMap& map, Workspace<S>& workspace) {
-  FeatureMap& gradient = workspace.template keep<FeatureMap>(1);  // 0 is the compiled mixture
-  set_zero_like(gradient, map);
-  return gradient;
 }
 
 /// One more such accumulator for every stretch of tokens that runs at the same time as others.

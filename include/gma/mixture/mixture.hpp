@@ -180,6 +180,32 @@ void check_finite_parameters(const char* function, const Mixture<S, Covariance>&
   if (!is_finite(mixture.log_temperature)) invalid_argument(function, name, ".log_temperature is not finite");
 }
 
+/// sum += term: gradients of several heads or sequences that share their parameters.
+template <class S, class Covariance>
+void add_parameters(Mixture<S, Covariance>& sum, const Mixture<S, Covariance>& term) {
+  sum.weight_logits += term.weight_logits;
+  sum.means += term.means;
+  sum.log_scales += term.log_scales;
+  sum.log_temperature += term.log_temperature;
+}
+template <class S, class Covariance>
+void add_parameters(ProductMixture<S, Covariance>& sum, const ProductMixture<S, Covariance>& term) {
+  for (std::size_t m = 0; m < sum.factors.size(); ++m) add_parameters(sum.factors[m], term.factors[m]);
+}
+
+template <class S, class Covariance>
+void set_zero_like(Mixture<S, Covariance>& mixture, const Mixture<S, Covariance>& like) {
+  mixture.weight_logits.setConstant(like.weight_logits.size(), S(0));
+  mixture.means.setConstant(like.means.rows(), like.means.cols(), S(0));
+  mixture.log_scales.setConstant(like.log_scales.rows(), like.log_scales.cols(), S(0));
+  mixture.log_temperature = S(0);
+}
+template <class S, class Covariance>
+void set_zero_like(ProductMixture<S, Covariance>& mixture, const ProductMixture<S, Covariance>& like) {
+  mixture.factors.resize(like.factors.size());
+  for (std::size_t m = 0; m < like.factors.size(); ++m) set_zero_like(mixture.factors[m], like.factors[m]);
+}
+
 }  // namespace detail
 
 template <class S, class Covariance>

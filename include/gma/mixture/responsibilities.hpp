@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "gma/core/checks.hpp"
@@ -21,6 +22,21 @@ namespace gma {
 /// the largest |logit|; |x|^2 must be representable. Throws std::invalid_argument on shapes that do not fit.
 template <class M, class X>
 Matrix<typename M::Scalar> responsibilities(const M& mixture, const Eigen::MatrixBase<X>& tokens);
+
+/// Gradients of a scalar loss on responsibilities.
+template <class M>
+struct ResponsibilityGradients {
+  Matrix<typename M::Scalar> tokens;  ///< N x d
+  M mixture;                          ///< same type as the parameters
+};
+
+/// Gradients of responsibilities(), whatever the loss: X is N x d, d_responsibilities the N x K gradient of its result.
+/// With l the tempered logits and r the responsibilities, dl = r * (dr - sum_k r_k dr_k). Responsibilities are computed
+/// again, a tile at a time. Cost about 3 times responsibilities(); extra memory does not grow with N. M holds
+/// parameters: it is not a CompiledMixture. Throws std::invalid_argument on shapes that do not fit.
+template <class M, class X, class D>
+ResponsibilityGradients<M> responsibilities_backward(const M& mixture, const Eigen::MatrixBase<X>& tokens,
+                                                     const Eigen::MatrixBase<D>& d_responsibilities);
 
 /// log p(x) = log sum_k p(x, k), natural logarithm, every constant included, not tempered; the sum over the factors for
 /// a product mixture. X is N x d; returns N. Cost and errors as responsibilities().
@@ -264,6 +280,38 @@ void for_each_tile(const char* function, const CompiledMixture<S>& natural, cons
   }
 }
 
+/// Backward of evaluate() over N tokens: load_tile(begin, count) gives their rows, fill(begin, r, d_r) the gradient of
+/// their responsibilities r. d_tokens is assigned, the gradient of the natural parameters added to `gradient`, in two
+/// levels of summation.
+template <class S, class Load, class Fill>
+void backward_tiles(const CompiledMixture<S>& natural, Index count, Load&& load_tile, Fill&& fill, Matrix<S>& d_tokens,
+                    CompiledMixture<S>& gradient, Workspace<S>& workspace) {
+  constexpr Index stretch = 16 * default_tile;
+  CompiledMixture<S>& part = workspace.template keep<CompiledMixture<S>>(2);  // 0 and 1: the mixture, its gradient
+  d_tokens.resize(count, natural.dim());
+  for (Index start = 0; start < count; start += stretch) {
+    set_zero_like(part, natural);
+    const Index end = (std::min)(count, start + stretch);
+    for (Index begin = start; begin < end; begin += default_tile) {
+      typename Workspace<S>::Frame frame(workspace);
+      const ConstTile<S> x = load_tile(begin, (std::min)(default_tile, end - begin));
+      Tile<S> r = workspace.take(x.rows(), natural.components()), d_r = workspace.take(x.rows(), natural.components());
+      evaluate(natural, x, r, workspace);
+      fill(begin, r, d_r);
+      backward(natural, x, r, d_r, rows(d_tokens, begin, x.rows()), part, workspace);
+    }
+    add_gradient(gradient, part);
+  }
+}
+
+/// The accumulator of the gradient of the natural parameters, kept in the workspace, set to zero.
+template <class FeatureMap, class S>
+FeatureMap& zero_gradient(const FeatureMap& map, Workspace<S>& workspace) {
+  FeatureMap& gradient = workspace.template keep<FeatureMap>(1);  // 0 is the compiled mixture
+  set_zero_like(gradient, map);
+  return gradient;
+}
+
 }  // namespace detail
 
 template <class M, class X>
@@ -276,6 +324,35 @@ Matrix<typename M::Scalar> responsibilities(const M& mixture, const Eigen::Matri
     detail::evaluate(natural, x, detail::rows(result, begin, x.rows()), workspace);
   });
   return result;
+}
+
+template <class M, class X, class D>
+ResponsibilityGradients<M> responsibilities_backward(const M& mixture, const Eigen::MatrixBase<X>& tokens,
+                                                     const Eigen::MatrixBase<D>& d_responsibilities) {
+  using S = typename M::Scalar;
+  static_assert(!std::is_same_v<M, CompiledMixture<S>>,
+                "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
+  constexpr const char* function = "responsibilities_backward";
+  Workspace<S> workspace;
+  const CompiledMixture<S>& natural = detail::compiled(function, mixture, workspace);
+  detail::check_token_width(function, "X", tokens.cols(), natural.dim());
+  detail::check_shape(function, "d_responsibilities", d_responsibilities.rows(), d_responsibilities.cols(),
+                      tokens.rows(), natural.components(), "tokens x components");
+  detail::Evaluated<X> x = tokens.derived();
+  detail::Evaluated<D> d = d_responsibilities.derived();
+  const detail::TokenView<S> rows(x), d_rows(d);
+  CompiledMixture<S>& gradient = detail::zero_gradient(natural, workspace);
+  const auto load = [&](Index begin, Index count) {
+    return rows.tile(begin, count, workspace.take(count, rows.cols()));
+  };
+  const auto fill = [&](Index begin, const Tile<S>& r, Tile<S> d_r) {
+    const ConstTile<S> given = d_rows.tile(begin, r.rows(), d_r);
+    if (given.data() != d_r.data()) d_r = given;
+  };
+  ResponsibilityGradients<M> out;
+  detail::backward_tiles(natural, rows.rows(), load, fill, out.tokens, gradient, workspace);
+  detail::pull_back(mixture, natural, gradient, out.mixture);
+  return out;
 }
 
 template <class M, class X>
