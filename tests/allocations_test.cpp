@@ -1,45 +1,18 @@
 // SPDX-License-Identifier: MIT
-// Heap allocations, counted where Eigen and the standard library make them: none after the first call with a workspace,
-// and none at all in a decoding step. (Eigen checks its allocations with this macro; malloc itself is left alone, which
-// the sanitizers need.)
-#define EIGEN_RUNTIME_NO_MALLOC
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
+// No heap allocation after the first call with a workspace, and none at all in a decoding step.
+#include "allocation_counter.hpp"
+// after it
 #include "gma/baselines/sdpa.hpp"
 #include "support.hpp"
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmismatched-new-delete"  // it sees one of the pair inlined
-#endif
-
-namespace {
-std::atomic<long> news{0};
-}
-
-void* operator new(std::size_t size) {
-  ++news;
-  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace gma_test {
 namespace {
 
-/// Calls once to size everything, then again while Eigen refuses to allocate (an assertion aborts) and operator new is
-/// counted.
+/// Calls once to size everything, then again and counts.
 template <class Call>
 long second_call_allocates(Call&& call) {
   call();
-  Eigen::internal::set_is_malloc_allowed(false);
-  const long before = news;
-  call();
-  const long after = news;
-  Eigen::internal::set_is_malloc_allowed(true);
-  return after - before;
+  return allocations_of(call);
 }
 
 template <class M>
@@ -121,6 +94,47 @@ TEST(Allocations, NoneInADecodingStep) {
     };
     while (t < 19) EXPECT_EQ(second_call_allocates(step), 0);
   }
+}
+
+gma::LayerConfig layer_config() {
+  gma::LayerConfig config;
+  config.width = 12;
+  config.heads = 4;
+  config.key_value_heads = 2;
+  config.head_width = 4;
+  config.has_output_norm = config.has_output_gate = true;
+  return config;
+}
+
+TEST(Allocations, NoneInALayerAfterTheFirstCall) {
+  const auto layer = gma::random_layer<float>(layer_config(), 1);
+  const auto compiled = gma::compile(layer);
+  Random random(7);
+  const Matrix<float> x = random.matrix<float>(300, 12);
+  Matrix<float> y(300, 12), d_x(300, 12);
+  gma::Sequences sequences = gma::Sequences::packed({0, 100, 300});
+  gma::LayerCache<float> cache;
+  EXPECT_EQ(second_call_allocates([&] { gma::forward_into(y, compiled, x, cache, sequences); }), 0);
+  EXPECT_EQ(second_call_allocates([&] { gma::forward_into(y, layer, x, cache, sequences); }), 0);
+  gma::LayerGradientCache<float> scratch;
+  gma::AttentionLayer<float> gradient(layer.config);
+  gma::forward_into(y, layer, x, cache);  // where sequences differ in length, gradients of heads change their size
+  EXPECT_EQ(second_call_allocates([&] { gma::backward_into(d_x, gradient, layer, y, cache, scratch); }), 0);
+}
+
+TEST(Allocations, NoneInAStepOfALayer) {
+  const auto layer = gma::compile(gma::random_layer<float>(layer_config(), 1));
+  Random random(8);
+  const Matrix<float> x = random.matrix<float>(20, 12);
+  Matrix<float> y(20, 12);
+  gma::LayerState<float> state = gma::begin_stream(layer);
+  gma::LayerCache<float> cache;
+  Index t = 0;
+  const auto step = [&] {
+    gma::step_into(y.row(t), layer, x.row(t), state, cache);
+    ++t;
+  };
+  while (t < 19) EXPECT_EQ(second_call_allocates(step), 0);
 }
 
 TEST(Allocations, ScratchDoesNotGrowWithTheSequence) {

@@ -1,45 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Executors: whatever runs the stretches, in whatever order and on however many threads, the results are the same to
 // the bit, forward and backward.
-#include <atomic>
-#include <thread>
 #include <vector>
 
+#include "executors.hpp"
 #include "gma/core/openmp.hpp"
 #include "support.hpp"
 
 namespace gma_test {
 namespace {
-
-/// Threads of its own for every call: a worker takes the next task that is left.
-class Threads : public gma::Executor {
- public:
-  explicit Threads(Index workers) : workers_(workers) {}
-  Index workers() const override { return workers_; }
-  void run(Index count, const gma::Task& task) const override {
-    std::atomic<Index> next{0};
-    std::vector<std::thread> threads;
-    for (Index worker = 0; worker < workers_; ++worker) {
-      threads.emplace_back([&, worker] {
-        for (Index i = next++; i < count; i = next++) task(i, worker);
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
-  }
-
- private:
-  Index workers_;
-};
-
-/// One thread, many workers, the last task first and by the last worker: what depends on the order shows, and so does
-/// scratch that a worker beyond the number of tasks would lack.
-class Backwards : public gma::Executor {
- public:
-  Index workers() const override { return 50; }
-  void run(Index count, const gma::Task& task) const override {
-    for (Index i = count - 1; i >= 0; --i) task(i, workers() - 1 - i % workers());
-  }
-};
 
 template <class M>
 std::vector<Matrix<double>> everything(const M& mixture, const Options& options, bool with_tokens) {

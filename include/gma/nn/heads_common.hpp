@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MIT
+// What forward and backward of the multi-head operators share: their inputs, the checks of them, and the jobs, one a
+// sequence and key head, that run side by side.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "gma/attention/memory.hpp"
+#include "gma/attention/options.hpp"
+#include "gma/mixture/responsibilities.hpp"
+#include "gma/nn/head_tensor.hpp"
+#include "gma/nn/sequences.hpp"
+
+namespace gma {
+
+/// What may be given with the tokens of a multi-head verb; empty parts stand for their defaults.
+template <class S>
+struct HeadInputs {
+  Sequences sequences;                     ///< of the queries, and of the keys unless:
+  std::optional<Sequences> key_sequences;  ///< bidirectional only: as many sequences, of other lengths
+  Vector<S> key_weights;                   ///< one a key row, for all heads; as in TokenInputs
+  Matrix<S> log_forgetting;                ///< key rows x key heads; as in TokenInputs
+};
+
+namespace detail {
+
+/// One multi-head call, checked: shapes, and which rows are whose.
+struct HeadCall {
+  const char* function;
+  Index query_heads = 0, key_heads = 0;
+  Placement queries, keys;
+
+  Index group() const { return query_heads / key_heads; }
+  Index jobs() const { return queries.count() * key_heads; }
+};
+
+/// Memories for a worker's jobs to run on.
+template <class S>
+struct JobScratch {
+  Memory<S> memory, beginning;
+};
+
+/// Every job's share of the token inputs.
+template <class S>
+struct JobTokens {
+  std::vector<TokenInputs<S>> jobs;
+};
+
+/// Room for the rows of a masked sequence, which grows only.
+template <class T>
+struct GatheredRows {
+  Vector<T> numbers;
+
+  typename HeadTensor<T>::Rows take(Index rows, Index cols) {
+    if (numbers.size() < rows * cols) numbers.resize(rows * cols);
+    return typename HeadTensor<T>::Rows(numbers.data(), rows, cols, {cols, 1});
+  }
+};
+
+template <class S>
+struct CompiledHeads {
+  std::vector<CompiledMixture<S>> mixtures;
+};
+
+/// The mixtures ready for use: compiled once a call, not once a sequence.
+template <class M, class S>
+const std::vector<CompiledMixture<S>>& compiled_heads(const char* function, const std::vector<M>& mixtures,
+                                                      Workspace<S>& workspace) {
+  std::vector<CompiledMixture<S>>& compiled = workspace.template keep<CompiledHeads<S>>().mixtures;
+  compiled.resize(mixtures.size());
+  for (std::size_t h = 0; h < mixtures.size(); ++h) {
+    check_parameters(function, mixtures[h]);
+    compile_into(compiled[h], mixtures[h]);
+  }
+  return compiled;
+}
+template <class S>
+const std::vector<CompiledMixture<S>>& compiled_heads(const char*, const std::vector<CompiledMixture<S>>& mixtures,
+                                                      Workspace<S>&) {
+  return mixtures;
+}
+
+template <class S>
+void check_head_weights(const char* function, const Placement& keys, const HeadInputs<S>& inputs, Index rows,
+                        Index heads) {
+  const Vector<S>& w = inputs.key_weights;
+  const Matrix<S>& g = inputs.log_forgetting;
+  if (w.size() != 0) check_size(function, "inputs.key_weights", "coefficients", w.size(), rows, "one per key row");
+  if (g.size() != 0) {
+    check_shape(function, "inputs.log_forgetting", g.rows(), g.cols(), rows, heads, "key rows x key heads");
+  }
+  if (w.size() == 0 && g.size() == 0) return;
+  for (const Placement::Span& span : keys.spans) {
+    for (Index i = span.begin; i < span.begin + span.count; ++i) {
+      const Index row = keys.row(i);
+      if (w.size() != 0 && !(is_finite(w(row)) && w(row) >= S(0))) {
+        invalid_argument(function, "inputs.key_weights is ", w(row), " at row ", row,
+                         ", expected a finite number >= 0");
+      }
+      for (Index h = 0; h < g.cols() && (w.size() == 0 || w(row) > S(0)); ++h) {
+        if (!(g(row, h) <= S(0))) {
+          invalid_argument(function, "inputs.log_forgetting is ", g(row, h), " at row ", row, ", head ", h,
+                           ", expected a number <= 0 or -inf");
+        }
+      }
+    }
+  }
+}
+
+/// Checks a call and places its rows. On an error nothing of the caller's has changed. `like_queries` is the output, or
+/// its gradient, under the name `like_name`.
+template <class M, class Q, class K, class V, class O, class S>
+void open_heads(HeadCall& call, const std::vector<M>& mixtures, const HeadTensor<Q>& queries, const HeadTensor<K>& keys,
+                const HeadTensor<V>& values, const char* like_name, const HeadTensor<O>& like_queries, bool is_causal,
+                const Options& options, const HeadInputs<S>& inputs) {
+  const char* function = call.function;
+  check_options(function, options);
+  if (mixtures.empty()) invalid_argument(function, "mixtures is empty, expected one per key head");
+  check_head_tensor(function, "queries", queries);
+  check_head_tensor(function, "keys", keys);
+  check_head_tensor(function, "values", values);
+  check_head_tensor(function, like_name, like_queries);
+  call.query_heads = queries.heads;
+  call.key_heads = static_cast<Index>(mixtures.size());
+  check_size(function, "keys", "heads", keys.heads, call.key_heads, "one per mixture");
+  check_size(function, "values", "heads", values.heads, call.key_heads, "one per mixture");
+  if (queries.heads % call.key_heads != 0) {
+    invalid_argument(function, "queries has ", queries.heads, " heads, expected a multiple of ", call.key_heads,
+                     " (the key heads)");
+  }
+  for (const M& mixture : mixtures) {
+    check_size(function, "queries", "columns a head", queries.width, mixture.dim(), "the mixtures' dim");
+    check_size(function, "keys", "columns a head", keys.width, mixture.dim(), "the mixtures' dim");
+  }
+  check_size(function, "values", "entries", values.batch, keys.batch, "as many as keys");
+  check_size(function, "values", "tokens an entry", values.tokens, keys.tokens, "as many as keys");
+  if (is_causal) {
+    check_size(function, "keys", "rows", keys.rows(), queries.rows(), "one per query");
+    if (inputs.key_sequences) {
+      invalid_argument(function, "inputs.key_sequences is given, expected none: causal attention has one key a query");
+    }
+  }
+  check_size(function, "keys", "entries", keys.batch, queries.batch, "as many as queries");
+  check_size(function, like_name, "heads", like_queries.heads, queries.heads, "as many as queries");
+  check_size(function, like_name, "entries", like_queries.batch, queries.batch, "as many as queries");
+  check_size(function, like_name, "tokens an entry", like_queries.tokens, queries.tokens, "as many as queries");
+  check_size(function, like_name, "columns a head", like_queries.width, values.width, "the values' width");
+  place(function, "inputs.sequences", inputs.sequences, queries.batch, queries.rows(), call.queries);
+  place(function, inputs.key_sequences ? "inputs.key_sequences" : "inputs.sequences",
+        inputs.key_sequences ? *inputs.key_sequences : inputs.sequences, keys.batch, keys.rows(), call.keys);
+  check_size(function, "inputs.key_sequences", "sequences", call.keys.count(), call.queries.count(),
+             "as many as inputs.sequences");
+  check_head_weights(function, call.keys, inputs, keys.rows(), call.key_heads);
+}
+
+/// The rows of one sequence and head: where they lie, or, of a masked sequence, those that are there, gathered.
+template <class T, class S>
+typename HeadTensor<const T>::Rows rows_of(const HeadTensor<const T>& tensor, const Placement& placement,
+                                           const Placement::Span& span, Index head, std::size_t place,
+                                           Workspace<S>& workspace) {
+  if (!placement.is_masked) return tensor.head(head, span.begin, span.count);
+  typename HeadTensor<T>::Rows gathered =
+      workspace.template keep<GatheredRows<T>>(place).take(span.count, tensor.width);
+  for (Index i = 0; i < span.count; ++i) gathered.row(i) = tensor.head(head, placement.row(span.begin + i), 1).row(0);
+  return typename HeadTensor<const T>::Rows(gathered.data(), span.count, tensor.width, {tensor.width, 1});
+}
+
+template <class S>
+const std::vector<TokenInputs<S>>& gather_tokens(const HeadCall& call, const HeadInputs<S>& inputs,
+                                                 Workspace<S>& workspace) {
+  std::vector<TokenInputs<S>>& jobs = workspace.template keep<JobTokens<S>>().jobs;
+  jobs.resize(static_cast<std::size_t>(call.jobs()));
+  for (Index job = 0; job < call.jobs(); ++job) {
+    const Placement::Span& span = call.keys[job / call.key_heads];
+    TokenInputs<S>& tokens = jobs[static_cast<std::size_t>(job)];
+    tokens.key_weights.resize(inputs.key_weights.size() == 0 ? 0 : span.count);
+    tokens.log_forgetting.resize(inputs.log_forgetting.size() == 0 ? 0 : span.count);
+    for (Index i = 0; i < tokens.key_weights.size(); ++i) {
+      tokens.key_weights(i) = inputs.key_weights(call.keys.row(span.begin + i));
+    }
+    for (Index i = 0; i < tokens.log_forgetting.size(); ++i) {
+      tokens.log_forgetting(i) = inputs.log_forgetting(call.keys.row(span.begin + i), job % call.key_heads);
+    }
+  }
+  return jobs;
+}
+
+template <class T>
+void set_zero(const HeadTensor<T>& tensor) {
+  for (Index b = 0; b < tensor.batch; ++b) {
+    for (Index h = 0; h < tensor.heads; ++h) {
+      typename HeadTensor<T>::Rows rows = tensor.head(h, b * tensor.tokens, tensor.tokens);
+      rows.setConstant(T(0));
+    }
+  }
+}
+
+/// Jobs side by side where there are several, each then on one thread; a single one has the executor for itself.
+inline Options job_options(const HeadCall& call, const Options& options) {
+  Options result = options;
+  if (call.jobs() > 1) result.executor = nullptr;
+  return result;
+}
+inline const Executor* job_executor(const HeadCall& call, const Options& options) {
+  return call.jobs() > 1 ? options.executor : nullptr;
+}
+
+template <class T>
+HeadTensor<const T> as_const(const HeadTensor<T>& t) {
+  return {t.data, t.batch, t.tokens, t.heads, t.width, t.batch_stride, t.token_stride, t.head_stride, t.width_stride};
+}
+
+/// How many heads of the mixtures' dim the queries' columns hold.
+template <class M>
+Index query_heads_of(const char* function, const std::vector<M>& mixtures, Index columns) {
+  if (mixtures.empty()) invalid_argument(function, "mixtures is empty, expected one per key head");
+  const Index dim = mixtures.front().dim();
+  if (dim < 1 || columns < dim || columns % dim != 0) {
+    invalid_argument(function, "queries has ", columns, " columns, expected a positive multiple of ", dim,
+                     " (the mixtures' dim)");
+  }
+  return columns / dim;
+}
+
+/// Columns as heads, for a matrix argument of that name.
+template <class Derived>
+HeadTensor<const typename Derived::Scalar> heads_of(const char* function, const char* argument,
+                                                    const Eigen::MatrixBase<Derived>& matrix, Index heads) {
+  if (matrix.cols() % heads != 0) {
+    invalid_argument(function, argument, " has ", matrix.cols(), " columns, expected a multiple of ", heads,
+                     " (its heads)");
+  }
+  return split_heads(matrix, heads);
+}
+
+}  // namespace detail
+}  // namespace gma

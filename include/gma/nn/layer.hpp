@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: MIT
+// The attention layer's parameters: the same struct holds their gradient. For x, N x D, token by token:
+//
+//   q, k, v = x Wq^T, x Wk^T, x Wv^T                then the short convolution of each
+//   q, k    = q / rms(q), k / rms(k)                head by head
+//   g       = -softplus(x Wf^T + bf) exp(af)        log-forgetting, one a key head
+//   y       = causal or bidirectional attention of every head, with a product mixture a key head
+//   y       = gain o y / rms(y),  y o sigmoid(x Wg^T)             where they are asked for
+//   out     = y Wo^T
+//
+// No position enters: order reaches the layer through the convolution and the forgetting. Verbs: layer_forward.hpp,
+// layer_backward.hpp; start: layer_initialization.hpp; files: gma/io/layer_safetensors.hpp.
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "gma/mixture/natural.hpp"
+#include "gma/nn/layer_config.hpp"
+
+namespace gma {
+
+/// What an optimiser may want to tell apart: weight decay is for matrices, and mixtures like a larger learning rate (5
+/// times) and no decay.
+enum class ParameterGroup { matrix, vector, mixture };
+
+/// Matrices are [out, in], as in torch.nn.Linear: y = x W^T. Filters are [channels, taps], the last tap for the present
+/// token, as in a depthwise torch.nn.Conv1d. Parts that the config leaves out are empty.
+template <class S, class Covariance = Diagonal>
+struct AttentionLayer {
+  using Scalar = S;
+
+  AttentionLayer() = default;
+  /// Zeros of the right shapes: a gradient to add to. See random_layer() for a layer to train. Throws as validate().
+  explicit AttentionLayer(const LayerConfig& config);
+
+  LayerConfig config;
+  Matrix<S> query_weight;                               ///< Hq d x D
+  Matrix<S> key_weight;                                 ///< H d x D
+  Matrix<S> value_weight;                               ///< H e x D
+  Matrix<S> query_filter;                               ///< Hq d x taps
+  Matrix<S> key_filter;                                 ///< H d x taps
+  Matrix<S> value_filter;                               ///< H e x taps
+  Matrix<S> forget_weight;                              ///< H x D
+  Vector<S> forget_bias;                                ///< H
+  Vector<S> forget_rate;                                ///< H: a, the gates are scaled by exp(a)
+  std::vector<ProductMixture<S, Covariance>> mixtures;  ///< H
+  Vector<S> norm_gain;                                  ///< Hq e
+  Matrix<S> gate_weight;                                ///< Hq e x D
+  Matrix<S> output_weight;                              ///< D x Hq e
+};
+
+/// A parameter as a visitor sees it: its name in files, its group, and its shape there.
+struct Parameter {
+  std::string name;
+  ParameterGroup group;
+  std::vector<Index> shape;
+};
+
+/// visit(const Parameter&, Eigen::Map<Matrix<S>> values, ...) for every parameter of the layer, in the order of the
+/// struct, with the same parameter of each further layer of the same config: a gradient, the moments of an optimiser.
+/// Vectors come as one column, numbers as 1 x 1. Maps of const layers are const.
+template <class Visitor, class Layer, class... Others>
+void visit_parameters(const Visitor& visit, Layer& layer, Others&... others);
+
+/// The number of parameters.
+template <class S, class Covariance>
+Index parameter_count(const AttentionLayer<S, Covariance>& layer);
+
+/// All parameters, or gradients, to zero.
+template <class S, class Covariance>
+void set_zero(AttentionLayer<S, Covariance>& layer);
+
+/// Throws std::invalid_argument that names the parameter if a shape is not the config's or a number is not finite.
+template <class S, class Covariance>
+void validate(const AttentionLayer<S, Covariance>& layer);
+
+/// A layer ready for use: the projections as one matrix, the mixtures compiled. Goes wherever a layer goes in a forward
+/// verb, at no cost per call. It holds copies: compile again after a parameter changed.
+template <class S>
+struct CompiledLayer {
+  using Scalar = S;
+
+  LayerConfig config;
+  Matrix<S> in_weights;        ///< D x all columns that are made of a token
+  Matrix<S> taps;              ///< taps x channels, the present token first
+  RowVector<S> forget_bias;    ///< H
+  RowVector<S> forget_factor;  ///< H: exp(a)
+  RowVector<S> norm_gain;      ///< Hq e
+  Matrix<S> out_weights;       ///< Hq e x D
+  std::vector<CompiledMixture<S>> mixtures;
+};
+template <class S, class Covariance>
+CompiledLayer<S> compile(const AttentionLayer<S, Covariance>& layer);
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+template <class S, class Covariance>
+AttentionLayer<S, Covariance>::AttentionLayer(const LayerConfig& c) : config(c) {
+  validate(c);
+  const detail::LayerShape shape(c);
+  const auto zeros = [](Index rows, Index cols) -> Matrix<S> { return Matrix<S>::Constant(rows, cols, S(0)); };
+  query_weight = zeros(shape.queries, shape.width);
+  key_weight = zeros(shape.keys, shape.width);
+  value_weight = zeros(shape.values, shape.width);
+  if (c.convolution > 1) {
+    query_filter = zeros(shape.queries, c.convolution);
+    key_filter = zeros(shape.keys, c.convolution);
+    value_filter = zeros(shape.values, c.convolution);
+  }
+  if (c.has_forgetting) {
+    forget_weight = zeros(shape.key_heads, shape.width);
+    forget_bias = forget_rate = zeros(shape.key_heads, 1);
+  }
+  const Index factors = static_cast<Index>(c.components.size());
+  ProductMixture<S, Covariance> mixture;
+  for (const Index count : c.components) mixture.factors.emplace_back(count, shape.head_width / factors);
+  mixtures.assign(static_cast<std::size_t>(shape.key_heads), mixture);
+  if (c.has_output_norm) norm_gain = zeros(shape.mixed(), 1);
+  if (c.has_output_gate) gate_weight = zeros(shape.mixed(), shape.width);
+  output_weight = zeros(shape.width, shape.mixed());
+}
+
+namespace detail {
+
+template <class M>
+auto parameter_map(M& matrix) {
+  using S = typename std::remove_const_t<M>::Scalar;
+  using Plain = std::conditional_t<std::is_const_v<M>, const Matrix<S>, Matrix<S>>;
+  return Eigen::Map<Plain>(matrix.data(), matrix.rows(), matrix.cols());
+}
+template <class S>
+auto number_map(S& number) {
+  using Plain = std::conditional_t<std::is_const_v<S>, const Matrix<std::remove_const_t<S>>, Matrix<S>>;
+  return Eigen::Map<Plain>(&number, 1, 1);
+}
+
+template <class M>
+std::vector<Index> shape_of(const M& matrix) {
+  if (M::ColsAtCompileTime == 1) return {matrix.rows()};
+  return {matrix.rows(), matrix.cols()};
+}
+
+template <class Visitor, class Layer, class... Others>
+void visit_mixtures(const Visitor& visit, Layer& layer, Others&... others) {
+  constexpr ParameterGroup group = ParameterGroup::mixture;
+  for (std::size_t h = 0; h < layer.mixtures.size(); ++h) {
+    for (std::size_t m = 0; m < layer.mixtures[h].factors.size(); ++m) {
+      const std::string name = "mixtures." + std::to_string(h) + ".factors." + std::to_string(m) + ".";
+      const auto matrices = [&](const char* member, auto& first, auto&... rest) {
+        visit(Parameter{name + member, group, shape_of(first)}, parameter_map(first), parameter_map(rest)...);
+      };
+      const auto factor = [ h, m ](auto& any) -> auto& { return any.mixtures[h].factors[m]; };
+      matrices("weight_logits", factor(layer).weight_logits, factor(others).weight_logits...);
+      matrices("means", factor(layer).means, factor(others).means...);
+      matrices("log_scales", factor(layer).log_scales, factor(others).log_scales...);
+      visit(Parameter{name + "log_temperature", group, {}}, number_map(factor(layer).log_temperature),
+            number_map(factor(others).log_temperature)...);
+    }
+  }
+}
+
+}  // namespace detail
+
+template <class Visitor, class Layer, class... Others>
+void visit_parameters(const Visitor& visit, Layer& layer, Others&... others) {
+  const auto matrices = [&](const char* name, ParameterGroup group, auto& first, auto&... rest) {
+    if (first.size() == 0) return;
+    visit(Parameter{name, group, detail::shape_of(first)}, detail::parameter_map(first),
+          detail::parameter_map(rest)...);
+  };
+  constexpr ParameterGroup matrix = ParameterGroup::matrix, vector = ParameterGroup::vector;
+  matrices("query.weight", matrix, layer.query_weight, others.query_weight...);
+  matrices("key.weight", matrix, layer.key_weight, others.key_weight...);
+  matrices("value.weight", matrix, layer.value_weight, others.value_weight...);
+  matrices("query.filter", vector, layer.query_filter, others.query_filter...);
+  matrices("key.filter", vector, layer.key_filter, others.key_filter...);
+  matrices("value.filter", vector, layer.value_filter, others.value_filter...);
+  matrices("forget.weight", matrix, layer.forget_weight, others.forget_weight...);
+  matrices("forget.bias", vector, layer.forget_bias, others.forget_bias...);
+  matrices("forget.rate", vector, layer.forget_rate, others.forget_rate...);
+  detail::visit_mixtures(visit, layer, others...);
+  matrices("norm.gain", vector, layer.norm_gain, others.norm_gain...);
+  matrices("gate.weight", matrix, layer.gate_weight, others.gate_weight...);
+  matrices("output.weight", matrix, layer.output_weight, others.output_weight...);
+}
+
+template <class S, class Covariance>
+Index parameter_count(const AttentionLayer<S, Covariance>& layer) {
+  Index count = 0;
+  visit_parameters([&](const Parameter&, const Eigen::Map<const Matrix<S>>& values) { count += values.size(); }, layer);
+  return count;
+}
+
+template <class S, class Covariance>
+void set_zero(AttentionLayer<S, Covariance>& layer) {
+  visit_parameters([](const Parameter&, Eigen::Map<Matrix<S>> values) { values.setConstant(S(0)); }, layer);
+}
+
+namespace detail {
+
+/// Shapes of every parameter against the config's.
+template <class S, class Covariance>
+void check_layer(const char* function, const AttentionLayer<S, Covariance>& layer) {
+  const LayerShape shape(layer.config);
+  const Index taps = layer.config.convolution > 1 ? layer.config.convolution : 0;
+  const auto check = [&](const char* name, const Matrix<S>& m, Index rows, Index cols) {
+    if (rows == 0 || cols == 0) rows = cols = 0;
+    check_shape(function, name, m.rows(), m.cols(), rows, cols, "from layer.config");
+  };
+  const auto check_vector = [&](const char* name, const Vector<S>& v, Index size) {
+    check_size(function, name, "coefficients", v.size(), size, "from layer.config");
+  };
+  if (shape.width < 1) invalid_argument(function, "layer is empty, expected one made from a LayerConfig");
+  check("layer.query_weight", layer.query_weight, shape.queries, shape.width);
+  check("layer.key_weight", layer.key_weight, shape.keys, shape.width);
+  check("layer.value_weight", layer.value_weight, shape.values, shape.width);
+  check("layer.query_filter", layer.query_filter, shape.queries, taps);
+  check("layer.key_filter", layer.key_filter, shape.keys, taps);
+  check("layer.value_filter", layer.value_filter, shape.values, taps);
+  check("layer.forget_weight", layer.forget_weight, shape.forgetting, shape.width);
+  check_vector("layer.forget_bias", layer.forget_bias, shape.forgetting);
+  check_vector("layer.forget_rate", layer.forget_rate, shape.forgetting);
+  check_vector("layer.norm_gain", layer.norm_gain, layer.config.has_output_norm ? shape.mixed() : 0);
+  check("layer.gate_weight", layer.gate_weight, shape.gate, shape.width);
+  check("layer.output_weight", layer.output_weight, shape.width, shape.mixed());
+  check_size(function, "layer.mixtures", "entries", static_cast<Index>(layer.mixtures.size()), shape.key_heads,
+             "one per key head");
+  for (const ProductMixture<S, Covariance>& mixture : layer.mixtures) {
+    check_parameters(function, mixture);
+    check_size(function, "layer.mixtures", "dimensions", mixture.dim(), shape.head_width, "the head width");
+  }
+}
+
+/// `compiled` keeps its memory from call to call.
+template <class S, class Covariance>
+void compile_into(CompiledLayer<S>& compiled, const AttentionLayer<S, Covariance>& layer) {
+  using std::exp;
+  const LayerShape shape(layer.config);
+  compiled.config = layer.config;
+  compiled.in_weights.resize(shape.width, shape.projected());
+  Index column = 0;
+  for (const Matrix<S>* part :
+       {&layer.query_weight, &layer.key_weight, &layer.value_weight, &layer.forget_weight, &layer.gate_weight}) {
+    if (part->size() == 0) continue;
+    compiled.in_weights.middleCols(column, part->rows()) = part->transpose();
+    column += part->rows();
+  }
+  compiled.taps.resize(layer.query_filter.cols(), layer.query_filter.size() == 0 ? 0 : shape.channels());
+  column = 0;
+  for (const Matrix<S>* part : {&layer.query_filter, &layer.key_filter, &layer.value_filter}) {
+    for (Index i = 0; i < part->cols(); ++i) {
+      compiled.taps.row(i).segment(column, part->rows()) = part->col(part->cols() - 1 - i).transpose();
+    }
+    column += part->rows();
+  }
+  compiled.forget_bias = layer.forget_bias.transpose();
+  compiled.forget_factor = layer.forget_rate.transpose().unaryExpr([](const S& a) -> S { return exp(a); });
+  compiled.norm_gain = layer.norm_gain.transpose();
+  compiled.out_weights = layer.output_weight.transpose();
+  compiled.mixtures.resize(layer.mixtures.size());
+  for (std::size_t h = 0; h < layer.mixtures.size(); ++h) compile_into(compiled.mixtures[h], layer.mixtures[h]);
+}
+
+}  // namespace detail
+
+template <class S, class Covariance>
+void validate(const AttentionLayer<S, Covariance>& layer) {
+  validate(layer.config);
+  detail::check_layer("validate", layer);
+  visit_parameters(
+      [](const Parameter& parameter, const Eigen::Map<const Matrix<S>>& values) {
+        detail::check_finite("validate", "layer." + parameter.name, values);
+      },
+      layer);
+}
+
+template <class S, class Covariance>
+CompiledLayer<S> compile(const AttentionLayer<S, Covariance>& layer) {
+  detail::check_layer("compile", layer);
+  CompiledLayer<S> compiled;
+  detail::compile_into(compiled, layer);
+  return compiled;
+}
+
+}  // namespace gma

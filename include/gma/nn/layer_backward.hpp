@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT
+// The layer backward: gradients of its input and of every parameter, from what the forward pass left in the cache.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "gma/mixture/usage.hpp"
+#include "gma/nn/heads_backward.hpp"
+#include "gma/nn/layer_forward.hpp"
+
+namespace gma {
+
+/// Scratch of backward passes, to be reused.
+template <class S, class Covariance = Diagonal>
+struct LayerGradientCache {
+  HeadGradients<ProductMixture<S, Covariance>> heads;
+  Matrix<S> d_output, d_mixed, d_projected, d_input;
+  Matrix<S> taps, d_taps, normed;
+  Workspace<S> workspace;
+  double usage_penalty = 0;  ///< the penalty's value, times its factor, if options asked for it
+};
+
+/// After forward_into(out, layer, x, cache, ...): d_x is assigned (zero for rows of no sequence), the gradient of every
+/// parameter is added to `gradient`, a layer of the same config. `initial` are the states from which that pass went on,
+/// as they were before it, or null; they get no gradient. Cost about 2.5 forward passes. Throws std::invalid_argument
+/// on shapes that do not fit, or where the cache is not from a forward pass of that many rows.
+template <class DX, class S, class Covariance, class DY>
+void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covariance>& gradient,
+                   const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<DY>& d_output,
+                   LayerCache<S>& cache, LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options = {},
+                   const std::vector<LayerState<S>>* initial = nullptr);
+
+/// Forward and backward in one call.
+template <class S, class Covariance>
+struct LayerGradients {
+  Matrix<S> x;                          ///< N x D
+  AttentionLayer<S, Covariance> layer;  ///< the gradient of the parameters
+};
+template <class S, class Covariance, class X, class DY>
+LayerGradients<S, Covariance> backward(const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<X>& x,
+                                       const Eigen::MatrixBase<DY>& d_output, const Sequences& sequences = {},
+                                       const LayerOptions& options = {});
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+namespace detail {
+
+/// c += a^T b for many rows: blocks of c side by side, the rows summed in two levels.
+template <class S>
+void add_product_over_rows(const Executor* executor, const ConstTile<S>& a, const Matrix<S>& b, Matrix<S>& c) {
+  constexpr Index depth = 256;
+  for_blocks(executor, a.cols(), channels_of_task, [&](Index begin, Index count) {
+    for (Index row = 0; row < a.rows(); row += depth) {
+      const Index now = (std::min)(depth, a.rows() - row);
+      const ConstTile<S> part(a.data() + row * a.outerStride() + begin, now, count,
+                              Eigen::OuterStride<>(a.outerStride()));
+      add_transposed_product(part, rows(as_tile(b), row, now), rows(c, begin, count));
+    }
+  });
+}
+
+/// With n = z i, i the inverse root mean square: dz = i (dn - n <n, dn> / width), in place of dn.
+template <class S>
+void scale_heads_backward(const S* row, Index heads, Index width, const S* inverse, S* d_row) {
+  for (Index h = 0; h < heads; ++h) {
+    const Eigen::Map<const RowVector<S>> n(row + h * width, width);
+    Eigen::Map<RowVector<S>> d(d_row + h * width, width);
+    const S inner = n.dot(d) / S(static_cast<double>(width));
+    d = inverse[h] * (d - inner * n);
+  }
+}
+
+template <class S, class Covariance>
+struct LayerBackward {
+  const AttentionLayer<S, Covariance>& layer;
+  LayerShape shape;
+  LayerCache<S>& cache;
+  LayerGradientCache<S, Covariance>& scratch;
+  AttentionLayer<S, Covariance>& gradient;
+  const std::vector<LayerState<S>>* initial;
+  const LayerOptions& options;
+
+  void run() {
+    const Executor* executor = options.executor;
+    const bool is_finished = layer.config.has_output_norm || layer.config.has_output_gate;
+    scratch.d_projected.resize(cache.projected.rows(), cache.projected.cols());
+    add_product_over_rows(executor, read_only(as_tile(scratch.d_output)), is_finished ? cache.finished : cache.mixed,
+                          gradient.output_weight);
+    product_of_rows(executor, scratch.d_output, layer.output_weight, scratch.d_mixed);
+    if (is_finished) finish_backward();
+    attend_backward();
+    scratch.usage_penalty = 0;
+    if (options.usage_penalty != 0) add_usage_penalty();
+    scale_backward();
+    part_backward(0, scratch.heads.queries, layer.query_filter, gradient.query_filter);
+    part_backward(shape.queries, scratch.heads.keys, layer.key_filter, gradient.key_filter);
+    part_backward(shape.queries + shape.keys, scratch.heads.values, layer.value_filter, gradient.value_filter);
+    if (shape.forgetting > 0) forget_backward();
+    project_backward();
+  }
+
+  /// z = sigmoid, u = gain o n: the gate's logits get dy o u z (1 - z), the norm gets dy o z.
+  void finish_backward() {
+    const Index gate = shape.channels() + shape.forgetting, columns = shape.mixed();
+    const bool has_norm = layer.config.has_output_norm, has_gate = layer.config.has_output_gate;
+    if (has_norm) scratch.normed = cache.mixed;
+    for (Index t = 0; t < cache.mixed.rows(); ++t) {
+      auto d = scratch.d_mixed.row(t);
+      if (has_gate) {
+        const auto z = (S(1) + (-cache.projected.row(t).segment(gate, columns).array()).exp()).inverse();
+        scratch.d_projected.row(t).segment(gate, columns) = d.array() * cache.finished.row(t).array() * (S(1) - z);
+        d.array() *= z;
+      }
+      if (!has_norm) continue;
+      auto normed = scratch.normed.row(t);
+      for (Index h = 0; h < shape.query_heads; ++h) {
+        normed.segment(h * shape.value_width, shape.value_width) *= cache.mixed_inverse_rms(t, h);
+      }
+      gradient.norm_gain += d.cwiseProduct(normed).transpose();
+      d.array() *= layer.norm_gain.transpose().array();
+      scale_heads_backward(normed.data(), shape.query_heads, shape.value_width, &cache.mixed_inverse_rms(t, 0),
+                           d.data());
+    }
+  }
+
+  void attend_backward() {
+    Options each;
+    each.normalization = layer.config.normalization;
+    each.executor = options.executor;
+    const HeadTensor<S> q = split_heads(cache.queries, shape.query_heads), k = split_heads(cache.keys, shape.key_heads),
+                        v = split_heads(cache.values, shape.key_heads),
+                        dy = split_heads(scratch.d_mixed, shape.query_heads);
+    if (layer.config.is_causal) {
+      const std::vector<Memory<S>> none;
+      std::vector<Memory<S>> before;
+      for (std::size_t i = 0; initial != nullptr && i < initial->size(); ++i) {
+        before.insert(before.end(), (*initial)[i].memories.begin(), (*initial)[i].memories.end());
+      }
+      causal_backward_into(scratch.heads, layer.mixtures, q, k, v, dy, before, none, each, cache.inputs,
+                           scratch.workspace);
+    } else {
+      bidirectional_backward_into(scratch.heads, layer.mixtures, q, k, v, dy, each, cache.inputs, scratch.workspace);
+    }
+    for (std::size_t h = 0; h < layer.mixtures.size(); ++h) {
+      add_parameters(gradient.mixtures[h], scratch.heads.mixtures[h]);
+    }
+  }
+
+  void add_usage_penalty() {
+    for (Index h = 0; h < shape.key_heads; ++h) {
+      const Index begin = h * shape.head_width;
+      const auto penalty =
+          usage_penalty_backward(layer.mixtures[static_cast<std::size_t>(h)],
+                                 cache.keys.middleCols(begin, shape.head_width), S(options.usage_penalty));
+      scratch.heads.keys.middleCols(begin, shape.head_width) += penalty.tokens;
+      add_parameters(gradient.mixtures[static_cast<std::size_t>(h)], penalty.mixture);
+      scratch.usage_penalty += options.usage_penalty * static_cast<double>(penalty.value);
+    }
+  }
+
+  void scale_backward() {
+    for_blocks(options.executor, cache.input.rows(), rows_of_task, [&](Index begin, Index count) {
+      for (Index t = begin; t < begin + count; ++t) {
+        scale_heads_backward(cache.queries.row(t).data(), shape.query_heads, shape.head_width, &cache.inverse_rms(t, 0),
+                             scratch.heads.queries.row(t).data());
+        scale_heads_backward(cache.keys.row(t).data(), shape.key_heads, shape.head_width,
+                             &cache.inverse_rms(t, shape.query_heads), scratch.heads.keys.row(t).data());
+      }
+    });
+  }
+
+  /// Columns [begin, ...) of the projection get the gradient of what the convolution made of them.
+  void part_backward(Index begin, const Matrix<S>& dy, const Matrix<S>& filter, Matrix<S>& d_filter) {
+    if (layer.config.convolution == 1) {
+      scratch.d_projected.middleCols(begin, dy.cols()) = dy;
+      return;
+    }
+    Matrix<S>&taps = scratch.taps, &d_taps = scratch.d_taps;
+    taps.resize(filter.cols(), shape.channels());
+    d_taps.resize(filter.cols(), shape.channels());
+    taps.middleCols(begin, dy.cols()) = filter.rowwise().reverse().transpose();
+    d_taps.middleCols(begin, dy.cols()).setConstant(S(0));
+    const std::vector<std::int64_t>& offsets = cache.inputs.sequences.offsets;
+    for_blocks(options.executor, dy.cols(), channels_of_task, [&](Index first, Index channels) {
+      const ConstTile<S> x = read_only(columns(cache.projected, begin + first, channels));
+      for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
+        const Index row = static_cast<Index>(offsets[i]), count = static_cast<Index>(offsets[i + 1]) - row;
+        const ConstTile<S> nothing(nullptr, 0, channels, Eigen::OuterStride<>(channels));
+        const ConstTile<S> past =
+            initial == nullptr ? nothing : columns((*initial)[i].history, begin + first, channels);
+        short_convolution_backward(rows(x, row, count), columns(std::as_const(taps), begin + first, channels), past,
+                                   rows(columns(dy, first, channels), row, count),
+                                   rows(columns(scratch.d_projected, begin + first, channels), row, count),
+                                   columns(d_taps, begin + first, channels));
+      }
+    });
+    d_filter += d_taps.middleCols(begin, dy.cols()).transpose().rowwise().reverse();
+  }
+
+  /// dz = -dg sigmoid(z) exp(a), da = sum_t dg g, with z = x Wf^T + bf.
+  void forget_backward() {
+    const Matrix<S>&dg = scratch.heads.log_forgetting, &g = cache.inputs.log_forgetting;
+    auto dz = scratch.d_projected.middleCols(shape.channels(), shape.forgetting);
+    const auto z = cache.projected.middleCols(shape.channels(), shape.forgetting);
+    for (Index t = 0; t < dg.rows(); ++t) {
+      dz.row(t) = -(dg.row(t).array() * layer.forget_rate.transpose().array().exp() /
+                    (S(1) + (-(z.row(t) + layer.forget_bias.transpose()).array()).exp()))
+                       .matrix();
+    }
+    gradient.forget_rate += dg.cwiseProduct(g).colwise().sum().transpose();
+    gradient.forget_bias += dz.colwise().sum().transpose();
+  }
+
+  void project_backward() {
+    const Executor* executor = options.executor;
+    scratch.d_input.setConstant(cache.input.rows(), shape.width, S(0));
+    Index column = 0;
+    const auto part = [&](const Matrix<S>& weight, Matrix<S>& d_weight) {
+      if (weight.size() == 0) return;
+      const ConstTile<S> d = read_only(columns(scratch.d_projected, column, weight.rows()));
+      add_product_over_rows(executor, d, cache.input, d_weight);
+      for_blocks(executor, d.rows(), rows_of_task, [&](Index begin, Index count) {
+        add_product(rows(d, begin, count), weight, rows(scratch.d_input, begin, count));
+      });
+      column += weight.rows();
+    };
+    part(layer.query_weight, gradient.query_weight);
+    part(layer.key_weight, gradient.key_weight);
+    part(layer.value_weight, gradient.value_weight);
+    part(layer.forget_weight, gradient.forget_weight);
+    part(layer.gate_weight, gradient.gate_weight);
+  }
+};
+
+}  // namespace detail
+
+template <class DX, class S, class Covariance, class DY>
+void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covariance>& gradient,
+                   const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<DY>& d_output,
+                   LayerCache<S>& cache, LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options,
+                   const std::vector<LayerState<S>>* initial) {
+  constexpr const char* function = "backward";
+  detail::check_layer(function, layer);
+  detail::check_layer("backward (gradient)", gradient);
+  const detail::LayerShape shape(layer.config);
+  detail::check_shape(function, "d_output", d_output.rows(), d_output.cols(), cache.rows, shape.width,
+                      "rows of the forward pass x the layer's width");
+  detail::check_shape(function, "d_x", d_x.rows(), d_x.cols(), cache.rows, shape.width, "as d_output");
+  detail::check_shape(function, "cache.projected", cache.projected.rows(), cache.projected.cols(), cache.input.rows(),
+                      shape.projected(), "from a forward pass of this layer");
+  if (initial != nullptr) {
+    detail::check_size(function, "initial", "entries", static_cast<Index>(initial->size()), cache.placement.count(),
+                       "one per sequence");
+    for (const LayerState<S>& state : *initial) detail::check_state(function, layer, state);
+  }
+  detail::gather_rows(d_output.derived(), cache.placement, scratch.d_output);
+  detail::LayerBackward<S, Covariance> pass{layer, shape, cache, scratch, gradient, initial, options};
+  pass.run();
+  detail::scatter_rows(scratch.d_input, cache.placement, detail::writable(d_x).derived());
+}
+
+template <class S, class Covariance, class X, class DY>
+LayerGradients<S, Covariance> backward(const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<X>& x,
+                                       const Eigen::MatrixBase<DY>& d_output, const Sequences& sequences,
+                                       const LayerOptions& options) {
+  LayerCache<S> cache;
+  LayerGradientCache<S, Covariance> scratch;
+  LayerGradients<S, Covariance> result{Matrix<S>(x.rows(), x.cols()), AttentionLayer<S, Covariance>(layer.config)};
+  forward_into(result.x, layer, x, cache, sequences, options);
+  backward_into(result.x, result.layer, layer, d_output, cache, scratch, options);
+  return result;
+}
+
+}  // namespace gma

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+// A layer to start training from, from a seed alone: the same bits on every platform but for the last of log and sqrt.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "gma/mixture/initialization.hpp"
+#include "gma/nn/layer.hpp"
+
+namespace gma {
+
+/// Projections from Normal(0, 1 / inputs); filters that almost pass the present token on; mixtures as
+/// random_product_mixture(); gates of exp(bf) = one over time constants spread evenly in the logarithm from
+/// config.shortest_time to longest_time, their weights a tenth of a projection's, a = 0; gains of one. Throws as
+/// validate(config).
+template <class S, class Covariance = Diagonal>
+AttentionLayer<S, Covariance> random_layer(const LayerConfig& config, std::uint64_t seed);
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+namespace detail {
+
+template <class S>
+void fill_normal(Matrix<S>& matrix, double deviation, Random& random) {
+  for (Index i = 0; i < matrix.size(); ++i) matrix.data()[i] = S(deviation * random.normal());
+}
+
+template <class S>
+void fill_filter(Matrix<S>& filter, Random& random) {
+  fill_normal(filter, 0.2, random);
+  if (filter.size() != 0) filter.col(filter.cols() - 1).array() += S(1);
+}
+
+}  // namespace detail
+
+template <class S, class Covariance>
+AttentionLayer<S, Covariance> random_layer(const LayerConfig& config, std::uint64_t seed) {
+  AttentionLayer<S, Covariance> layer(config);
+  const detail::LayerShape shape(config);
+  detail::Random random(seed);
+  const double scale = 1 / std::sqrt(static_cast<double>(shape.width));
+  for (Matrix<S>* weight : {&layer.query_weight, &layer.key_weight, &layer.value_weight, &layer.gate_weight}) {
+    detail::fill_normal(*weight, scale, random);
+  }
+  detail::fill_normal(layer.output_weight, 1 / std::sqrt(static_cast<double>(shape.mixed())), random);
+  for (Matrix<S>* filter : {&layer.query_filter, &layer.key_filter, &layer.value_filter}) {
+    detail::fill_filter(*filter, random);
+  }
+  detail::fill_normal(layer.forget_weight, 0.1 * scale, random);
+  for (Index h = 0; h < shape.forgetting; ++h) {
+    const double last = static_cast<double>(shape.key_heads - 1), at = static_cast<double>(h);
+    const double position = last > 0 ? at / last : 0.5;
+    layer.forget_bias(h) =
+        S(-std::log(config.shortest_time) - position * std::log(config.longest_time / config.shortest_time));
+  }
+  const Index width = shape.head_width / static_cast<Index>(config.components.size());
+  for (ProductMixture<S, Covariance>& mixture : layer.mixtures) {
+    mixture.factors.clear();
+    for (const Index count : config.components) {
+      mixture.factors.push_back(detail::random_mixture<S, Covariance>(count, width, random));
+    }
+  }
+  if (config.has_output_norm) layer.norm_gain.setOnes();
+  return layer;
+}
+
+}  // namespace gma

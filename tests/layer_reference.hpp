@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+// The attention layer once more, one sequence in double, from its definition and the dense attention: loops that are
+// read, not run fast.
+#pragma once
+
+#include "gma/nn/layer.hpp"
+#include "support.hpp"
+
+namespace gma_test {
+
+/// x W^T, then y_t = sum_i filter(c, taps - 1 - i) x_{t-i}.
+inline Matrix<double> projected(const Matrix<double>& x, const Matrix<double>& weight, const Matrix<double>& filter) {
+  const Matrix<double> z = x * weight.transpose();
+  if (filter.size() == 0) return z;
+  Matrix<double> y = Matrix<double>::Zero(z.rows(), z.cols());
+  for (Index t = 0; t < z.rows(); ++t) {
+    for (Index i = 0; i < filter.cols() && i <= t; ++i) {
+      for (Index c = 0; c < z.cols(); ++c) y(t, c) += filter(c, filter.cols() - 1 - i) * z(t - i, c);
+    }
+  }
+  return y;
+}
+
+inline Matrix<double> unit_rms(Matrix<double> x) {
+  for (Index t = 0; t < x.rows(); ++t) {
+    x.row(t) /= std::sqrt(x.row(t).squaredNorm() / static_cast<double>(x.cols()) + 1e-5);
+  }
+  return x;
+}
+
+template <class Covariance>
+Matrix<double> reference_layer(const gma::AttentionLayer<double, Covariance>& layer, const Matrix<double>& x) {
+  const gma::detail::LayerShape shape(layer.config);
+  const Index d = shape.head_width, e = shape.value_width, n = x.rows();
+  const Matrix<double> q = projected(x, layer.query_weight, layer.query_filter);
+  const Matrix<double> k = projected(x, layer.key_weight, layer.key_filter);
+  const Matrix<double> v = projected(x, layer.value_weight, layer.value_filter);
+  Matrix<double> y(n, shape.mixed());
+  for (Index h = 0; h < shape.query_heads; ++h) {
+    const Index kh = h / (shape.query_heads / shape.key_heads);
+    TokenInputs<double> tokens;
+    if (layer.config.has_forgetting) {
+      const Vector<double> z = x * layer.forget_weight.row(kh).transpose();
+      tokens.log_forgetting = -(z.array() + layer.forget_bias(kh)).exp().log1p() * std::exp(layer.forget_rate(kh));
+    }
+    Options options;
+    options.normalization = layer.config.normalization;
+    Matrix<double> out =
+        gma::reference::attention(layer.mixtures[static_cast<std::size_t>(kh)], unit_rms(q.middleCols(h * d, d)),
+                                  unit_rms(k.middleCols(kh * d, d)), Matrix<double>(v.middleCols(kh * e, e)), options,
+                                  layer.config.is_causal, tokens);
+    if (layer.config.has_output_norm) {
+      out = unit_rms(out);
+      out.array().rowwise() *= layer.norm_gain.segment(h * e, e).transpose().array();
+    }
+    y.middleCols(h * e, e) = out;
+  }
+  if (layer.config.has_output_gate) {
+    const Matrix<double> z = x * layer.gate_weight.transpose();
+    y.array() *= 1 / (1 + (-z.array()).exp());
+  }
+  return y * layer.output_weight.transpose();
+}
+
+}  // namespace gma_test

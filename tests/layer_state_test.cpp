@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT
+// Streams of a layer: saved, loaded and continued to the bit; corrupt and foreign files that change nothing; drafts
+// that are taken back.
+#include "gma/nn/layer_state.hpp"
+
+#include <sstream>
+
+#include "gma/nn/layer_forward.hpp"
+#include "gma/nn/layer_initialization.hpp"
+#include "gma/nn/rollback.hpp"
+#include "support.hpp"
+
+namespace gma_test {
+namespace {
+
+using gma::LayerState;
+
+gma::LayerConfig small_config() {
+  gma::LayerConfig config;
+  config.width = 8;
+  config.heads = 2;
+  config.components = {2, 2};
+  return config;
+}
+
+template <class S>
+bool same_state(const LayerState<S>& a, const LayerState<S>& b) {
+  bool same = a.position == b.position && same_bits(a.history, b.history) && a.memories.size() == b.memories.size();
+  for (std::size_t h = 0; same && h < a.memories.size(); ++h) same = same_bits(a.memories[h], b.memories[h]);
+  return same;
+}
+
+template <class S>
+std::string saved(const LayerState<S>& state) {
+  std::ostringstream stream;
+  gma::save(state, stream);
+  return stream.str();
+}
+template <class S>
+void load_from(LayerState<S>& state, const std::string& bytes) {
+  std::istringstream stream(bytes);
+  gma::load(state, stream);
+}
+
+template <class S>
+class LayerStates : public testing::Test {
+ protected:
+  gma::CompiledLayer<S> layer = gma::compile(gma::random_layer<S>(small_config(), 3));
+  Random random{4};
+  LayerState<S> state = gma::begin_stream(layer);
+  LayerStates() { gma::forward(layer, random.matrix<S>(20, 8), state); }
+};
+using Scalars = testing::Types<float, double>;
+TYPED_TEST_SUITE(LayerStates, Scalars);
+
+TYPED_TEST(LayerStates, SavedLoadedAndContinuedIsContinued) {
+  using S = TypeParam;
+  const std::string bytes = saved(this->state);
+  EXPECT_EQ(bytes.size(), gma::serialized_size(this->state));
+  LayerState<S> other = gma::begin_stream(this->layer);
+  load_from(other, bytes);
+  EXPECT_TRUE(same_state(other, this->state));
+  const Matrix<S> x = this->random.template matrix<S>(15, 8);
+  EXPECT_TRUE(same_bits(gma::forward(this->layer, x, other), gma::forward(this->layer, x, this->state)));
+  EXPECT_TRUE(same_state(other, this->state));
+}
+
+TYPED_TEST(LayerStates, EveryCutAndEveryChangedByteIsRefused) {
+  using S = TypeParam;
+  const std::string bytes = saved(this->state);
+  LayerState<S> target = gma::begin_stream(this->layer);
+  const LayerState<S> before = target;
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    EXPECT_THROW(load_from(target, bytes.substr(0, i)), std::runtime_error) << i;
+    std::string changed = bytes;
+    changed[i] = static_cast<char>(changed[i] ^ 0x10);
+    EXPECT_THROW(load_from(target, changed), std::runtime_error) << i;
+  }
+  EXPECT_TRUE(same_state(target, before));
+}
+
+TYPED_TEST(LayerStates, OtherShapesAreRefusedByName) {
+  using S = TypeParam;
+  const std::string bytes = saved(this->state);
+  const auto expect = [&](const std::vector<std::string>& words, const auto& change) {
+    gma::LayerConfig config = small_config();
+    change(config);
+    LayerState<S> target = gma::begin_stream(gma::random_layer<S>(config, 1));
+    const LayerState<S> before = target;
+    expect_error<std::runtime_error>([&] { load_from(target, bytes); }, words);
+    EXPECT_TRUE(same_state(target, before));
+  };
+  expect({"gma::load: ", "layer state", "it has 2 memories, expected 1"}, [](gma::LayerConfig& c) { c.heads = 1; });
+  expect({"its history is 3 x 24, expected 2 x 24"}, [](gma::LayerConfig& c) { c.convolution = 3; });
+  expect({"memory 0 is 4 x 4, expected 8 x 4"}, [](gma::LayerConfig& c) { c.components = {4, 2}; });
+  std::ostringstream foreign;
+  gma::save(this->state.memories[0], foreign);
+  expect_error<std::runtime_error>([&] { load_from(this->state, foreign.str()); }, {"GMAMEMRY", "expected GMASTATE"});
+}
+
+TYPED_TEST(LayerStates, RejectedDraftsLeaveNoTrace) {
+  using S = TypeParam;
+  gma::Rollback<LayerState<S>> rollback(4);
+  LayerState<S> drafted = this->state, plain = this->state;
+  const Matrix<S> x = this->random.template matrix<S>(6, 8);
+  for (Index t = 0; t < 4; ++t) {
+    rollback.record(drafted);
+    gma::step(this->layer, x.row(t), drafted);
+  }
+  rollback.rewind(drafted, 3);
+  gma::step(this->layer, x.row(0), plain);
+  EXPECT_TRUE(same_state(drafted, plain));
+  EXPECT_TRUE(same_bits(gma::step(this->layer, x.row(5), drafted), gma::step(this->layer, x.row(5), plain)));
+}
+
+}  // namespace
+}  // namespace gma_test
