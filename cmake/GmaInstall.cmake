@@ -10,6 +10,7 @@ install(DIRECTORY include/gma DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MA
 install(TARGETS gma EXPORT gmaTargets INCLUDES DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT gmaTargets NAMESPACE gma:: DESTINATION "${gma_package_dir}")
 
+# gmaConfig.cmake makes gma::io itself, since whether there is a nlohmann_json is for the user's machine to say.
 configure_package_config_file(cmake/gmaConfig.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/gmaConfig.cmake"
   INSTALL_DESTINATION "${gma_package_dir}"
   NO_SET_AND_CHECK_MACRO)
@@ -18,6 +19,7 @@ write_basic_package_version_file("${CMAKE_CURRENT_BINARY_DIR}/gmaConfigVersion.c
   COMPATIBILITY SameMinorVersion
   ARCH_INDEPENDENT)
 install(FILES
+  cmake/GmaJson.cmake
   "${CMAKE_CURRENT_BINARY_DIR}/gmaConfig.cmake"
   "${CMAKE_CURRENT_BINARY_DIR}/gmaConfigVersion.cmake"
   DESTINATION "${gma_package_dir}")

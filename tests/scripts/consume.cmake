@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: MIT
 #
 # Configures, builds and runs the project in tests/consumer. ROUTE: find_package, add_subdirectory, fetch_content.
+# It uses gma::io where IO is on, and finds nlohmann_json where WITH_JSON is.
 # With EIGEN_VERSION, an Eigen under that version number is offered and it stops after configuring; with EXPECT,
 # configuring must fail with that message.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 file(REMOVE_RECURSE "${WORK}")
 set(configure "${CMAKE_COMMAND}" -S "${CMAKE_CURRENT_LIST_DIR}/../consumer" -B "${WORK}" -G "${GENERATOR}"
   "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_PREFIX_PATH=${PREFIX}"
-  "-DGMA_ROUTE=${ROUTE}" "-DGMA_SOURCE_DIR=${SOURCE}" -DFETCHCONTENT_FULLY_DISCONNECTED=ON)
+  "-DGMA_ROUTE=${ROUTE}" "-DGMA_IO=${IO}" "-DGMA_SOURCE_DIR=${SOURCE}" -DFETCHCONTENT_FULLY_DISCONNECTED=ON)
+if(WITH_JSON)
+  list(APPEND configure "-Dnlohmann_json_DIR=${JSON_DIR}")
+else()
+  list(APPEND configure -DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON)
+endif()
 if(EIGEN_VERSION)
   list(APPEND configure "-DEigen3_DIR=${CMAKE_CURRENT_LIST_DIR}/../consumer/fake_eigen"
     "-DGMA_FAKE_EIGEN_VERSION=${EIGEN_VERSION}" "-DGMA_FAKE_EIGEN_INCLUDE=${EIGEN_INCLUDE}")
@@ -17,7 +23,7 @@ endif()
 if(EXPECT)
   execute_process(COMMAND ${configure} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(result EQUAL 0)
-    message(FATAL_ERROR "configuring with Eigen ${EIGEN_VERSION} succeeded")
+    message(FATAL_ERROR "configuring succeeded, expected: ${EXPECT}")
   endif()
   expect("${output}" "${EXPECT}")
   return()

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+// Safetensors files: named tensors and a few strings, nothing that could be executed. Needs nlohmann_json (CMake target
+// gma::io).
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gma/io/file.hpp"
+#include "gma/io/safetensors_header.hpp"
+#include "gma/io/tensor.hpp"
+
+namespace gma::io {
+
+/// What a file holds. Names, keys and values are UTF-8.
+struct SafeTensors {
+  std::map<std::string, Tensor> tensors;
+  std::map<std::string, std::string> metadata;
+};
+
+/// Reads a file whole; cost O(size), nothing is allocated beyond the tensors and the header. Throws std::runtime_error
+/// that names the tensor and the fault on anything but a valid file:
+///   header   at most 100 MB, within the file, starts with '{', is JSON in UTF-8 without a key that comes twice, and
+///            only spaces follow it
+///   tensor   exactly a dtype (of DataType; 8-bit floats are refused), a shape and data_offsets that fit each other;
+///            booleans are 0 or 1
+///   data     its tensors cover it without gap, overlap or rest
+///   __metadata__ maps strings to strings
+inline SafeTensors read_safetensors(const std::filesystem::path& path);
+
+/// Writes a file that is the same for the same contents: wider types first, then by name, so that all data is aligned
+/// to its width. The file replaces what was at `path` once it is complete; on failure that is untouched.
+/// Throws std::invalid_argument if a tensor is not well formed, is called __metadata__, if a text is not UTF-8 or the
+/// header would exceed 100 MB, and std::runtime_error if the file cannot be written.
+inline void write_safetensors(const std::filesystem::path& path, const SafeTensors& file);
+
+/// The same on memory.
+inline SafeTensors parse_safetensors(const unsigned char* data, std::size_t size);
+inline std::vector<unsigned char> serialize_safetensors(const SafeTensors& file);
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+namespace detail {
+
+inline SafeTensors read_safetensors(Input& input) {
+  SafeTensorsHeader header = read_safetensors_header(input);
+  using Named = std::map<std::string, SafeTensorsEntry>::value_type;
+  std::vector<Named*> in_order;
+  for (Named& named : header.entries) in_order.push_back(&named);
+  std::sort(in_order.begin(), in_order.end(), [](const Named* a, const Named* b) {
+    return std::make_pair(a->second.begin, a->second.end) < std::make_pair(b->second.begin, b->second.end);
+  });
+  std::uint64_t position = 0;
+  for (const Named* named : in_order) {
+    const auto& [name, entry] = *named;
+    if (entry.begin != position) {
+      input.fail("tensor ", excerpt(name), " starts at byte ", entry.begin, " of the data, expected ", position, " (",
+                 entry.begin < position ? "it overlaps another" : "there is a gap", ")");
+    }
+    position = entry.end;
+  }
+  if (position != input.remaining()) {
+    input.fail("data has ", input.remaining(), " bytes, expected ", position, " (where the last tensor ends)");
+  }
+  SafeTensors file;
+  file.metadata = std::move(header.metadata);
+  for (Named* named : in_order) {
+    auto& [name, entry] = *named;
+    Tensor& tensor = file.tensors[name];
+    tensor.type = entry.type;
+    tensor.shape = std::move(entry.shape);
+    tensor.bytes.resize(static_cast<std::size_t>(entry.end - entry.begin));
+    input.read(tensor.bytes.data(), tensor.bytes.size());
+    const std::string fault = fault_of(tensor);
+    if (!fault.empty()) input.fail("tensor ", excerpt(name), " has ", fault);
+  }
+  return file;
+}
+
+/// The length and the header of a file, and then its tensors where they lie. The first piece points into `header`.
+inline std::vector<Piece> safetensors_pieces(const char* function, const SafeTensors& file, std::string& header) {
+  using Named = std::map<std::string, Tensor>::value_type;
+  std::vector<const Named*> in_order;
+  for (const Named& named : file.tensors) {
+    const std::string fault = named.first == safetensors_metadata ? "a name that is reserved" : fault_of(named.second);
+    if (!fault.empty()) gma::detail::invalid_argument(function, "tensor ", excerpt(named.first), " has ", fault);
+    in_order.push_back(&named);
+  }
+  std::stable_sort(in_order.begin(), in_order.end(),
+                   [](const Named* a, const Named* b) { return width_of(a->second.type) > width_of(b->second.type); });
+  SafeTensorsHeader contents{{}, file.metadata};
+  std::vector<Piece> pieces(1);
+  std::uint64_t position = 0;
+  for (const Named* named : in_order) {
+    const auto& [name, tensor] = *named;
+    contents.entries[name] = {tensor.type, tensor.shape, position, position + tensor.bytes.size()};
+    position += tensor.bytes.size();
+    pieces.push_back({tensor.bytes.data(), tensor.bytes.size()});
+  }
+  std::string json = safetensors_json(function, contents);
+  json.resize((json.size() + 7) / 8 * 8, ' ');
+  if (json.size() > safetensors_header_limit) {
+    gma::detail::invalid_argument(function, "the header would have ", json.size(), " bytes, expected at most ",
+                                  safetensors_header_limit);
+  }
+  header.clear();
+  for (std::size_t i = 0; i < 8; ++i) header += static_cast<char>((json.size() >> (8 * i)) & 0xff);
+  header += json;
+  pieces.front() = {header.data(), header.size()};
+  return pieces;
+}
+
+}  // namespace detail
+
+inline SafeTensors read_safetensors(const std::filesystem::path& path) {
+  detail::Input input("io::read_safetensors", path);
+  return detail::read_safetensors(input);
+}
+
+inline SafeTensors parse_safetensors(const unsigned char* data, std::size_t size) {
+  detail::Input input("io::parse_safetensors", data, size);
+  return detail::read_safetensors(input);
+}
+
+inline void write_safetensors(const std::filesystem::path& path, const SafeTensors& file) {
+  std::string header;
+  const std::vector<detail::Piece> pieces = detail::safetensors_pieces("io::write_safetensors", file, header);
+  detail::write_file("io::write_safetensors", path, pieces);
+}
+
+inline std::vector<unsigned char> serialize_safetensors(const SafeTensors& file) {
+  std::string header;
+  return detail::join(detail::safetensors_pieces("io::serialize_safetensors", file, header));
+}
+
+}  // namespace gma::io
