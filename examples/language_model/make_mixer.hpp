@@ -12,23 +12,27 @@
 
 namespace language_model {
 
+inline gma::LayerConfig layer_config(const ModelConfig& config) {
+  gma::LayerConfig layer;
+  layer.width = config.width;
+  layer.heads = config.heads;
+  if (config.mixer == MixerKind::gma_plain) {
+    layer.components = {config.plain_components};
+    layer.convolution = 1;
+    layer.has_forgetting = false;
+  } else {
+    layer.components = config.components;
+    layer.convolution = config.convolution;
+    layer.shortest_time = 1 / config.forgetting_fastest;
+    layer.longest_time = 1 / config.forgetting_slowest;
+  }
+  return layer;
+}
+
 template <class S>
 std::unique_ptr<Mixer<S>> make_mixer(const ModelConfig& config, Layout& layout, const std::string& name) {
   if (config.mixer == MixerKind::sdpa) return std::make_unique<SdpaMixer<S>>(layout, name, config.width, config.heads);
-  GmaMixerOptions options;
-  options.width = config.width;
-  options.heads = config.heads;
-  if (config.mixer == MixerKind::gma_plain) {
-    options.components = {config.plain_components};
-    options.convolution = 1;
-    options.has_forgetting = false;
-  } else {
-    options.components = config.components;
-    options.convolution = config.convolution;
-    options.forgetting_fastest = config.forgetting_fastest;
-    options.forgetting_slowest = config.forgetting_slowest;
-  }
-  return std::make_unique<GmaMixer<S>>(layout, name, options);
+  return std::make_unique<GmaMixer<S>>(layout, name, layer_config(config));
 }
 
 }  // namespace language_model
