@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+// How do I serve the streams of many clients from one layer?
+//
+// The layer is compiled once and shared; a client is nothing but a LayerState, of one size however much it has sent.
+// All requests that are waiting go through the layer in one pass. A client may be put into a file, and goes on from
+// there as if nothing had happened. At the end, a draft of a client's is taken back.
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <gma/gma.hpp>
+#include <iostream>
+#include <map>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+using gma::Index;
+using Matrix = gma::Matrix<float>;
+using State = gma::LayerState<float>;
+
+struct Request {
+  int client;
+  Matrix tokens;  // the next of the client's stream, one a row
+};
+
+class Server {
+ public:
+  Server(const gma::CompiledLayer<float>& layer, const std::filesystem::path& folder)
+      : layer_(layer), folder_(folder) {}
+
+  /// The outputs of the requests, of different clients each, one below the other.
+  Matrix serve(const std::vector<Request>& requests) {
+    std::vector<std::int64_t> offsets{0};
+    for (const Request& request : requests) offsets.push_back(offsets.back() + request.tokens.rows());
+    Matrix x(offsets.back(), layer_.config.width), y(x.rows(), x.cols());
+    std::vector<State> batch;  // copies: states are small, and should the pass throw, the map has them as they were
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      x.middleRows(offsets[i], requests[i].tokens.rows()) = requests[i].tokens;
+      batch.push_back(state_of(requests[i].client));
+    }
+    gma::forward_into(y, layer_, x, batch, cache_, gma::Sequences::packed(offsets));
+    for (std::size_t i = 0; i < requests.size(); ++i) states_[requests[i].client] = std::move(batch[i]);
+    return y;
+  }
+
+  /// Puts a client's state into its file until it is heard of again. First into one beside it, which is then renamed:
+  /// whatever happens in between, the file is a whole state.
+  void evict(int client) {
+    const std::map<int, State>::iterator found = states_.find(client);
+    if (found == states_.end()) return;
+    std::ofstream file;
+    file.exceptions(std::ios::failbit | std::ios::badbit);  // a full disk is an error, at the latest in close()
+    file.open(path_of(client) + ".new", std::ios::binary);
+    gma::save(found->second, file);
+    file.close();
+    std::filesystem::rename(path_of(client) + ".new", path_of(client));
+    states_.erase(found);
+  }
+
+  std::size_t loads() const { return loads_; }
+
+ private:
+  std::string path_of(int client) const { return (folder_ / std::to_string(client)).string(); }
+
+  /// From memory, or from the client's file, or a new one.
+  const State& state_of(int client) {
+    const std::map<int, State>::iterator found = states_.find(client);
+    if (found != states_.end()) return found->second;
+    State state = gma::begin_stream(layer_);
+    std::ifstream file(path_of(client), std::ios::binary);
+    if (file) {
+      gma::load(state, file);  // throws on a file that is damaged, or of a layer of other shapes
+      ++loads_;
+    }
+    return states_[client] = std::move(state);
+  }
+
+  const gma::CompiledLayer<float>& layer_;
+  std::filesystem::path folder_;
+  std::map<int, State> states_;
+  gma::LayerCache<float> cache_;  // one for every thread that serves
+  std::size_t loads_ = 0;
+};
+
+int main() {
+  gma::LayerConfig config;
+  config.width = 32;
+  config.heads = 4;
+  const gma::CompiledLayer<float> layer = gma::compile(gma::random_layer<float>(config, 1));
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("gma_streaming_server" + std::to_string(std::random_device()()));
+  std::filesystem::create_directories(folder);
+  Server server(layer, folder);
+
+  // In every round some of 8 clients send 1 to 6 tokens, in any order, and one is put aside. Beside that, each client
+  // is served on its own, from a state that nobody else touches.
+  const int clients = 8, rounds = 200;
+  std::vector<State> alone(clients, gma::begin_stream(layer));
+  const std::size_t size = gma::bytes(alone.front());
+  std::mt19937 random(1);
+  bool same = true, same_size = true;
+  for (int round = 0; round < rounds; ++round) {
+    std::vector<Request> requests;
+    for (int client = 0; client < clients; ++client) {
+      const Index tokens = static_cast<Index>(1 + random() % 6);
+      if (random() % 3 == 0) requests.push_back({client, Matrix::Random(tokens, config.width)});
+    }
+    std::shuffle(requests.begin(), requests.end(), random);
+    const Matrix y = server.serve(requests);
+    Index row = 0;
+    for (const Request& request : requests) {
+      State& state = alone[static_cast<std::size_t>(request.client)];
+      const Matrix expected = gma::forward(layer, request.tokens, state);
+      same = same && y.middleRows(row, expected.rows()) == expected;
+      same_size = same_size && gma::bytes(state) == size;
+      row += expected.rows();
+    }
+    server.evict(static_cast<int>(random() % clients));
+  }
+  std::filesystem::remove_all(folder);
+
+  // A client's draft of 4 tokens, of which the first is accepted: record before each, then take back what was rejected.
+  State state = alone.front(), accepted = state;
+  const Matrix draft = Matrix::Random(4, config.width), next = Matrix::Random(1, config.width);
+  gma::Rollback<State> rollback(draft.rows());
+  for (Index t = 0; t < draft.rows(); ++t) {
+    rollback.record(state);
+    gma::step(layer, draft.row(t), state);
+  }
+  rollback.rewind(state, draft.rows() - 1);
+  gma::step(layer, draft.row(0), accepted);
+  const bool same_draft = gma::step(layer, next, state) == gma::step(layer, next, accepted);
+
+  std::cout << std::boolalpha << "Served " << clients << " clients in " << rounds << " passes. States came back from "
+            << "files " << server.loads() << " times. The first client has sent " << alone.front().position
+            << " tokens.\n"
+            << "  outputs as if every client had been alone, to the bit:   " << same << '\n'
+            << "  states take " << size << " bytes after every request:             " << same_size << '\n'
+            << "  a rejected draft leaves no trace, to the bit:            " << same_draft << '\n';
+  return same && same_size && same_draft && server.loads() > 0 ? 0 : 1;
+}
