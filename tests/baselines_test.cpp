@@ -109,6 +109,38 @@ TYPED_TEST(Sdpa, TiledEqualsDense) {
   }
 }
 
+TYPED_TEST(Sdpa, WindowedTiledEqualsDense) {
+  for (const Index n : {0, 1, 7, 64, 130}) {
+    for (const Index window : {1, 2, 16, 33, 1000}) {
+      for (const std::vector<Index>& tiles :
+           {std::vector<Index>{96, 96}, {96, 384}, {16, 32}, {32, 16}, {7, 5}, {1, 1}}) {
+        SCOPED_TRACE(testing::Message() << n << " tokens, window " << window << ", tiles " << tiles[0] << " x "
+                                        << tiles[1]);
+        SdpaOptions options;
+        options.is_causal = true;
+        options.window = window;
+        options.query_tile = tiles[0];
+        options.key_tile = tiles[1];
+        expect_tiled_equals_dense(Case<TypeParam>(n, n, 16, 16), options);
+      }
+    }
+  }
+}
+
+TYPED_TEST(Sdpa, AWindowIsAttentionToTheLastTokens) {
+  const Case<double> it(40, 40, 8, 5);
+  SdpaOptions options;
+  options.is_causal = true;
+  options.window = 6;
+  const Matrix<double> y = sdpa_dense(it.queries, it.keys, it.values, options);
+  for (const Index i : {0, 3, 5, 6, 39}) {
+    const Index begin = std::max(Index(0), i - 5), count = i + 1 - begin;
+    const Matrix<double> alone =
+        sdpa_dense(it.queries.row(i), it.keys.middleRows(begin, count), it.values.middleRows(begin, count));
+    EXPECT_LE(relative_error(y.row(i), alone), 1e-14) << i;
+  }
+}
+
 TYPED_TEST(Sdpa, LongerThanThreeDefaultTiles) {
   for (const bool is_causal : {false, true}) {
     SdpaOptions options;
@@ -202,6 +234,25 @@ TYPED_TEST(Sdpa, DecodingEqualsTheRowsOfTheCausalForm) {
   EXPECT_EQ(sdpa_decode(it.queries.row(0), cache), (Matrix<S>::Zero(1, 5)));
 }
 
+TYPED_TEST(Sdpa, AWindowNeedsItsLastTokensOnly) {
+  using S = TypeParam;
+  const Case<S> it(60, 60, 8, 5);
+  SdpaOptions options;
+  options.is_causal = true;
+  options.window = 7;
+  const Matrix<S> causal = sdpa(it.queries, it.keys, it.values, options);
+  KeyValueCache<S> cache;
+  for (Index t = 0; t < 60; ++t) {
+    cache.append(it.keys.row(t), it.values.row(t));
+    EXPECT_LE(relative_error(sdpa_decode(it.queries.row(t), cache, options), causal.row(t)), Tolerance<S>::forward);
+    if (t % 3 == 0) cache.keep_last(7);
+  }
+  EXPECT_EQ(cache.size(), 9);
+  EXPECT_EQ(cache.keys(), it.keys.bottomRows(9));
+  cache.keep_last(100);
+  EXPECT_EQ(cache.size(), 9);
+}
+
 // Gradients in double ------------------------------------------------------------------------------------------------
 
 /// d loss / d matrix by central differences, loss = <sdpa(...), d_output>.
@@ -271,7 +322,11 @@ TEST(SdpaErrors, NameTheFunctionTheArgumentAndBothSizes) {
 
 TEST(SdpaErrors, NameTheOption) {
   const Case<double> it(6, 8, 4, 3);
-  SdpaOptions tiles, scale;
+  SdpaOptions tiles, scale, window;
+  window.window = 3;
+  EXPECT_EQ(
+      message_of([&] { sdpa(it.queries, it.keys, it.values, window); }),
+      "gma::baselines::sdpa: options.window is 3 with is_causal 0, expected 0, or a positive number with is_causal");
   tiles.key_tile = 0;
   scale.scale = std::numeric_limits<double>::infinity();
   EXPECT_EQ(message_of([&] { sdpa(it.queries, it.keys, it.values, tiles); }),

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "executors.hpp"
+#include "gma/baselines/layer_features.hpp"
 #include "gma/nn/layer_backward.hpp"
 #include "gma/nn/layer_initialization.hpp"
 
@@ -118,7 +119,8 @@ TEST(Layer, FloatIsCloseToDouble) {
 
 /// The loss sum(y o d_output), differentiated by hand and by central differences. Every third number of every
 /// parameter.
-void expect_gradients(Layer& layer, Matrix<double>& x, const Sequences& sequences, const LayerOptions& options) {
+template <class L>
+void expect_gradients(L& layer, Matrix<double>& x, const Sequences& sequences, const LayerOptions& options) {
   Random random(5);
   const Matrix<double> d_output = random.matrix<double>(x.rows(), x.cols());
   const auto loss = [&]() -> double {
@@ -126,10 +128,12 @@ void expect_gradients(Layer& layer, Matrix<double>& x, const Sequences& sequence
     Matrix<double> y(x.rows(), x.cols());
     gma::forward_into(y, layer, x, cache, sequences, options);
     double penalty = 0;
-    for (Index h = 0; options.usage_penalty != 0 && h < static_cast<Index>(layer.mixtures.size()); ++h) {
-      const auto& mixture = layer.mixtures[static_cast<std::size_t>(h)];
-      penalty +=
-          options.usage_penalty * gma::usage_penalty(mixture, cache.keys.middleCols(h * mixture.dim(), mixture.dim()));
+    if constexpr (std::is_same_v<L, Layer>) {
+      for (Index h = 0; options.usage_penalty != 0 && h < static_cast<Index>(layer.mixtures.size()); ++h) {
+        const auto& mixture = layer.mixtures[static_cast<std::size_t>(h)];
+        penalty += options.usage_penalty *
+                   gma::usage_penalty(mixture, cache.keys.middleCols(h * mixture.dim(), mixture.dim()));
+      }
     }
     return y.cwiseProduct(d_output).sum() + penalty;
   };
@@ -171,6 +175,25 @@ TEST(Layer, GradientsAgainstDifferences) {
     Matrix<double> x = random.matrix<double>(17, 12);
     expect_gradients(layer, x, {}, {});
   });
+}
+
+TEST(Layer, OtherFeatureMapsInPlaceOfMixtures) {
+  LayerConfig config = small_config();
+  config.normalization = Normalization::row;
+  Random random(6);
+  Matrix<double> x = random.matrix<double>(17, 12);
+  const auto check = [&](auto layer) {
+    expect_gradients(layer, x, {}, {});
+    const auto compiled = gma::compile(layer);
+    LayerState<double> state = gma::begin_stream(compiled);
+    const Matrix<double> whole = gma::forward(layer, x);
+    Matrix<double> parts(17, 12);
+    parts.topRows(10) = gma::forward(compiled, x.topRows(10), state);
+    for (Index t = 10; t < 17; ++t) parts.row(t) = gma::step(compiled, x.row(t), state);
+    EXPECT_TRUE(close(parts, whole, forward_tolerance<double>()));
+  };
+  check(gma::random_layer<double, gma::baselines::Elu>(config, 1));
+  check(gma::random_layer<double, gma::baselines::RandomFeatures>(config, 1));
 }
 
 TEST(Layer, GradientsOfBatchesAgainstDifferences) {

@@ -44,7 +44,7 @@ void bidirectional_into(const Eigen::MatrixBase<Out>& out, const M& mixture, con
   using S = typename M::Scalar;
   constexpr const char* function = "bidirectional";
   detail::check_scalar<S, TS>();
-  const CompiledMixture<S>& natural = detail::compiled(function, mixture, workspace);
+  const detail::FeatureMapOf<M>& natural = detail::compiled(function, mixture, workspace);
   detail::check_options(function, options);
   detail::check_token_width(function, "queries", queries.cols(), natural.dim());
   detail::check_stream(function, natural, keys, values, tokens);
@@ -84,7 +84,7 @@ void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, cons
   constexpr const char* function = "bidirectional_backward";
   detail::check_scalar<S, TS>();
   detail::check_has_parameters<M>();
-  const CompiledMixture<S>& natural = detail::compiled(function, mixture, workspace);
+  const detail::FeatureMapOf<M>& natural = detail::compiled(function, mixture, workspace);
   detail::check_options(function, options);
   detail::check_token_width(function, "queries", queries.cols(), natural.dim());
   detail::check_stream(function, natural, keys, values, tokens);
@@ -98,7 +98,7 @@ void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, cons
   const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
   const Index write_tile = detail::tile_size(options, detail::default_tile, stream.size());
   const Index read_tile = detail::tile_size(options, detail::default_tile, view.rows());
-  CompiledMixture<S>& gradient = detail::zero_gradient(natural, workspace);
+  detail::FeatureMapOf<M>& gradient = detail::zero_gradient(natural, workspace);
   typename Workspace<S>::Frame frame(workspace);
   detail::MemoryView<S> memory = detail::take_memory(natural.components(), values.cols(), workspace);
   memory.set_zero();

@@ -78,8 +78,8 @@ void causal_tokens(const FeatureMap& map, const TokenView<S>& queries, const Tok
   if (has_base) memory.add(base);
 }
 
-template <class S, class Q, class K, class V>
-void check_causal(const char* function, const CompiledMixture<S>& natural, const Eigen::MatrixBase<Q>& queries,
+template <class Map, class S, class Q, class K, class V>
+void check_causal(const char* function, const Map& natural, const Eigen::MatrixBase<Q>& queries,
                   const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
                   const TokenInputs<S>& tokens) {
   check_options(function, options);
@@ -97,7 +97,7 @@ void causal_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eige
   using S = typename M::Scalar;
   detail::check_scalar<S, MS>();
   detail::check_scalar<S, TS>();
-  const CompiledMixture<S>& natural = detail::compiled("causal", mixture, workspace);
+  const detail::FeatureMapOf<M>& natural = detail::compiled("causal", mixture, workspace);
   detail::check_causal("causal", natural, queries, keys, values, options, tokens);
   detail::check_shape("causal", "out", out.rows(), out.cols(), queries.rows(), values.cols(), "queries x value width");
   if (!memory.empty()) detail::check_memory("causal", "memory", memory, natural.components(), values.cols());

@@ -129,7 +129,7 @@ void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen
   detail::check_scalar<S, MS>();
   detail::check_scalar<S, TS>();
   detail::check_has_parameters<M>();
-  const CompiledMixture<S>& natural = detail::compiled(function, mixture, workspace);
+  const detail::FeatureMapOf<M>& natural = detail::compiled(function, mixture, workspace);
   const Index components = natural.components(), width = values.cols();
   detail::check_causal(function, natural, queries, keys, values, options, tokens);
   detail::check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), width,
@@ -159,7 +159,7 @@ void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen
   const Index tile = detail::tile_size(options, detail::causal_backward_tile(components), n);
   const Index interval = (options.checkpoint_interval + tile - 1) / tile * tile;
   const Index intervals = (n + interval - 1) / interval;
-  CompiledMixture<S>& gradient = detail::zero_gradient(natural, workspace);
+  detail::FeatureMapOf<M>& gradient = detail::zero_gradient(natural, workspace);
   typename Workspace<S>::Frame frame(workspace);
   detail::MemoryView<S> state = detail::take_memory(components, width, workspace);
   if (initial_memory.empty()) {
@@ -179,7 +179,7 @@ void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen
   }
   detail::MemoryView<S> after = detail::take_memory(components, width, workspace);
   after.copy(state);
-  detail::CausalBackward<CompiledMixture<S>, S> pass{
+  detail::CausalBackward<detail::FeatureMapOf<M>, S> pass{
       natural,  query_view, stream, d_output_view, options.normalization, tile, detail::token_gradients(gradients),
       gradient, workspace};
   for (Index i = intervals - 1; i >= 0; --i) {

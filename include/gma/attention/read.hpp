@@ -156,8 +156,8 @@ void read_tokens_backward(const FeatureMap& map, const TokenView<S>& queries, co
   }
 }
 
-template <class S>
-void check_readable(const char* function, const Memory<S>& memory, const CompiledMixture<S>& natural) {
+template <class Map, class S>
+void check_readable(const char* function, const Memory<S>& memory, const Map& natural) {
   if (memory.empty()) {
     invalid_argument(function, "memory is empty, expected ", natural.components(),
                      " slots: write to it first, or start from gma::empty_memory");
@@ -172,7 +172,7 @@ void read_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen:
                const Memory<MS>& memory, const Options& options, Workspace<typename M::Scalar>& workspace) {
   using S = typename M::Scalar;
   detail::check_scalar<S, MS>();
-  const CompiledMixture<S>& natural = detail::compiled("read", mixture, workspace);
+  const detail::FeatureMapOf<M>& natural = detail::compiled("read", mixture, workspace);
   detail::check_options("read", options);
   detail::check_token_width("read", "queries", queries.cols(), natural.dim());
   detail::check_readable("read", memory, natural);
@@ -206,7 +206,7 @@ Gradients<M> read_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries
   detail::check_scalar<S, MS>();
   detail::check_has_parameters<M>();
   Workspace<S> workspace;
-  const CompiledMixture<S>& natural = detail::compiled("read_backward", mixture, workspace);
+  const detail::FeatureMapOf<M>& natural = detail::compiled("read_backward", mixture, workspace);
   detail::check_options("read_backward", options);
   detail::check_token_width("read_backward", "queries", queries.cols(), natural.dim());
   detail::check_readable("read_backward", memory, natural);
@@ -215,7 +215,7 @@ Gradients<M> read_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries
   detail::Evaluated<Q> q = queries.derived();
   detail::Evaluated<D> dy = d_output.derived();
   Gradients<M> out;
-  CompiledMixture<S>& gradient = detail::zero_gradient(natural, workspace);
+  detail::FeatureMapOf<M>& gradient = detail::zero_gradient(natural, workspace);
   out.queries.resize(queries.rows(), queries.cols());
   detail::set_zero(out.memory, natural.components(), memory.slots.cols());
   Memory<S> copy = memory;

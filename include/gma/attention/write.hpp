@@ -201,8 +201,8 @@ void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, 
   }
 }
 
-template <class S, class K, class V>
-void check_stream(const char* function, const CompiledMixture<S>& natural, const Eigen::MatrixBase<K>& keys,
+template <class Map, class S, class K, class V>
+void check_stream(const char* function, const Map& natural, const Eigen::MatrixBase<K>& keys,
                   const Eigen::MatrixBase<V>& values, const TokenInputs<S>& tokens) {
   check_token_width(function, "keys", keys.cols(), natural.dim());
   check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
@@ -217,7 +217,7 @@ void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::Matr
   using S = typename M::Scalar;
   detail::check_scalar<S, MS>();
   detail::check_scalar<S, TS>();
-  const CompiledMixture<S>& natural = detail::compiled("write", mixture, workspace);
+  const detail::FeatureMapOf<M>& natural = detail::compiled("write", mixture, workspace);
   detail::check_stream("write", natural, keys, values, tokens);
   if (!memory.empty()) detail::check_memory("write", "memory", memory, natural.components(), values.cols());
   detail::Evaluated<K> k = keys.derived();
@@ -243,7 +243,7 @@ Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, 
                             const Memory<S>* initial, const Memory<S>& d_memory, const TokenInputs<S>& tokens) {
   check_has_parameters<M>();
   Workspace<S> workspace;
-  const CompiledMixture<S>& natural = compiled("write_backward", mixture, workspace);
+  const FeatureMapOf<M>& natural = compiled("write_backward", mixture, workspace);
   check_stream("write_backward", natural, keys, values, tokens);
   check_memory("write_backward", "d_memory", d_memory, natural.components(), values.cols());
   if (initial != nullptr && initial->empty()) initial = nullptr;
@@ -253,7 +253,7 @@ Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, 
   Evaluated<V> v = values.derived();
   const TokenStream<S> stream{TokenView<S>(k), TokenView<S>(v), tokens};
   Gradients<M> out;
-  CompiledMixture<S>& gradient = zero_gradient(natural, workspace);
+  FeatureMapOf<M>& gradient = zero_gradient(natural, workspace);
   out.memory = d_memory;
   write_tokens_backward(natural, stream, initial, tile_size({}, default_tile, stream.size()), nullptr,
                         token_gradients(out), gradient, workspace);

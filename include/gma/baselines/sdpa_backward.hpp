@@ -41,15 +41,20 @@ namespace detail {
 
 /// scores = s_ij becomes A_ij; d_weights = dA_ij becomes dS_ij. Both are 0 where a key is not seen.
 template <class S>
-void scores_backward(Tile<S> scores, Tile<S> d_weights, Index query_begin, Index key_begin, bool is_causal,
+void scores_backward(const SdpaOptions& options, Tile<S> scores, Tile<S> d_weights, Index query_begin, Index key_begin,
                      const S* log_sum_exp, const S* inner) {
   for (Index i = 0; i < scores.rows(); ++i) {
-    const Index seen = seen_keys(is_causal, query_begin + i, key_begin, scores.cols());
-    Eigen::Map<RowVector<S>> weights(&scores(i, 0), seen), d_scores(&d_weights(i, 0), seen);
-    weights = (weights.array() - log_sum_exp[i]).exp();
-    d_scores = weights.array() * (d_scores.array() - inner[i]);
-    scores.row(i).tail(scores.cols() - seen).setZero();
-    d_weights.row(i).tail(scores.cols() - seen).setZero();
+    const SeenKeys seen = seen_keys(options, query_begin + i, key_begin + scores.cols());
+    const Index begin = (std::clamp)(seen.begin - key_begin, Index(0), scores.cols());
+    const Index end = (std::clamp)(seen.end - key_begin, begin, scores.cols());
+    for (Tile<S>* tile : {&scores, &d_weights}) {
+      tile->row(i).head(begin).setZero();
+      tile->row(i).tail(scores.cols() - end).setZero();
+    }
+    auto weights = scores.row(i).segment(begin, end - begin).array();
+    auto d_scores = d_weights.row(i).segment(begin, end - begin).array();
+    weights = (weights - log_sum_exp[i]).exp();
+    d_scores = weights * (d_scores - inner[i]);
   }
 }
 
@@ -88,15 +93,17 @@ void sdpa_tiles_backward(const TokenView<S>& queries, const TokenView<S>& keys, 
     transposed_values = values.tile(j, tile_keys, value_copy).transpose();
     Tile<S> d_keys = gma::detail::rows(gradients.keys, j, tile_keys);
     Tile<S> d_values = gma::detail::rows(gradients.values, j, tile_keys);
-    for (Index i = options.is_causal ? j : 0; i < queries.rows(); i += query_tile) {
-      const Index rows = (std::min)(query_tile, queries.rows() - i);
-      const Index cols = seen_keys(options.is_causal, i + rows - 1, j, tile_keys);
+    const Index query_end =
+        options.window > 0 ? (std::min)(queries.rows(), j + tile_keys + options.window - 1) : queries.rows();
+    for (Index i = options.is_causal ? j : 0; i < query_end; i += query_tile) {
+      const Index rows = (std::min)(query_tile, query_end - i);
+      const Index cols = (std::min)(tile_keys, seen_keys(options, i + rows - 1, keys.rows()).end - j);
       const ConstTile<S> q = queries.tile(i, rows, query_copy), dy = d_output.tile(i, rows, d_output_copy);
       Tile<S> scores = front(score_storage, rows, cols), d_scores = front(d_score_storage, rows, cols);
       const Tile<S> scaled_seen = front(scaled, cols, keys.cols());
       gma::detail::product<S>(q, transposed_keys.leftCols(cols), scores);
       gma::detail::product<S>(dy, transposed_values.leftCols(cols), d_scores);
-      scores_backward(scores, d_scores, i, j, options.is_causal, forward.log_sum_exp.data() + i, &inner(i, 0));
+      scores_backward(options, scores, d_scores, i, j, forward.log_sum_exp.data() + i, &inner(i, 0));
       gma::detail::add_transposed_product<S>(scores, dy, front(d_values, cols, values.cols()));
       gma::detail::add_transposed_product<S>(d_scores, q, front(d_keys, cols, keys.cols()));
       gma::detail::add_product<S>(d_scores, scaled_seen, gma::detail::rows(gradients.queries, i, rows));

@@ -26,6 +26,17 @@ class KeyValueCache {
   template <class Keys, class Values>
   void append(const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values);
 
+  /// Forgets all but the last `tokens` tokens, which is all that a window needs. Cost O(tokens (d + e)).
+  void keep_last(Index tokens) {
+    const Index dropped = size_ - (std::max)(Index(0), tokens);
+    if (dropped <= 0) return;
+    for (Index i = 0; i + dropped < size_; ++i) {
+      keys_.row(i) = keys_.row(i + dropped);
+      values_.row(i) = values_.row(i + dropped);
+    }
+    size_ -= dropped;
+  }
+
   /// Forgets the tokens, keeps the widths and the room.
   void clear() { size_ = 0; }
 
@@ -43,9 +54,9 @@ class KeyValueCache {
 };
 
 /// The newest token's output: append() its key and value first, then y = sum_j softmax_j(scale query . key_j) value_j
-/// over the whole cache. query 1 x d; returns 1 x e, zeros while the cache is empty. Equal to the last row of causal
-/// sdpa() over the same tokens. Cost O(N (d + e)), extra memory O(N). is_causal and the tile sizes are ignored. Throws
-/// std::invalid_argument where shapes disagree.
+/// over the whole cache, or the last options.window tokens of it. query 1 x d; returns 1 x e, zeros while the cache is
+/// empty. Equal to the last row of causal sdpa() over the same tokens. Cost O(N (d + e)), extra memory O(N). is_causal
+/// and the tile sizes are ignored. Throws std::invalid_argument where shapes disagree.
 template <class Query, class S>
 RowVector<S> sdpa_decode(const Eigen::MatrixBase<Query>& query, const KeyValueCache<S>& cache,
                          const SdpaOptions& options = {});
@@ -82,16 +93,20 @@ RowVector<S> sdpa_decode(const Eigen::MatrixBase<Query>& query, const KeyValueCa
   constexpr const char* function = "baselines::sdpa_decode";
   detail::check_size(function, "query", "rows", query.rows(), 1, "one token");
   SdpaOptions of_one_query = options;
-  of_one_query.is_causal = false;
+  of_one_query.is_causal = true;
   if (cache.size() == 0) return RowVector<S>::Zero(cache.values().cols());
-  detail::check_sdpa(function, query, cache.keys(), cache.values(), of_one_query);
+  const Index seen = options.window > 0 ? (std::min)(options.window, cache.size()) : cache.size();
+  const ConstTile<S> keys = gma::detail::rows(cache.keys(), cache.size() - seen, seen);
+  const ConstTile<S> values = gma::detail::rows(cache.values(), cache.size() - seen, seen);
+  detail::check_size(function, "query", "columns", query.cols(), keys.cols(), "as many as the cache's keys");
+  detail::check_options(function, of_one_query);
   const Vector<S> scaled = detail::score_scale<S>(options, query.cols()) * query.transpose();
-  Vector<S> weights(cache.size());
-  weights.noalias() = cache.keys() * scaled;
+  Vector<S> weights(seen);
+  weights.noalias() = keys * scaled;
   const S largest = weights.maxCoeff();
   weights = (weights.array() - largest).exp();
-  RowVector<S> out(cache.values().cols());
-  out.noalias() = weights.transpose() * cache.values();
+  RowVector<S> out(values.cols());
+  out.noalias() = weights.transpose() * values;
   return out / weights.sum();
 }
 

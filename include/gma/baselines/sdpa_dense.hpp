@@ -7,7 +7,8 @@
 
 namespace gma::baselines {
 
-/// A = softmax over j of (scale queries_i . keys_j), for j <= i only where options.is_causal.
+/// A = softmax over j of (scale queries_i . keys_j), for j <= i only where options.is_causal, and i - window < j where
+/// there is a window.
 /// queries Nq x d, keys Nk x d; returns Nq x Nk. Cost O(Nq Nk d), memory O(Nq Nk).
 /// Throws std::invalid_argument where shapes disagree.
 template <class Queries, class Keys>
@@ -42,12 +43,13 @@ Matrix<typename Queries::Scalar> sdpa_weights(const Eigen::MatrixBase<Queries>& 
   Matrix<S> weights(queries.rows(), keys.rows());
   weights.noalias() = (scale * queries) * keys.transpose();
   for (Index i = 0; i < weights.rows() && weights.cols() > 0; ++i) {
-    const Index seen = options.is_causal ? i + 1 : weights.cols();
-    auto row = weights.row(i).head(seen).array();
+    const detail::SeenKeys seen = detail::seen_keys(options, i, weights.cols());
+    auto row = weights.row(i).segment(seen.begin, seen.end - seen.begin).array();
     const S largest = row.maxCoeff();
     row = (row - largest).exp();
     row /= row.sum();
-    weights.row(i).tail(weights.cols() - seen).setZero();
+    weights.row(i).head(seen.begin).setZero();
+    weights.row(i).tail(weights.cols() - seen.end).setZero();
   }
   return weights;
 }

@@ -3,6 +3,7 @@
 // checks of its arguments.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <type_traits>
@@ -16,6 +17,7 @@ namespace gma::baselines {
 struct SdpaOptions {
   std::optional<double> scale;  ///< of the scores; 1 / sqrt(d) where it is not given
   bool is_causal = false;       ///< query i sees keys 0..i only; needs Nq == Nk
+  Index window = 0;             ///< causal only: query i sees keys i - window + 1..i; 0: all up to i
   Index query_tile = 96;        ///< queries in a tile of the tiled forms, at least 1
   Index key_tile = 96;          ///< keys in a tile of the tiled forms, at least 1
 };
@@ -43,6 +45,20 @@ using gma::detail::TokenSink;
 using gma::detail::TokenView;
 using gma::detail::writable;
 
+inline void check_options(const char* function, const SdpaOptions& options) {
+  if (options.window < 0 || (options.window > 0 && !options.is_causal)) {
+    invalid_argument(function, "options.window is ", options.window, " with is_causal ", options.is_causal,
+                     ", expected 0, or a positive number with is_causal");
+  }
+  if (options.scale && !std::isfinite(*options.scale)) {
+    invalid_argument(function, "options.scale is ", *options.scale, ", expected a finite number");
+  }
+  if (options.query_tile < 1 || options.key_tile < 1) {
+    invalid_argument(function, "options.query_tile is ", options.query_tile, " and options.key_tile is ",
+                     options.key_tile, ", expected at least 1");
+  }
+}
+
 template <class Queries, class Keys, class Values>
 void check_sdpa(const char* function, const Eigen::MatrixBase<Queries>& queries, const Eigen::MatrixBase<Keys>& keys,
                 const Eigen::MatrixBase<Values>& values, const SdpaOptions& options) {
@@ -55,18 +71,21 @@ void check_sdpa(const char* function, const Eigen::MatrixBase<Queries>& queries,
   if (options.is_causal) {
     check_size(function, "keys", "rows", keys.rows(), queries.rows(), "one per query, because is_causal is set");
   }
-  if (options.scale && !std::isfinite(*options.scale)) {
-    invalid_argument(function, "options.scale is ", *options.scale, ", expected a finite number");
-  }
-  if (options.query_tile < 1 || options.key_tile < 1) {
-    invalid_argument(function, "options.query_tile is ", options.query_tile, " and options.key_tile is ",
-                     options.key_tile, ", expected at least 1");
-  }
+  check_options(function, options);
 }
 
 template <class S>
 S score_scale(const SdpaOptions& options, Index d) {
   return static_cast<S>(options.scale ? *options.scale : 1 / std::sqrt(static_cast<double>(d)));
+}
+
+/// The keys that a query sees: [begin, end).
+struct SeenKeys {
+  Index begin, end;
+};
+inline SeenKeys seen_keys(const SdpaOptions& options, Index query, Index keys) {
+  if (!options.is_causal) return {0, keys};
+  return {options.window > 0 ? (std::max)(Index(0), query + 1 - options.window) : 0, query + 1};
 }
 
 /// The first rows x cols numbers of a buffer, as a matrix without gaps.

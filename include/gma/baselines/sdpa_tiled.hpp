@@ -16,10 +16,11 @@
 
 namespace gma::baselines {
 
-/// y_i = sum_j exp(s_ij) v_j / sum_j exp(s_ij) with s_ij = scale queries_i . keys_j, over j <= i only where is_causal.
+/// y_i = sum_j exp(s_ij) v_j / sum_j exp(s_ij) with s_ij = scale queries_i . keys_j, over j <= i only where is_causal,
+/// and i - window < j where there is a window.
 /// queries Nq x d, keys Nk x d, values Nk x e; returns Nq x e, zeros where there are no keys.
-/// Cost O(Nq Nk (d + e)), half of it where causal; extra memory O(query_tile (d + key_tile)).
-/// Throws std::invalid_argument where shapes disagree or an option is out of range.
+/// Cost O(Nq Nk (d + e)), half of it where causal, O(N (window + key_tile) (d + e)) with a window; extra memory
+/// O(query_tile (d + key_tile)). Throws std::invalid_argument where shapes disagree or an option is out of range.
 template <class Queries, class Keys, class Values>
 Matrix<typename Queries::Scalar> sdpa(const Eigen::MatrixBase<Queries>& queries, const Eigen::MatrixBase<Keys>& keys,
                                       const Eigen::MatrixBase<Values>& values, const SdpaOptions& options = {});
@@ -40,19 +41,17 @@ SdpaForward<typename Queries::Scalar> sdpa_forward(const Eigen::MatrixBase<Queri
 
 namespace detail {
 
-/// How many of the `keys` keys from key_begin on query `query` sees: they are the first ones.
-inline Index seen_keys(bool is_causal, Index query, Index key_begin, Index keys) {
-  if (!is_causal) return keys;
-  return (std::clamp)(query + 1 - key_begin, Index(0), keys);
-}
-
-/// The scores of keys that come after a query (rows are keys from key_begin on, columns queries from query_begin on)
+/// The scores of keys that a query does not see (rows are keys from key_begin on, columns queries from query_begin on)
 /// become minus infinity.
 template <class S>
-void hide_later_keys(Tile<S> scores, Index query_begin, Index key_begin) {
+void hide_keys(const SdpaOptions& options, Tile<S> scores, Index query_begin, Index key_begin) {
+  const S hidden = -std::numeric_limits<S>::infinity();
   for (Index j = 0; j < scores.rows(); ++j) {
-    const Index hidden = (std::clamp)(key_begin + j - query_begin, Index(0), scores.cols());
-    for (Index i = 0; i < hidden; ++i) scores(j, i) = -std::numeric_limits<S>::infinity();
+    const Index first = key_begin + j - query_begin;  // the query of the key's own token
+    const Index seen_from = (std::clamp)(first, Index(0), scores.cols());
+    for (Index i = 0; i < seen_from; ++i) scores(j, i) = hidden;
+    if (options.window == 0) continue;
+    for (Index i = (std::max)(Index(0), first + options.window); i < scores.cols(); ++i) scores(j, i) = hidden;
   }
 }
 
@@ -63,8 +62,10 @@ void sdpa_tiles(const TokenView<S>& queries, const TokenView<S>& keys, const Tok
                 const SdpaOptions& options, const TokenSink<S>& out, S* log_sum_exp, Workspace<S>& workspace) {
   using std::log;
   const typename Workspace<S>::Frame frame(workspace);
-  const Index query_tile = (std::min)(options.query_tile, queries.rows());
   const Index key_tile = (std::min)(options.key_tile, keys.rows());
+  // With a window, every query of a tile has to see a key of the first key tile that is read for it.
+  const Index query_tile =
+      (std::min)(options.window > 0 ? (std::min)(options.query_tile, key_tile) : options.query_tile, queries.rows());
   const Tile<S> query_copy = workspace.take(query_tile, queries.cols());
   const Tile<S> key_copy = workspace.take(key_tile, keys.cols());
   const Tile<S> value_copy = workspace.take(key_tile, values.cols());
@@ -77,20 +78,22 @@ void sdpa_tiles(const TokenView<S>& queries, const TokenView<S>& keys, const Tok
 
   for (Index i = 0; i < queries.rows(); i += query_tile) {
     const Index count = (std::min)(query_tile, queries.rows() - i);
-    const Index key_end = options.is_causal ? i + count : keys.rows();
+    const Index key_begin = seen_keys(options, i, keys.rows()).begin;
+    const Index key_end = seen_keys(options, i + count - 1, keys.rows()).end;
     Tile<S> transposed = front(transposed_storage, queries.cols(), count);
     transposed = scale * queries.tile(i, count, query_copy).transpose();
     Tile<S> y = out.tile(i, count, out_copy);
     y.setZero();
     largest.setConstant(-std::numeric_limits<S>::infinity());
     sum.setZero();
-    for (Index j = 0; j < key_end; j += key_tile) {
+    for (Index j = key_begin; j < key_end; j += key_tile) {
       const Index seen = (std::min)(key_tile, key_end - j);
       Tile<S> scores = front(score_storage, seen, count);
       gma::detail::product<S>(keys.tile(j, seen, key_copy), transposed, scores);
-      if (options.is_causal && j + seen > i) hide_later_keys(scores, i, j);
+      const bool hides = j + seen > i || seen_keys(options, i + count - 1, keys.rows()).begin > j;
+      if (options.is_causal && hides) hide_keys(options, scores, i, j);
       kernels::running_softmax(scores, largest.data(), sum.data(), correction.data());
-      if (j > 0) kernels::scale_rows(y, correction.data());
+      if (j > key_begin) kernels::scale_rows(y, correction.data());
       gma::detail::add_transposed_product<S>(scores, values.tile(j, seen, value_copy), y);
     }
     for (Index t = 0; t < count; ++t) {

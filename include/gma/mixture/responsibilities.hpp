@@ -13,6 +13,7 @@
 #include "gma/core/workspace.hpp"
 #include "gma/kernels/products.hpp"
 #include "gma/kernels/rows.hpp"
+#include "gma/mixture/feature_map.hpp"
 #include "gma/mixture/natural.hpp"
 
 namespace gma {
@@ -49,13 +50,16 @@ namespace detail {
 
 /// Compiled form of any mixture, kept in the workspace, after its shapes were checked on behalf of `function`.
 template <class M>
-const CompiledMixture<typename M::Scalar>& compiled(const char* function, const M& mixture,
-                                                    Workspace<typename M::Scalar>& workspace) {
-  using S = typename M::Scalar;
-  check_parameters(function, mixture);
-  CompiledMixture<S>& result = workspace.template keep<CompiledMixture<S>>();
-  compile_into(result, mixture);
-  return result;
+const FeatureMapOf<M>& compiled(const char* function, const M& mixture, Workspace<typename M::Scalar>& workspace) {
+  if constexpr (is_feature_map<M>) {
+    mixture.check(function);
+    return mixture;
+  } else {
+    check_parameters(function, mixture);
+    FeatureMapOf<M>& result = workspace.template keep<FeatureMapOf<M>>();
+    compile_into(result, mixture);
+    return result;
+  }
 }
 template <class S>
 const CompiledMixture<S>& compiled(const char* function, const CompiledMixture<S>& mixture, Workspace<S>&) {

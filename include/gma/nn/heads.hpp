@@ -94,7 +94,8 @@ struct HeadJob {
     }
   }
 
-  void bidirectional(const CompiledMixture<S>& mixture, const Options& options, const TokenInputs<S>& tokens) const {
+  template <class Map>
+  void bidirectional(const Map& mixture, const Options& options, const TokenInputs<S>& tokens) const {
     const typename HeadTensor<const K>::Rows k = keys();
     const typename HeadTensor<const V>::Rows v = values();
     Memory<S>& memory = workspace.template keep<JobScratch<S>>().memory;
@@ -112,8 +113,8 @@ struct HeadJob {
   }
 
   /// All queries of the group read `memory`, which is advanced once.
-  void causal(const CompiledMixture<S>& mixture, Memory<S>& memory, const Options& options,
-              const TokenInputs<S>& tokens) const {
+  template <class Map>
+  void causal(const Map& mixture, Memory<S>& memory, const Options& options, const TokenInputs<S>& tokens) const {
     const typename HeadTensor<const K>::Rows k = keys();
     const typename HeadTensor<const V>::Rows v = values();
     const bool is_step = call.group() > 1 && k.rows() == 1;
@@ -132,9 +133,9 @@ struct HeadJob {
   }
 };
 
-template <class S>
+template <class Map, class S>
 void check_memories(const char* function, const char* argument, const std::vector<Memory<S>>& memories,
-                    const HeadCall& call, const std::vector<CompiledMixture<S>>& mixtures, Index width) {
+                    const HeadCall& call, const std::vector<Map>& mixtures, Index width) {
   if (memories.empty()) return;
   check_size(function, argument, "entries", static_cast<Index>(memories.size()), call.jobs(),
              "one per sequence and key head");
@@ -169,7 +170,7 @@ void bidirectional_into(const HeadTensor<Out>& out, const std::vector<M>& mixtur
   detail::HeadCall& call = workspace.template keep<detail::HeadCall>();
   call.function = "bidirectional";
   detail::open_heads(call, mixtures, queries, keys, values, "out", out, false, options, inputs);
-  const std::vector<CompiledMixture<S>>& compiled = detail::compiled_heads(call.function, mixtures, workspace);
+  const std::vector<detail::FeatureMapOf<M>>& compiled = detail::compiled_heads(call.function, mixtures, workspace);
   const Options each = detail::job_options(call, options);
   detail::run_heads(call, out, detail::as_const(queries), detail::as_const(keys), detail::as_const(values), options,
                     inputs, workspace, [&](const auto& job, const TokenInputs<S>& tokens, Index) {
@@ -184,7 +185,7 @@ void causal_into(const HeadTensor<Out>& out, const std::vector<M>& mixtures, con
   detail::HeadCall& call = workspace.template keep<detail::HeadCall>();
   call.function = "causal";
   detail::open_heads(call, mixtures, queries, keys, values, "out", out, true, options, inputs);
-  const std::vector<CompiledMixture<S>>& compiled = detail::compiled_heads(call.function, mixtures, workspace);
+  const std::vector<detail::FeatureMapOf<M>>& compiled = detail::compiled_heads(call.function, mixtures, workspace);
   if (memories != nullptr) {
     detail::check_memories(call.function, "memories", *memories, call, compiled, values.width);
     if (memories->empty()) memories->resize(static_cast<std::size_t>(call.jobs()));
@@ -192,7 +193,7 @@ void causal_into(const HeadTensor<Out>& out, const std::vector<M>& mixtures, con
   const Options each = detail::job_options(call, options);
   detail::run_heads(call, out, detail::as_const(queries), detail::as_const(keys), detail::as_const(values), options,
                     inputs, workspace, [&](const auto& job, const TokenInputs<S>& tokens, Index i) {
-                      const CompiledMixture<S>& mixture = compiled[static_cast<std::size_t>(job.head)];
+                      const detail::FeatureMapOf<M>& mixture = compiled[static_cast<std::size_t>(job.head)];
                       Memory<S>& memory = memories != nullptr
                                               ? (*memories)[static_cast<std::size_t>(i)]
                                               : job.workspace.template keep<detail::JobScratch<S>>().beginning;

@@ -60,27 +60,27 @@ struct GatheredRows {
   }
 };
 
-template <class S>
+template <class Map>
 struct CompiledHeads {
-  std::vector<CompiledMixture<S>> mixtures;
+  std::vector<Map> mixtures;
 };
 
 /// The mixtures ready for use: compiled once a call, not once a sequence.
 template <class M, class S>
-const std::vector<CompiledMixture<S>>& compiled_heads(const char* function, const std::vector<M>& mixtures,
-                                                      Workspace<S>& workspace) {
-  std::vector<CompiledMixture<S>>& compiled = workspace.template keep<CompiledHeads<S>>().mixtures;
-  compiled.resize(mixtures.size());
-  for (std::size_t h = 0; h < mixtures.size(); ++h) {
-    check_parameters(function, mixtures[h]);
-    compile_into(compiled[h], mixtures[h]);
+const std::vector<FeatureMapOf<M>>& compiled_heads(const char* function, const std::vector<M>& mixtures,
+                                                   Workspace<S>& workspace) {
+  if constexpr (std::is_same_v<FeatureMapOf<M>, M>) {
+    for (const M& mixture : mixtures) compiled(function, mixture, workspace);  // checks it
+    return mixtures;
+  } else {
+    std::vector<FeatureMapOf<M>>& compiled = workspace.template keep<CompiledHeads<FeatureMapOf<M>>>().mixtures;
+    compiled.resize(mixtures.size());
+    for (std::size_t h = 0; h < mixtures.size(); ++h) {
+      check_parameters(function, mixtures[h]);
+      compile_into(compiled[h], mixtures[h]);
+    }
+    return compiled;
   }
-  return compiled;
-}
-template <class S>
-const std::vector<CompiledMixture<S>>& compiled_heads(const char*, const std::vector<CompiledMixture<S>>& mixtures,
-                                                      Workspace<S>&) {
-  return mixtures;
 }
 
 template <class S>

@@ -20,6 +20,7 @@
 
 #include "gma/mixture/natural.hpp"
 #include "gma/nn/layer_config.hpp"
+#include "gma/nn/layer_routing.hpp"
 
 namespace gma {
 
@@ -38,19 +39,19 @@ struct AttentionLayer {
   explicit AttentionLayer(const LayerConfig& config);
 
   LayerConfig config;
-  Matrix<S> query_weight;                               ///< Hq d x D
-  Matrix<S> key_weight;                                 ///< H d x D
-  Matrix<S> value_weight;                               ///< H e x D
-  Matrix<S> query_filter;                               ///< Hq d x taps
-  Matrix<S> key_filter;                                 ///< H d x taps
-  Matrix<S> value_filter;                               ///< H e x taps
-  Matrix<S> forget_weight;                              ///< H x D
-  Vector<S> forget_bias;                                ///< H
-  Vector<S> forget_rate;                                ///< H: a, the gates are scaled by exp(a)
-  std::vector<ProductMixture<S, Covariance>> mixtures;  ///< H
-  Vector<S> norm_gain;                                  ///< Hq e
-  Matrix<S> gate_weight;                                ///< Hq e x D
-  Matrix<S> output_weight;                              ///< D x Hq e
+  Matrix<S> query_weight;                                                    ///< Hq d x D
+  Matrix<S> key_weight;                                                      ///< H d x D
+  Matrix<S> value_weight;                                                    ///< H e x D
+  Matrix<S> query_filter;                                                    ///< Hq d x taps
+  Matrix<S> key_filter;                                                      ///< H d x taps
+  Matrix<S> value_filter;                                                    ///< H e x taps
+  Matrix<S> forget_weight;                                                   ///< H x D
+  Vector<S> forget_bias;                                                     ///< H
+  Vector<S> forget_rate;                                                     ///< H: a, the gates are scaled by exp(a)
+  std::vector<typename detail::LayerRouting<S, Covariance>::Type> mixtures;  ///< H product mixtures
+  Vector<S> norm_gain;                                                       ///< Hq e
+  Matrix<S> gate_weight;                                                     ///< Hq e x D
+  Matrix<S> output_weight;                                                   ///< D x Hq e
 };
 
 /// A parameter as a visitor sees it: its name in files, its group, and its shape there.
@@ -80,7 +81,7 @@ void validate(const AttentionLayer<S, Covariance>& layer);
 
 /// A layer ready for use: the projections as one matrix, the mixtures compiled. Goes wherever a layer goes in a forward
 /// verb, at no cost per call. It holds copies: compile again after a parameter changed.
-template <class S>
+template <class S, class Map = CompiledMixture<S>>
 struct CompiledLayer {
   using Scalar = S;
 
@@ -91,10 +92,10 @@ struct CompiledLayer {
   RowVector<S> forget_factor;  ///< H: exp(a)
   RowVector<S> norm_gain;      ///< Hq e
   Matrix<S> out_weights;       ///< Hq e x D
-  std::vector<CompiledMixture<S>> mixtures;
+  std::vector<Map> mixtures;
 };
 template <class S, class Covariance>
-CompiledLayer<S> compile(const AttentionLayer<S, Covariance>& layer);
+auto compile(const AttentionLayer<S, Covariance>& layer) -> CompiledLayer<S, detail::LayerMap<S, Covariance>>;
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -115,10 +116,8 @@ AttentionLayer<S, Covariance>::AttentionLayer(const LayerConfig& c) : config(c) 
     forget_weight = zeros(shape.key_heads, shape.width);
     forget_bias = forget_rate = zeros(shape.key_heads, 1);
   }
-  const Index factors = static_cast<Index>(c.components.size());
-  ProductMixture<S, Covariance> mixture;
-  for (const Index count : c.components) mixture.factors.emplace_back(count, shape.head_width / factors);
-  mixtures.assign(static_cast<std::size_t>(shape.key_heads), mixture);
+  mixtures.assign(static_cast<std::size_t>(shape.key_heads),
+                  detail::LayerRouting<S, Covariance>::zeros(c, shape.head_width));
   if (c.has_output_norm) norm_gain = zeros(shape.mixed(), 1);
   if (c.has_output_gate) gate_weight = zeros(shape.mixed(), shape.width);
   output_weight = zeros(shape.width, shape.mixed());
@@ -126,40 +125,39 @@ AttentionLayer<S, Covariance>::AttentionLayer(const LayerConfig& c) : config(c) 
 
 namespace detail {
 
+/// A matrix, vector or number as a map, const where it is.
 template <class M>
-auto parameter_map(M& matrix) {
-  using S = typename std::remove_const_t<M>::Scalar;
-  using Plain = std::conditional_t<std::is_const_v<M>, const Matrix<S>, Matrix<S>>;
-  return Eigen::Map<Plain>(matrix.data(), matrix.rows(), matrix.cols());
-}
-template <class S>
-auto number_map(S& number) {
-  using Plain = std::conditional_t<std::is_const_v<S>, const Matrix<std::remove_const_t<S>>, Matrix<S>>;
-  return Eigen::Map<Plain>(&number, 1, 1);
+auto parameter_map(M& value) {
+  if constexpr (std::is_class_v<std::remove_const_t<M>>) {
+    using S = typename std::remove_const_t<M>::Scalar;
+    using Plain = std::conditional_t<std::is_const_v<M>, const Matrix<S>, Matrix<S>>;
+    return Eigen::Map<Plain>(value.data(), value.rows(), value.cols());
+  } else {
+    using Plain = std::conditional_t<std::is_const_v<M>, const Matrix<std::remove_const_t<M>>, Matrix<M>>;
+    return Eigen::Map<Plain>(&value, 1, 1);
+  }
 }
 
 template <class M>
-std::vector<Index> shape_of(const M& matrix) {
-  if (M::ColsAtCompileTime == 1) return {matrix.rows()};
-  return {matrix.rows(), matrix.cols()};
+std::vector<Index> shape_of(const M& value) {
+  if constexpr (!std::is_class_v<M>) {
+    return {};
+  } else if constexpr (M::ColsAtCompileTime == 1) {
+    return {value.rows()};
+  } else {
+    return {value.rows(), value.cols()};
+  }
 }
 
-template <class Visitor, class Layer, class... Others>
-void visit_mixtures(const Visitor& visit, Layer& layer, Others&... others) {
-  constexpr ParameterGroup group = ParameterGroup::mixture;
+template <class Visitor, class S, class Covariance, class Layer, class... Others>
+void visit_mixtures(const Visitor& visit, const AttentionLayer<S, Covariance>*, Layer& layer, Others&... others) {
   for (std::size_t h = 0; h < layer.mixtures.size(); ++h) {
-    for (std::size_t m = 0; m < layer.mixtures[h].factors.size(); ++m) {
-      const std::string name = "mixtures." + std::to_string(h) + ".factors." + std::to_string(m) + ".";
-      const auto matrices = [&](const char* member, auto& first, auto&... rest) {
-        visit(Parameter{name + member, group, shape_of(first)}, parameter_map(first), parameter_map(rest)...);
-      };
-      const auto factor = [ h, m ](auto& any) -> auto& { return any.mixtures[h].factors[m]; };
-      matrices("weight_logits", factor(layer).weight_logits, factor(others).weight_logits...);
-      matrices("means", factor(layer).means, factor(others).means...);
-      matrices("log_scales", factor(layer).log_scales, factor(others).log_scales...);
-      visit(Parameter{name + "log_temperature", group, {}}, number_map(factor(layer).log_temperature),
-            number_map(factor(others).log_temperature)...);
-    }
+    const std::string name = "mixtures." + std::to_string(h) + ".";
+    const auto one = [&](const std::string& member, auto& first, auto&... rest) {
+      visit(Parameter{name + member, ParameterGroup::mixture, shape_of(first)}, parameter_map(first),
+            parameter_map(rest)...);
+    };
+    LayerRouting<S, Covariance>::visit(one, layer.mixtures[h], others.mixtures[h]...);
   }
 }
 
@@ -182,7 +180,7 @@ void visit_parameters(const Visitor& visit, Layer& layer, Others&... others) {
   matrices("forget.weight", matrix, layer.forget_weight, others.forget_weight...);
   matrices("forget.bias", vector, layer.forget_bias, others.forget_bias...);
   matrices("forget.rate", vector, layer.forget_rate, others.forget_rate...);
-  detail::visit_mixtures(visit, layer, others...);
+  detail::visit_mixtures(visit, &layer, layer, others...);
   matrices("norm.gain", vector, layer.norm_gain, others.norm_gain...);
   matrices("gate.weight", matrix, layer.gate_weight, others.gate_weight...);
   matrices("output.weight", matrix, layer.output_weight, others.output_weight...);
@@ -229,15 +227,15 @@ void check_layer(const char* function, const AttentionLayer<S, Covariance>& laye
   check("layer.output_weight", layer.output_weight, shape.width, shape.mixed());
   check_size(function, "layer.mixtures", "entries", static_cast<Index>(layer.mixtures.size()), shape.key_heads,
              "one per key head");
-  for (const ProductMixture<S, Covariance>& mixture : layer.mixtures) {
-    check_parameters(function, mixture);
+  for (const typename LayerRouting<S, Covariance>::Type& mixture : layer.mixtures) {
+    LayerRouting<S, Covariance>::check(function, mixture);
     check_size(function, "layer.mixtures", "dimensions", mixture.dim(), shape.head_width, "the head width");
   }
 }
 
 /// `compiled` keeps its memory from call to call.
 template <class S, class Covariance>
-void compile_into(CompiledLayer<S>& compiled, const AttentionLayer<S, Covariance>& layer) {
+void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const AttentionLayer<S, Covariance>& layer) {
   using std::exp;
   const LayerShape shape(layer.config);
   compiled.config = layer.config;
@@ -279,9 +277,9 @@ void validate(const AttentionLayer<S, Covariance>& layer) {
 }
 
 template <class S, class Covariance>
-CompiledLayer<S> compile(const AttentionLayer<S, Covariance>& layer) {
+auto compile(const AttentionLayer<S, Covariance>& layer) -> CompiledLayer<S, detail::LayerMap<S, Covariance>> {
   detail::check_layer("compile", layer);
-  CompiledLayer<S> compiled;
+  CompiledLayer<S, detail::LayerMap<S, Covariance>> compiled;
   detail::compile_into(compiled, layer);
   return compiled;
 }

@@ -14,7 +14,7 @@ namespace gma {
 /// Scratch of backward passes, to be reused.
 template <class S, class Covariance = Diagonal>
 struct LayerGradientCache {
-  HeadGradients<ProductMixture<S, Covariance>> heads;
+  HeadGradients<typename detail::LayerRouting<S, Covariance>::Type> heads;
   Matrix<S> d_output, d_mixed, d_projected, d_input;
   Matrix<S> taps, d_taps, normed;
   Workspace<S> workspace;
@@ -148,14 +148,19 @@ struct LayerBackward {
   }
 
   void add_usage_penalty() {
-    for (Index h = 0; h < shape.key_heads; ++h) {
-      const Index begin = h * shape.head_width;
-      const auto penalty =
-          usage_penalty_backward(layer.mixtures[static_cast<std::size_t>(h)],
-                                 cache.keys.middleCols(begin, shape.head_width), S(options.usage_penalty));
-      scratch.heads.keys.middleCols(begin, shape.head_width) += penalty.tokens;
-      add_parameters(gradient.mixtures[static_cast<std::size_t>(h)], penalty.mixture);
-      scratch.usage_penalty += options.usage_penalty * static_cast<double>(penalty.value);
+    using Routing = typename LayerRouting<S, Covariance>::Type;
+    if constexpr (is_feature_map<Routing>) {
+      invalid_argument("backward", "options.usage_penalty is set, expected 0 where there is no mixture");
+    } else {
+      for (Index h = 0; h < shape.key_heads; ++h) {
+        const Index begin = h * shape.head_width;
+        const UsagePenaltyGradients<Routing> penalty =
+            usage_penalty_backward(layer.mixtures[static_cast<std::size_t>(h)],
+                                   cache.keys.middleCols(begin, shape.head_width), S(options.usage_penalty));
+        scratch.heads.keys.middleCols(begin, shape.head_width) += penalty.tokens;
+        add_parameters(gradient.mixtures[static_cast<std::size_t>(h)], penalty.mixture);
+        scratch.usage_penalty += options.usage_penalty * static_cast<double>(penalty.value);
+      }
     }
   }
 

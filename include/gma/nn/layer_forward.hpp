@@ -36,7 +36,6 @@ struct LayerCache {
   Matrix<S> output;                 ///< N x D
   Index rows = 0;                   ///< of the caller's input, padding included
   detail::Placement placement;      ///< where the rows lie in it
-  CompiledLayer<S> compiled;        ///< if the layer was not
   std::vector<Memory<S>> memories;  ///< of streams, during a call
   Workspace<S> workspace;
 };
@@ -112,9 +111,9 @@ void product_of_rows(const Executor* executor, const Matrix<S>& a, const Matrix<
 }
 
 /// One forward pass of a layer over packed rows.
-template <class S>
+template <class S, class Map>
 struct LayerForward {
-  const CompiledLayer<S>& layer;
+  const CompiledLayer<S, Map>& layer;
   LayerShape shape;
   LayerCache<S>& cache;
   LayerState<S>* states;  // one a sequence, or null
@@ -266,16 +265,25 @@ struct LayerForward {
   }
 };
 
-template <class S>
-const CompiledLayer<S>& compiled_layer(const char*, const CompiledLayer<S>& layer, LayerCache<S>&) {
+template <class S, class Map>
+const CompiledLayer<S, Map>& compiled_layer(const char*, const CompiledLayer<S, Map>& layer, LayerCache<S>&) {
   return layer;
 }
 template <class S, class Covariance>
-const CompiledLayer<S>& compiled_layer(const char* function, const AttentionLayer<S, Covariance>& layer,
-                                       LayerCache<S>& cache) {
+const CompiledLayer<S, LayerMap<S, Covariance>>& compiled_layer(const char* function,
+                                                                const AttentionLayer<S, Covariance>& layer,
+                                                                LayerCache<S>& cache) {
+  using Compiled = CompiledLayer<S, LayerMap<S, Covariance>>;
   check_layer(function, layer);
-  compile_into(cache.compiled, layer);
-  return cache.compiled;
+  Compiled& compiled = cache.workspace.template keep<Compiled>();
+  compile_into(compiled, layer);
+  return compiled;
+}
+
+template <class S, class Map>
+void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerState<S>* states,
+               const Executor* executor) {
+  LayerForward<S, Map>{layer, LayerShape(layer.config), cache, states, executor}.run();
 }
 
 /// Rows of the caller's that are there, one below the other.
@@ -328,7 +336,7 @@ void layer_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eige
                    LayerState<S>* states, Index state_count, LayerCache<S>& cache, const Sequences& sequences,
                    const LayerOptions& options) {
   constexpr const char* function = "forward";
-  const CompiledLayer<S>& compiled = compiled_layer(function, layer, cache);
+  const auto& compiled = compiled_layer(function, layer, cache);
   const LayerShape shape(compiled.config);
   check_size(function, "x", "columns", x.cols(), shape.width, "the layer's width");
   check_shape(function, "out", out.rows(), out.cols(), x.rows(), shape.width, "as x");
@@ -342,8 +350,7 @@ void layer_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eige
   cache.rows = x.rows();
   gather_rows(x.derived(), cache.placement, cache.input);
   set_packed_offsets(cache.placement, cache.inputs.sequences);
-  LayerForward<S> pass{compiled, shape, cache, states, options.executor};
-  pass.run();
+  run_layer(compiled, cache, states, options.executor);
   scatter_rows(cache.output, cache.placement, writable(out).derived());
 }
 

@@ -54,12 +54,8 @@ AttentionLayer<S, Covariance> random_layer(const LayerConfig& config, std::uint6
     layer.forget_bias(h) =
         S(-std::log(config.shortest_time) - position * std::log(config.longest_time / config.shortest_time));
   }
-  const Index width = shape.head_width / static_cast<Index>(config.components.size());
-  for (ProductMixture<S, Covariance>& mixture : layer.mixtures) {
-    mixture.factors.clear();
-    for (const Index count : config.components) {
-      mixture.factors.push_back(detail::random_mixture<S, Covariance>(count, width, random));
-    }
+  for (auto& mixture : layer.mixtures) {
+    mixture = detail::LayerRouting<S, Covariance>::start(config, shape.head_width, random);
   }
   if (config.has_output_norm) layer.norm_gain.setOnes();
   return layer;

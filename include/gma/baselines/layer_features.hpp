@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+// Linear attention and Performer as attention layers: AttentionLayer<S, Elu> and AttentionLayer<S, RandomFeatures> are
+// the layer of gma/nn/layer.hpp, projections, convolution, forgetting and all, with another feature map in the place of
+// its mixtures. Their config's normalization is to be Normalization::row.
+#pragma once
+
+#include "gma/baselines/feature_maps.hpp"
+#include "gma/nn/layer_routing.hpp"
+
+namespace gma::baselines {
+
+/// elu(x) + 1. config.components is not used.
+struct Elu {
+  static constexpr const char* name = "elu";
+};
+
+/// Performer's positive orthogonal random features, as many a head as the product of config.components.
+struct RandomFeatures {
+  static constexpr const char* name = "random features";
+};
+
+}  // namespace gma::baselines
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+namespace gma::detail {
+
+/// Nothing to learn, and nothing to visit.
+template <class Map>
+struct FixedRouting {
+  using Type = Map;
+  static void check(const char* function, const Type& map) { map.check(function); }
+  template <class Visitor, class First, class... Others>
+  static void visit(const Visitor&, First&, Others&...) {}
+};
+
+template <class S>
+struct LayerRouting<S, baselines::Elu> : FixedRouting<baselines::EluFeatures<S>> {
+  using Map = baselines::EluFeatures<S>;
+  static Map zeros(const LayerConfig&, Index head_width) { return Map(head_width); }
+  static Map start(const LayerConfig&, Index head_width, Random&) { return Map(head_width); }
+};
+
+template <class S>
+struct LayerRouting<S, baselines::RandomFeatures> : FixedRouting<baselines::PositiveRandomFeatures<S>> {
+  using Map = baselines::PositiveRandomFeatures<S>;
+
+  /// A gradient has features too, which nothing reads: the fewest.
+  static Map zeros(const LayerConfig&, Index head_width) { return Map(1, head_width, 0); }
+  static Map start(const LayerConfig& config, Index head_width, Random& random) {
+    Index components = 1;
+    for (const Index count : config.components) components *= count;
+    return Map(components, head_width, static_cast<std::uint64_t>(random.uniform() * 0x1p53));
+  }
+};
+
+}  // namespace gma::detail
