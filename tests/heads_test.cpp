@@ -268,14 +268,13 @@ TEST(Heads, ForeignLayoutsMapIn) {
   const Matrix<double> expected = gma::causal(problem.mixtures, q, k, v, Options{}, inputs);
 
   gma::Workspace<double> workspace;
-  std::vector<Memory<double>>* none = nullptr;
   const Matrix<double> q_heads = heads_first(q, batch, heads), k_heads = heads_first(k, batch, heads);
   const Matrix<double> v_heads = heads_first(v, batch, heads);
   Matrix<double> out(batch * heads * tokens, value_width);
   gma::causal_into(gma::batch_heads_tokens(out.data(), batch, heads, tokens, value_width), problem.mixtures,
                    gma::batch_heads_tokens(q_heads.data(), batch, heads, tokens, head_width),
                    gma::batch_heads_tokens(k_heads.data(), batch, heads, tokens, head_width),
-                   gma::batch_heads_tokens(v_heads.data(), batch, heads, tokens, value_width), none, Options{}, inputs,
+                   gma::batch_heads_tokens(v_heads.data(), batch, heads, tokens, value_width), Options{}, inputs,
                    workspace);
   EXPECT_TRUE(same_bits(out, heads_first(expected, batch, heads)));
 
@@ -283,8 +282,7 @@ TEST(Heads, ForeignLayoutsMapIn) {
   gma::causal_into(gma::batch_tokens_heads(flat.data(), batch, tokens, heads, value_width), problem.mixtures,
                    gma::batch_tokens_heads(q.data(), batch, tokens, heads, head_width),
                    gma::batch_tokens_heads(k.data(), batch, tokens, heads, head_width),
-                   gma::batch_tokens_heads(v.data(), batch, tokens, heads, value_width), none, Options{}, inputs,
-                   workspace);
+                   gma::batch_tokens_heads(v.data(), batch, tokens, heads, value_width), Options{}, inputs, workspace);
   EXPECT_TRUE(same_bits(flat, expected));
 
   const Eigen::MatrixXd by_columns = q;  // column-major

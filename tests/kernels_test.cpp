@@ -200,6 +200,30 @@ TYPED_TEST(Kernels, ProductsOfRowsAndTheirGradientsEqualThePlainOnes) {
   }
 }
 
+TYPED_TEST(Kernels, SumsOfProductsEqualThePlainOnesWhereverRowsLie) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    Random random(11);
+    for (const Index cols : sizes) {
+      for (const int terms : {0, 1, 4}) {
+        const Matrix<S> a = random.matrix<S>(5, cols), b = random.matrix<S>(5, cols);
+        const S *rows[4], *weights[4];
+        for (int i = 0; i < terms; ++i) rows[i] = a.row(i).data(), weights[i] = b.row(i).data();
+        for (const bool adds : {false, true}) {
+          Vector<S> fast = random.vector<S>(cols), plain = fast;
+          Vector<S> moved = Vector<S>::Zero(cols + 1);
+          moved.tail(cols) = fast;
+          kernels::packets::sum_of_products(rows, weights, terms, cols, adds, fast.data());
+          kernels::packets::sum_of_products(rows, weights, terms, cols, adds, moved.data() + 1);
+          kernels::plain::sum_of_products(rows, weights, terms, cols, adds, plain.data());
+          EXPECT_TRUE(close(fast, plain, forward_tolerance<S>())) << cols << " numbers, " << terms << " terms";
+          EXPECT_TRUE(same_bits(moved.tail(cols), fast));
+        }
+      }
+    }
+  }
+}
+
 TYPED_TEST(Kernels, RunningSoftmaxEqualsThePlainOne) {
   using S = TypeParam;
   if constexpr (kernels::has_packets<S>) {

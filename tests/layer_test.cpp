@@ -319,6 +319,40 @@ TEST(Layer, SequencesOfABatchAreStrangers) {
   });
 }
 
+TEST(Layer, WhereASequenceLiesInABatchMovesNoBit) {
+  // Widths that no vector register divides, where heads and tails of rows could be computed by other means.
+  Random random(5);
+  const auto check = [&](const auto& compiled, const LayerConfig& config) {
+    for (const Index before : {0, 1, 3}) {
+      for (const Index count : {1, 2, 7}) {
+        const Matrix<float> x = random.matrix<float>(before + count + 2, config.width);
+        std::vector<LayerState<float>> states(3, gma::begin_stream(compiled)), alone(1);
+        gma::forward(compiled, random.matrix<float>(7, config.width), states[1]);
+        alone.front() = states[1];
+        LayerCache<float> cache;
+        Matrix<float> y(x.rows(), x.cols()), z(count, x.cols());
+        gma::forward_into(y, compiled, x, states, cache, Sequences::packed({0, before, before + count, x.rows()}));
+        gma::forward_into(z, compiled, x.middleRows(before, count), alone, cache);
+        EXPECT_TRUE(same_bits(z, y.middleRows(before, count))) << before << " rows before " << count;
+      }
+    }
+  };
+  for (const Index heads : {1, 3, 5}) {
+    for (const Index head_width : {10, 20}) {
+      SCOPED_TRACE(testing::Message() << heads << " heads of " << head_width);
+      LayerConfig config;
+      config.width = heads * head_width;
+      config.heads = heads;
+      config.components = {4, 3};
+      config.has_output_gate = config.has_output_norm = true;
+      check(gma::compile(gma::random_layer<float>(config, 1)), config);
+      check(gma::compile(gma::random_layer<float, gma::Isotropic>(config, 1)), config);
+      config.normalization = Normalization::row;
+      check(gma::compile(gma::random_layer<float, gma::baselines::RandomFeatures>(config, 1)), config);
+    }
+  }
+}
+
 TEST(Layer, MaskedTokensAreNotThere) {
   const Layer layer = layer_of(small_config());
   Random random(3);

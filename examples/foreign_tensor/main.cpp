@@ -33,9 +33,8 @@ int main() {
     mixtures.push_back(gma::compile(gma::random_product_mixture<float>({8, 8}, width, seed)));
   }
   gma::Workspace<float> workspace;
-  std::vector<gma::Memory<float>>* no_memories = nullptr;  // every sequence starts from nothing and leaves nothing
   const auto attend = [&](const auto& out, const auto& q, const auto& k, const auto& v) {
-    gma::causal_into(out, mixtures, q, k, v, no_memories, gma::Options{}, gma::HeadInputs<float>{}, workspace);
+    gma::causal_into(out, mixtures, q, k, v, gma::Options{}, gma::HeadInputs<float>{}, workspace);
   };
 
   // 1. [B, N, H, width]: a token's heads side by side.

@@ -35,13 +35,12 @@ class Server {
     std::vector<std::int64_t> offsets{0};
     for (const Request& request : requests) offsets.push_back(offsets.back() + request.tokens.rows());
     Matrix x(offsets.back(), layer_.config.width), y(x.rows(), x.cols());
-    std::vector<State> batch;  // copies: states are small, and should the pass throw, the map has them as they were
+    std::vector<State*> batch;  // should the pass throw, they are as they were
     for (std::size_t i = 0; i < requests.size(); ++i) {
       x.middleRows(offsets[i], requests[i].tokens.rows()) = requests[i].tokens;
-      batch.push_back(state_of(requests[i].client));
+      batch.push_back(&state_of(requests[i].client));
     }
     gma::forward_into(y, layer_, x, batch, cache_, gma::Sequences::packed(offsets));
-    for (std::size_t i = 0; i < requests.size(); ++i) states_[requests[i].client] = std::move(batch[i]);
     return y;
   }
 
@@ -65,7 +64,7 @@ class Server {
   std::string path_of(int client) const { return (folder_ / std::to_string(client)).string(); }
 
   /// From memory, or from the client's file, or a new one.
-  const State& state_of(int client) {
+  State& state_of(int client) {
     const std::map<int, State>::iterator found = states_.find(client);
     if (found != states_.end()) return found->second;
     State state = gma::begin_stream(layer_);

@@ -14,7 +14,9 @@
 #include <cstdint>
 
 #include "gma/core/checks.hpp"
+#include "gma/core/elementwise.hpp"
 #include "gma/kernels/products.hpp"
+#include "gma/kernels/rows.hpp"
 #include "gma/mixture/feature_map.hpp"
 #include "gma/mixture/initialization_random.hpp"
 
@@ -126,7 +128,11 @@ void EluFeatures<S>::check(const char* function) const {
 
 template <class S>
 void EluFeatures<S>::evaluate(const ConstTile<S>& x, Tile<S> r) const {
-  r = (x.array() > S(0)).select(x.array() + S(1), (x.array().min)(S(0)).exp());
+  for (Index t = 0; t < x.rows(); ++t) {
+    r.row(t) = x.row(t);
+    gma::detail::in_chunks(r.row(t).data(), r.cols(),
+                           [](gma::detail::Chunk<S>& z) { z = (z > S(0)).select(z + S(1), (z.min)(S(0)).exp()); });
+  }
 }
 
 /// elu' = 1 above zero, phi itself below.
@@ -164,8 +170,9 @@ void PositiveRandomFeatures<S>::evaluate(const ConstTile<S>& x, Tile<S> r) const
   const S c = scale(), log_share = S(-0.5 * std::log(static_cast<double>(components())));
   gma::detail::product(x, transposed_directions, r);
   for (Index t = 0; t < x.rows(); ++t) {
-    const S shift = log_share - S(0.5) * c * c * x.row(t).squaredNorm();
-    r.row(t) = (r.row(t).array() * c + shift).exp();
+    const S* row = x.row(t).data();
+    const S shift = log_share - S(0.5) * c * c * kernels::dot(row, row, x.cols());
+    gma::detail::in_chunks(r.row(t).data(), r.cols(), [&](gma::detail::Chunk<S>& z) { z = (z * c + shift).exp(); });
   }
 }
 

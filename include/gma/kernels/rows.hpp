@@ -70,6 +70,14 @@ void contract(const S* a, Index rows, const S* b, Index cols, S* d, S* d_b) {
   }
 }
 
+template <class S>
+void sum_of_products(const S* const* a, const S* const* b, int terms, Index cols, bool adds, S* out) {
+  using Row = Eigen::Map<const RowVector<S>>;
+  Eigen::Map<RowVector<S>> sum(out, cols);
+  if (!adds) sum.setConstant(S(0));
+  for (int i = 0; i < terms; ++i) sum += Row(a[i], cols).cwiseProduct(Row(b[i], cols));
+}
+
 }  // namespace plain
 
 namespace packets {
@@ -248,6 +256,16 @@ void contract(const S* a, Index rows, const S* b, Index cols, S* d, S* d_b) {
   }
 }
 
+template <class S>
+void sum_of_products(const S* const* a, const S* const* b, int terms, Index cols, bool adds, S* out) {
+  for_each_packet<S>(cols, [&](Index j, auto width) {
+    using P = Packet<S, width.value>;
+    P sum = adds ? P::load(out + j) : P::all(S(0));
+    for (int i = 0; i < terms; ++i) sum = multiply_add(P::load(a[i] + j), P::load(b[i] + j), sum);
+    sum.store(out + j);
+  });
+}
+
 }  // namespace packets
 
 /// Rows become exp(row - max) / sum: (2) of the derivation. Cost O(T K).
@@ -287,6 +305,17 @@ void scale_rows(Tile<S> tile, const S* factors) {
     packets::scale_rows(tile, factors);
   } else {
     plain::scale_rows(tile, factors);
+  }
+}
+
+/// out (+)= the sum over the terms of a_i o b_i, rows of `cols` numbers. Every number of it is the same sequence of
+/// operations wherever the rows lie.
+template <class S>
+void sum_of_products(const S* const* a, const S* const* b, int terms, Index cols, bool adds, S* out) {
+  if constexpr (has_packets<S>) {
+    packets::sum_of_products(a, b, terms, cols, adds, out);
+  } else {
+    plain::sum_of_products(a, b, terms, cols, adds, out);
   }
 }
 

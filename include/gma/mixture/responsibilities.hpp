@@ -79,6 +79,13 @@ Tile<S> columns(Tile<S> tile, Index begin, Index count) {
   return Tile<S>(tile.data() + begin, tile.rows(), count, Eigen::OuterStride<>(tile.outerStride()));
 }
 
+/// |x_t|^2, summed in an order that does not depend on where the row lies.
+template <class T>
+typename T::Scalar squared_norm(const T& tile, Index t) {
+  const typename T::Scalar* row = tile.data() + t * tile.outerStride();
+  return kernels::dot(row, row, tile.cols());
+}
+
 /// phi(x), T x D, for the families whose logits are phi W + b. Linear features are the tokens themselves.
 template <class S>
 ConstTile<S> features(const NaturalParameters<S>& natural, const ConstTile<S>& x, Workspace<S>& workspace) {
@@ -89,7 +96,7 @@ ConstTile<S> features(const NaturalParameters<S>& natural, const ConstTile<S>& x
   if (natural.features == Features::squares) {
     phi.rightCols(d) = x.cwiseAbs2();
   } else {
-    phi.col(d) = x.rowwise().squaredNorm();
+    for (Index t = 0; t < x.rows(); ++t) phi(t, d) = squared_norm(x, t);
   }
   return ConstTile<S>(phi.data(), phi.rows(), phi.cols(), Eigen::OuterStride<>(phi.outerStride()));
 }
@@ -108,7 +115,7 @@ void logits(const NaturalParameters<S>& natural, const ConstTile<S>& x, Tile<S> 
   for (Index k = 0; k < natural.components(); ++k) {
     centered = x.rowwise() - natural.means.row(k);
     product(centered, natural.weights.middleRows(k * d, d), whitened);
-    logits.col(k) = (whitened.rowwise().squaredNorm() * half_beta).array() + natural.bias(k);
+    for (Index t = 0; t < x.rows(); ++t) logits(t, k) = squared_norm(whitened, t) * half_beta + natural.bias(k);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "gma/core/tokens.hpp"
+#include "gma/kernels/rows.hpp"
 
 namespace gma {
 
@@ -34,28 +35,47 @@ const S* token_before(const ConstTile<S>& x, const ConstTile<S>& history, Index 
   return history.rows() == 0 ? nullptr : history.data() + (history.rows() + t - i) * history.outerStride();
 }
 
+/// y = sum_i taps_i o row_of(i) over the taps whose row_of(i) is not null.
+template <class S, class RowOf>
+void weigh_tokens(const ConstTile<S>& taps, const RowOf& row_of, S* y) {
+  constexpr int most = 8;
+  const S *rows[most], *weights[most];
+  int terms = 0;
+  bool adds = false;
+  for (Index i = 0; i < taps.rows(); ++i) {
+    const S* row = row_of(i);
+    if (row != nullptr) {
+      rows[terms] = row;
+      weights[terms++] = taps.data() + i * taps.outerStride();
+    }
+    if (terms == most || i + 1 == taps.rows()) {
+      kernels::sum_of_products(rows, weights, terms, taps.cols(), adds, y);
+      adds = true;
+      terms = 0;
+    }
+  }
+}
+
 }  // namespace detail
 
 template <class S>
 void short_convolution(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history, Tile<S> y) {
   for (Index t = 0; t < x.rows(); ++t) {
-    y.row(t) = x.row(t).cwiseProduct(taps.row(0));
-    for (Index i = 1; i < taps.rows(); ++i) {
-      const S* before = detail::token_before(x, history, t, i);
-      if (before == nullptr) continue;
-      y.row(t) += Eigen::Map<const RowVector<S>>(before, x.cols()).cwiseProduct(taps.row(i));
-    }
+    detail::weigh_tokens(
+        taps, [&](Index i) { return detail::token_before(x, history, t, i); }, y.data() + t * y.outerStride());
   }
 }
 
 template <class S>
 void short_convolution_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
                                 const ConstTile<S>& dy, Tile<S> dx, Tile<S> d_taps) {
+  const auto later = [&](Index t, Index i) -> const S* {
+    return t + i < dy.rows() ? dy.data() + (t + i) * dy.outerStride() : nullptr;
+  };
   for (Index t = 0; t < x.rows(); ++t) {
-    dx.row(t) = dy.row(t).cwiseProduct(taps.row(0));
-    d_taps.row(0) += dy.row(t).cwiseProduct(x.row(t));
-    for (Index i = 1; i < taps.rows(); ++i) {
-      if (t + i < x.rows()) dx.row(t) += dy.row(t + i).cwiseProduct(taps.row(i));
+    detail::weigh_tokens(
+        taps, [&](Index i) { return later(t, i); }, dx.data() + t * dx.outerStride());
+    for (Index i = 0; i < taps.rows(); ++i) {
       const S* before = detail::token_before(x, history, t, i);
       if (before == nullptr) continue;
       d_taps.row(i) += dy.row(t).cwiseProduct(Eigen::Map<const RowVector<S>>(before, x.cols()));

@@ -39,14 +39,18 @@ Matrix<typename M::Scalar> causal(const std::vector<M>& mixtures, const Eigen::M
                                   std::vector<Memory<MS>>& memories, const Options& options = {},
                                   const HeadInputs<TS>& inputs = {});
 
-/// All of them between tensors wherever they lie, with a caller's scratch memory. `memories` may be null.
+/// All of them between tensors wherever they lie, with a caller's scratch memory. `out` must not overlap an input.
 template <class Out, class M, class Q, class K, class V, class S>
 void bidirectional_into(const HeadTensor<Out>& out, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
                         const HeadTensor<K>& keys, const HeadTensor<V>& values, const Options& options,
                         const HeadInputs<S>& inputs, Workspace<S>& workspace);
 template <class Out, class M, class Q, class K, class V, class S>
 void causal_into(const HeadTensor<Out>& out, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
-                 const HeadTensor<K>& keys, const HeadTensor<V>& values, std::vector<Memory<S>>* memories,
+                 const HeadTensor<K>& keys, const HeadTensor<V>& values, const Options& options,
+                 const HeadInputs<S>& inputs, Workspace<S>& workspace);
+template <class Out, class M, class Q, class K, class V, class S>
+void causal_into(const HeadTensor<Out>& out, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
+                 const HeadTensor<K>& keys, const HeadTensor<V>& values, std::vector<Memory<S>>& memories,
                  const Options& options, const HeadInputs<S>& inputs, Workspace<S>& workspace);
 
 // Implementation -----------------------------------------------------------------------------------------------------
@@ -178,29 +182,48 @@ void bidirectional_into(const HeadTensor<Out>& out, const std::vector<M>& mixtur
                     });
 }
 
+namespace detail {
+
+/// `memories` may be null: zeros, and nothing is left.
 template <class Out, class M, class Q, class K, class V, class S>
-void causal_into(const HeadTensor<Out>& out, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
-                 const HeadTensor<K>& keys, const HeadTensor<V>& values, std::vector<Memory<S>>* memories,
-                 const Options& options, const HeadInputs<S>& inputs, Workspace<S>& workspace) {
-  detail::HeadCall& call = workspace.template keep<detail::HeadCall>();
+void causal_heads(const HeadTensor<Out>& out, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
+                  const HeadTensor<K>& keys, const HeadTensor<V>& values, std::vector<Memory<S>>* memories,
+                  const Options& options, const HeadInputs<S>& inputs, Workspace<S>& workspace) {
+  HeadCall& call = workspace.template keep<HeadCall>();
   call.function = "causal";
-  detail::open_heads(call, mixtures, queries, keys, values, "out", out, true, options, inputs);
-  const std::vector<detail::FeatureMapOf<M>>& compiled = detail::compiled_heads(call.function, mixtures, workspace);
+  open_heads(call, mixtures, queries, keys, values, "out", out, true, options, inputs);
+  const std::vector<FeatureMapOf<M>>& compiled = compiled_heads(call.function, mixtures, workspace);
   if (memories != nullptr) {
-    detail::check_memories(call.function, "memories", *memories, call, compiled, values.width);
+    check_memories(call.function, "memories", *memories, call, compiled, values.width);
     if (memories->empty()) memories->resize(static_cast<std::size_t>(call.jobs()));
   }
-  const Options each = detail::job_options(call, options);
-  detail::run_heads(call, out, detail::as_const(queries), detail::as_const(keys), detail::as_const(values), options,
-                    inputs, workspace, [&](const auto& job, const TokenInputs<S>& tokens, Index i) {
-                      const detail::FeatureMapOf<M>& mixture = compiled[static_cast<std::size_t>(job.head)];
-                      Memory<S>& memory = memories != nullptr
-                                              ? (*memories)[static_cast<std::size_t>(i)]
-                                              : job.workspace.template keep<detail::JobScratch<S>>().beginning;
-                      if (memories == nullptr) detail::set_zero(memory, mixture.components(), values.width);
-                      detail::size_if_empty(memory, mixture.components(), values.width);
-                      job.causal(mixture, memory, each, tokens);
-                    });
+  const Options each = job_options(call, options);
+  run_heads(call, out, as_const(queries), as_const(keys), as_const(values), options, inputs, workspace,
+            [&](const auto& job, const TokenInputs<S>& tokens, Index i) {
+              const FeatureMapOf<M>& mixture = compiled[static_cast<std::size_t>(job.head)];
+              Memory<S>& memory = memories != nullptr ? (*memories)[static_cast<std::size_t>(i)]
+                                                      : job.workspace.template keep<JobScratch<S>>().beginning;
+              if (memories == nullptr) set_zero(memory, mixture.components(), values.width);
+              size_if_empty(memory, mixture.components(), values.width);
+              job.causal(mixture, memory, each, tokens);
+            });
+}
+
+}  // namespace detail
+
+template <class Out, class M, class Q, class K, class V, class S>
+void causal_into(const HeadTensor<Out>& out, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
+                 const HeadTensor<K>& keys, const HeadTensor<V>& values, const Options& options,
+                 const HeadInputs<S>& inputs, Workspace<S>& workspace) {
+  std::vector<Memory<S>>* none = nullptr;
+  detail::causal_heads(out, mixtures, queries, keys, values, none, options, inputs, workspace);
+}
+
+template <class Out, class M, class Q, class K, class V, class S>
+void causal_into(const HeadTensor<Out>& out, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
+                 const HeadTensor<K>& keys, const HeadTensor<V>& values, std::vector<Memory<S>>& memories,
+                 const Options& options, const HeadInputs<S>& inputs, Workspace<S>& workspace) {
+  detail::causal_heads(out, mixtures, queries, keys, values, &memories, options, inputs, workspace);
 }
 
 namespace detail {
@@ -245,10 +268,9 @@ Matrix<typename M::Scalar> causal(const std::vector<M>& mixtures, const Eigen::M
                                   const Options& options, const HeadInputs<TS>& inputs) {
   detail::check_scalar<typename M::Scalar, TS>();
   Workspace<TS> workspace;
-  std::vector<Memory<TS>>* none = nullptr;
   return detail::heads_of_matrices("causal", mixtures, queries, keys, values,
                                    [&](const auto& out, const auto& q, const auto& k, const auto& v) {
-                                     causal_into(out, mixtures, q, k, v, none, options, inputs, workspace);
+                                     causal_into(out, mixtures, q, k, v, options, inputs, workspace);
                                    });
 }
 
@@ -262,7 +284,7 @@ Matrix<typename M::Scalar> causal(const std::vector<M>& mixtures, const Eigen::M
   Workspace<TS> workspace;
   return detail::heads_of_matrices("causal", mixtures, queries, keys, values,
                                    [&](const auto& out, const auto& q, const auto& k, const auto& v) {
-                                     causal_into(out, mixtures, q, k, v, &memories, options, inputs, workspace);
+                                     causal_into(out, mixtures, q, k, v, memories, options, inputs, workspace);
                                    });
 }
 

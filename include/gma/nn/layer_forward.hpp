@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "gma/core/elementwise.hpp"
 #include "gma/nn/convolution.hpp"
 #include "gma/nn/heads.hpp"
 #include "gma/nn/layer_state.hpp"
@@ -53,10 +54,16 @@ void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen
                   const LayerOptions& options = {});
 
 /// Every sequence goes on from a state of its own and leaves it advanced: prefill in chunks of any lengths, one pass
-/// and single tokens give the same outputs. On an error the states are as they were.
+/// and single tokens give the same outputs. On an error the states are as they were; with a forgetting gate, a NaN in
+/// one sequence is an error of the whole call.
 template <class Out, class L, class X, class S>
 void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                  std::vector<LayerState<S>>& states, LayerCache<S>& cache, const Sequences& sequences,
+                  std::vector<LayerState<S>>& states, LayerCache<S>& cache, const Sequences& sequences = {},
+                  const LayerOptions& options = {});
+/// The same for states wherever they are kept, all different ones.
+template <class Out, class L, class X, class S>
+void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
+                  const std::vector<LayerState<S>*>& states, LayerCache<S>& cache, const Sequences& sequences = {},
                   const LayerOptions& options = {});
 
 /// One stream: x is N x D, its next N tokens.
@@ -116,7 +123,7 @@ struct LayerForward {
   const CompiledLayer<S, Map>& layer;
   LayerShape shape;
   LayerCache<S>& cache;
-  LayerState<S>* states;  // one a sequence, or null
+  LayerState<S>* const* states;  // one a sequence, or null
   const Executor* executor;
 
   void run() {
@@ -144,7 +151,7 @@ struct LayerForward {
 
   ConstTile<S> history(Index sequence, Index begin, Index count) const {
     if (states == nullptr) return ConstTile<S>(nullptr, 0, count, Eigen::OuterStride<>(count));
-    return columns(std::as_const(states[sequence].history), begin, count);
+    return columns(std::as_const(states[sequence]->history), begin, count);
   }
 
   /// Columns [begin, begin + count) of the projection, convolved.
@@ -181,19 +188,19 @@ struct LayerForward {
     using std::sqrt;
     for (Index h = 0; h < heads; ++h) {
       Eigen::Map<RowVector<S>> z(row + h * width, width);
-      inverse[h] = S(1) / sqrt(z.squaredNorm() / S(static_cast<double>(width)) + S(rms_epsilon));
+      const S squares = kernels::dot(z.data(), z.data(), width);
+      inverse[h] = S(1) / sqrt(squares / S(static_cast<double>(width)) + S(rms_epsilon));
       z *= inverse[h];
     }
   }
 
-  /// g = -softplus(z) exp(a); softplus(z) = max(z, 0) + log(1 + exp(-|z|)) never overflows.
+  /// g = -softplus(z) exp(a).
   void forget() {
     Matrix<S>& g = cache.inputs.log_forgetting;
-    const Index begin = shape.channels();
-    g = cache.projected.middleCols(begin, shape.forgetting);
+    g = cache.projected.middleCols(shape.channels(), shape.forgetting);
     g.rowwise() += layer.forget_bias;
-    g = -((g.array().max)(S(0)) + (S(1) + (-g.array().abs()).exp()).log()).matrix();
-    g.array().rowwise() *= layer.forget_factor.array();
+    softplus(g.data(), g.size());
+    g.array().rowwise() *= -layer.forget_factor.array();
   }
 
   void attend() {
@@ -206,8 +213,8 @@ struct LayerForward {
                         v = split_heads(cache.values, shape.key_heads);
     if (layer.config.is_causal) {
       const Lent lent(*this);
-      causal_into(out, layer.mixtures, q, k, v, states == nullptr ? nullptr : &cache.memories, options, cache.inputs,
-                  cache.workspace);
+      causal_heads(out, layer.mixtures, q, k, v, states == nullptr ? nullptr : &cache.memories, options, cache.inputs,
+                   cache.workspace);
     } else {
       bidirectional_into(out, layer.mixtures, q, k, v, options, cache.inputs, cache.workspace);
     }
@@ -231,7 +238,7 @@ struct LayerForward {
     void exchange() {
       std::size_t i = 0;
       for (Index s = 0; s < pass_.sequences(); ++s) {
-        for (Memory<S>& memory : pass_.states[s].memories) std::swap(memory, pass_.cache.memories[i++]);
+        for (Memory<S>& memory : pass_.states[s]->memories) std::swap(memory, pass_.cache.memories[i++]);
       }
     }
     LayerForward& pass_;
@@ -250,7 +257,7 @@ struct LayerForward {
           y.row(t).array() *= layer.norm_gain.array();
         }
         if (layer.config.has_output_gate) {
-          y.row(t).array() /= S(1) + (-cache.projected.row(t).segment(gate, shape.gate).array()).exp();
+          multiply_by_sigmoid(cache.projected.row(t).data() + gate, shape.gate, y.row(t).data());
         }
       }
     });
@@ -259,8 +266,8 @@ struct LayerForward {
   void advance() {
     for (Index i = 0; i < sequences(); ++i) {
       advance_history(rows(read_only(columns(cache.projected, 0, shape.channels())), first_row(i), row_count(i)),
-                      as_tile(states[i].history));
-      states[i].position += row_count(i);
+                      as_tile(states[i]->history));
+      states[i]->position += row_count(i);
     }
   }
 };
@@ -281,7 +288,7 @@ const CompiledLayer<S, LayerMap<S, Covariance>>& compiled_layer(const char* func
 }
 
 template <class S, class Map>
-void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerState<S>* states,
+void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerState<S>* const* states,
                const Executor* executor) {
   LayerForward<S, Map>{layer, LayerShape(layer.config), cache, states, executor}.run();
 }
@@ -333,7 +340,7 @@ inline constexpr Index no_states = -1;
 
 template <class Out, class L, class X, class S>
 void layer_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                   LayerState<S>* states, Index state_count, LayerCache<S>& cache, const Sequences& sequences,
+                   LayerState<S>* const* states, Index state_count, LayerCache<S>& cache, const Sequences& sequences,
                    const LayerOptions& options) {
   constexpr const char* function = "forward";
   const auto& compiled = compiled_layer(function, layer, cache);
@@ -345,7 +352,7 @@ void layer_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eige
     if (!compiled.config.is_causal)
       invalid_argument(function, "layer is bidirectional, expected a causal one for states");
     check_size(function, "states", "entries", state_count, cache.placement.count(), "one per sequence");
-    for (Index i = 0; i < state_count; ++i) check_state(function, compiled, states[i]);
+    for (Index i = 0; i < state_count; ++i) check_state(function, compiled, *states[i]);
   }
   cache.rows = x.rows();
   gather_rows(x.derived(), cache.placement, cache.input);
@@ -359,13 +366,23 @@ void layer_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eige
 template <class Out, class L, class X>
 void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
                   LayerCache<typename L::Scalar>& cache, const Sequences& sequences, const LayerOptions& options) {
-  LayerState<typename L::Scalar>* none = nullptr;
+  LayerState<typename L::Scalar>* const* none = nullptr;
   detail::layer_forward(out, layer, x, none, detail::no_states, cache, sequences, options);
 }
 
 template <class Out, class L, class X, class S>
 void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
                   std::vector<LayerState<S>>& states, LayerCache<S>& cache, const Sequences& sequences,
+                  const LayerOptions& options) {
+  std::vector<LayerState<S>*>& pointers = cache.workspace.template keep<std::vector<LayerState<S>*>>();
+  pointers.clear();
+  for (LayerState<S>& state : states) pointers.push_back(&state);
+  forward_into(out, layer, x, pointers, cache, sequences, options);
+}
+
+template <class Out, class L, class X, class S>
+void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
+                  const std::vector<LayerState<S>*>& states, LayerCache<S>& cache, const Sequences& sequences,
                   const LayerOptions& options) {
   detail::layer_forward(out, layer, x, states.data(), static_cast<Index>(states.size()), cache, sequences, options);
 }
@@ -383,7 +400,8 @@ template <class L, class X, class S>
 Matrix<S> forward(const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state, const LayerOptions& options) {
   LayerCache<S> cache;
   Matrix<S> out(x.rows(), x.cols());
-  detail::layer_forward(out, layer, x, &state, 1, cache, Sequences(), options);
+  LayerState<S>* one = &state;
+  detail::layer_forward(out, layer, x, &one, 1, cache, Sequences(), options);
   return out;
 }
 
@@ -391,7 +409,8 @@ template <class Out, class L, class X, class S>
 void step_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state,
                LayerCache<S>& cache) {
   detail::check_size("step", "x", "rows", x.rows(), 1, "one token");
-  detail::layer_forward(out, layer, x, &state, 1, cache, Sequences(), LayerOptions());
+  LayerState<S>* one = &state;
+  detail::layer_forward(out, layer, x, &one, 1, cache, Sequences(), LayerOptions());
 }
 
 template <class L, class X, class S>

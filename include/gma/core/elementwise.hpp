@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+// Functions of single numbers over many: the same bits for a number wherever it lies. Eigen computes the ends of a row
+// by other means than its middle, so rows are passed through a chunk of fixed size that has no ends.
+#pragma once
+
+#include <algorithm>
+
+#include "gma/core/types.hpp"
+
+namespace gma::detail {
+
+template <class S>
+using Chunk = Eigen::Array<S, 64, 1>;
+
+/// f(chunk) in place for `count` numbers, 64 at a time; f works on each number alone.
+template <class S, class F>
+void in_chunks(S* values, Index count, const F& f) {
+  Chunk<S> chunk = Chunk<S>::Constant(S(0));
+  for (Index begin = 0; begin < count; begin += chunk.size()) {
+    const Index now = (std::min)(Index(chunk.size()), count - begin);
+    std::copy_n(values + begin, now, chunk.data());
+    f(chunk);
+    std::copy_n(chunk.data(), now, values + begin);
+  }
+}
+
+/// softplus(z) = max(z, 0) + log(1 + exp(-|z|)), which never overflows.
+template <class S>
+void softplus(S* values, Index count) {
+  in_chunks(values, count, [](Chunk<S>& z) { z = (z.max)(S(0)) + (S(1) + (-z.abs()).exp()).log(); });
+}
+
+/// values[i] *= sigmoid(logits[i]).
+template <class S>
+void multiply_by_sigmoid(const S* logits, Index count, S* values) {
+  Chunk<S> chunk = Chunk<S>::Constant(S(0));
+  for (Index begin = 0; begin < count; begin += chunk.size()) {
+    const Index now = (std::min)(Index(chunk.size()), count - begin);
+    std::copy_n(logits + begin, now, chunk.data());
+    chunk = S(1) + (-chunk).exp();
+    for (Index i = 0; i < now; ++i) values[begin + i] /= chunk(i);
+  }
+}
+
+}  // namespace gma::detail
