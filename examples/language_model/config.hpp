@@ -11,12 +11,19 @@
 
 namespace language_model {
 
-enum class MixerKind { gma, gma_plain, sdpa };
+enum class MixerKind { gma, gma_plain, linear, performer, mamba, sdpa, window };
 enum class MlpKind { gated, plain };
 
+constexpr MixerKind all_mixers[] = {MixerKind::gma,   MixerKind::gma_plain, MixerKind::linear, MixerKind::performer,
+                                    MixerKind::mamba, MixerKind::sdpa,      MixerKind::window};
+
 inline const char* name_of(MixerKind kind) {
-  return kind == MixerKind::gma ? "gma" : kind == MixerKind::gma_plain ? "gma-plain" : "sdpa";
+  constexpr const char* names[] = {"gma", "gma-plain", "linear", "performer", "mamba", "sdpa", "window"};
+  return names[static_cast<int>(kind)];
 }
+
+// Channels of a head of mamba, of which there are twice the model's width.
+constexpr Index mamba_head = 32;
 
 struct ModelConfig {
   MixerKind mixer = MixerKind::gma;
@@ -25,12 +32,22 @@ struct ModelConfig {
   Index width = 96;
   Index heads = 2;
   Index mlp_width = 256;
-  std::vector<Index> components = {8, 8};  // of the product mixture's factors; gma only
+  std::vector<Index> components = {8, 8};  // of the product mixture's factors; performer: their product features
   Index plain_components = 64;             // of the one mixture of gma-plain
-  Index convolution = 4;                   // width of the short convolution, 1 for none; gma only
+  Index convolution = 0;                   // taps of the short convolution, 1 for none; 0: see taps_of()
+  bool has_forgetting = true;              // gma, linear, performer
+  Index window = 64;                       // tokens that the softmax of window sees
+  Index state = 64;                        // numbers per channel that mamba keeps
   double forgetting_fastest = 1.0 / 16;    // rates of forgetting that the heads start from, fastest and slowest
   double forgetting_slowest = 1.0 / 128;
 };
+
+// What the mixers have where nothing is said: none for gma-plain and sdpa, four taps for the others.
+inline Index taps_of(const ModelConfig& c) {
+  if (c.mixer == MixerKind::gma_plain) return 1;
+  if (c.convolution > 0) return c.convolution;
+  return c.mixer == MixerKind::sdpa ? 1 : 4;
+}
 
 struct TrainConfig {
   double seconds = 120;  // of training, evaluation not counted; ignored where steps are given
@@ -73,9 +90,14 @@ inline void validate(const ModelConfig& c) {
   require(c.heads >= 1 && c.width >= c.heads && c.width % c.heads == 0,
           "width (" + std::to_string(c.width) + ") must be a multiple of heads (" + std::to_string(c.heads) + ")");
   require(c.mlp_width >= 1, "mlp-width must be at least 1");
-  require(c.mixer != MixerKind::sdpa || c.width / c.heads % 2 == 0,
-          "sdpa needs an even head width, for rotary positions; width / heads is " + std::to_string(c.width / c.heads));
-  require(c.convolution >= 1, "convolution must be at least 1 (1 = none)");
+  require(
+      (c.mixer != MixerKind::sdpa && c.mixer != MixerKind::window) || c.width / c.heads % 2 == 0,
+      "softmax needs an even head width, for rotary positions; width / heads is " + std::to_string(c.width / c.heads));
+  require(c.convolution >= 0, "convolution must be 0 (the mixer's default), 1 (none) or more");
+  require(c.window >= 1, "window must be at least 1");
+  require(c.state >= 1, "state must be at least 1");
+  require(c.mixer != MixerKind::mamba || 2 * c.width % mamba_head == 0,
+          "mamba needs a width that is a multiple of " + std::to_string(mamba_head / 2));
   require(c.plain_components >= 1, "plain-components must be at least 1");
   require(!c.components.empty(), "components must name at least one factor, for example 8 8");
   for (const Index k : c.components) require(k >= 1, "every factor of components must be at least 1");

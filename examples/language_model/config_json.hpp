@@ -28,11 +28,17 @@ struct RunResult {
   double bytes_per_second() const { return seconds > 0 ? double(bytes) / seconds : 0; }
 };
 
-NLOHMANN_JSON_SERIALIZE_ENUM(MixerKind,
-                             {{MixerKind::gma, "gma"}, {MixerKind::gma_plain, "gma-plain"}, {MixerKind::sdpa, "sdpa"}})
+NLOHMANN_JSON_SERIALIZE_ENUM(MixerKind, {{MixerKind::gma, "gma"},
+                                         {MixerKind::gma_plain, "gma-plain"},
+                                         {MixerKind::linear, "linear"},
+                                         {MixerKind::performer, "performer"},
+                                         {MixerKind::mamba, "mamba"},
+                                         {MixerKind::sdpa, "sdpa"},
+                                         {MixerKind::window, "window"}})
 NLOHMANN_JSON_SERIALIZE_ENUM(MlpKind, {{MlpKind::gated, "gated"}, {MlpKind::plain, "plain"}})
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModelConfig, mixer, mlp, layers, width, heads, mlp_width, components,
-                                   plain_components, convolution, forgetting_fastest, forgetting_slowest)
+                                   plain_components, convolution, has_forgetting, window, state, forgetting_fastest,
+                                   forgetting_slowest)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TrainConfig, seconds, steps, batch, context, shards, learning_rate,
                                    final_learning_rate, warmup_steps, mixture_learning_rate, weight_decay, beta1, beta2,
                                    clip, seed)

@@ -14,20 +14,26 @@ namespace lm = language_model;
 namespace {
 
 void add_model_options(CLI::App& app, lm::ModelConfig& c) {
-  const std::map<std::string, lm::MixerKind> mixers{
-      {"gma", lm::MixerKind::gma}, {"gma-plain", lm::MixerKind::gma_plain}, {"sdpa", lm::MixerKind::sdpa}};
+  std::map<std::string, lm::MixerKind> mixers;
+  for (const lm::MixerKind mixer : lm::all_mixers) mixers[lm::name_of(mixer)] = mixer;
   const std::map<std::string, lm::MlpKind> mlps{{"gated", lm::MlpKind::gated}, {"plain", lm::MlpKind::plain}};
-  app.add_option("--mixer", c.mixer, "gma, gma-plain or sdpa")->transform(CLI::CheckedTransformer(mixers));
+  app.add_option("--mixer", c.mixer, "gma, gma-plain, linear, performer, mamba, sdpa or window")
+      ->transform(CLI::CheckedTransformer(mixers));
   app.add_option("--mlp", c.mlp, "gated (SwiGLU) or plain (squared ReLU)")->transform(CLI::CheckedTransformer(mlps));
   app.add_option("--layers", c.layers, "blocks")->capture_default_str();
   app.add_option("--width", c.width, "width of the model")->capture_default_str();
   app.add_option("--heads", c.heads, "heads")->capture_default_str();
   app.add_option("--mlp-width", c.mlp_width, "hidden width of the MLP")->capture_default_str();
-  app.add_option("--components", c.components, "gma: components of each factor of the product mixture")
+  app.add_option("--components", c.components,
+                 "gma: components of each factor of the product mixture; performer: their product features")
       ->capture_default_str();
   app.add_option("--plain-components", c.plain_components, "gma-plain: components")->capture_default_str();
-  app.add_option("--convolution", c.convolution, "gma: width of the short convolution, 1 for none")
+  app.add_option("--convolution", c.convolution,
+                 "taps of the short convolution, 1 for none; 0: none for gma-plain and sdpa, 4 for the others")
       ->capture_default_str();
+  app.add_flag("--forgetting,!--no-forgetting", c.has_forgetting, "gma, linear, performer: whether heads forget");
+  app.add_option("--window", c.window, "window: tokens that a token sees")->capture_default_str();
+  app.add_option("--state", c.state, "mamba: numbers kept per channel")->capture_default_str();
   app.add_option("--forgetting-fastest", c.forgetting_fastest, "gma: initial rate of the first head")
       ->capture_default_str();
   app.add_option("--forgetting-slowest", c.forgetting_slowest, "gma: initial rate of the last head")

@@ -4,10 +4,10 @@
 //
 //   Y = softmax(Q K^T / sqrt(d) + mask) V          Q, Y [T, d], K, V [P + T, d]
 //
-// The P rows that keys and values have more than queries are the past; query t sees keys 0 .. P + t. Queries are taken
-// in blocks and keys behind the last query of a block are never touched, so scratch is one [block, P + T] matrix and
-// half of the work of a full score matrix is saved. The backward pass recomputes the probabilities from the row
-// constants.
+// The P rows that keys and values have more than queries are the past; query t sees keys 0 .. P + t, or the last
+// `window` of those where that is not 0. Queries are taken in blocks, and keys that no query of a block sees are never
+// touched, so scratch is one [block, P + T] matrix and half of the work of a full score matrix is saved, or nearly all
+// of it with a short window. The backward pass recomputes the probabilities from the row constants.
 #pragma once
 
 #include <algorithm>
@@ -21,60 +21,84 @@ template <class S>
 class SoftmaxAttention {
  public:
   // log_sums [T]: the logarithm of each row's softmax denominator, kept for the backward pass.
-  void forward(const In<S>& queries, const In<S>& keys, const In<S>& values, Vector<S>& log_sums, Out<S> y) {
-    const Index past = keys.rows() - queries.rows();
+  void forward(const In<S>& queries, const In<S>& keys, const In<S>& values, Index window, Vector<S>& log_sums,
+               Out<S> y) {
     log_sums.resize(queries.rows());
     reserve(p_, keys.rows());
     for (Index first = 0; first < queries.rows(); first += block) {
-      const Index count = (std::min)(block, queries.rows() - first), seen = past + first + count;
-      scores(queries, keys, first, count, seen);
-      for (Index i = 0; i < count; ++i) {
-        auto row = p_.row(i).head(past + first + i + 1).array();
+      const Block b(queries.rows(), keys.rows(), window, first);
+      scores(queries, keys, b);
+      for (Index i = 0; i < b.count; ++i) {
+        auto row = p_.row(i).segment(b.begin(i), b.end(i) - b.begin(i)).array();
         const S largest = row.maxCoeff();
         row = (row - largest).exp();
         const S sum = row.sum();
         row /= sum;
-        p_.row(i).segment(past + first + i + 1, count - i - 1).setZero();
+        hide(p_, b, i);
         log_sums[first + i] = largest + std::log(sum);
       }
-      y.middleRows(first, count).noalias() = p_.topLeftCorner(count, seen) * values.topRows(seen);
+      y.middleRows(first, b.count).noalias() = p_.topLeftCorner(b.count, b.keys) * values.middleRows(b.key, b.keys);
     }
   }
 
   // dV = P^T dY;  dS = P o (dY V^T - rowsum(dY o Y));  dQ = dS K / sqrt(d);  dK = dS^T Q / sqrt(d).
   // dq [T, d] is overwritten; dk, dv [P + T, d] are added to.
-  void backward(const In<S>& queries, const In<S>& keys, const In<S>& values, const Vector<S>& log_sums, const In<S>& y,
-                const In<S>& dy, Out<S> dq, Out<S> dk, Out<S> dv) {
+  void backward(const In<S>& queries, const In<S>& keys, const In<S>& values, Index window, const Vector<S>& log_sums,
+                const In<S>& y, const In<S>& dy, Out<S> dq, Out<S> dk, Out<S> dv) {
     const S scale = S(1) / std::sqrt(S(queries.cols()));
-    const Index past = keys.rows() - queries.rows();
     reserve(p_, keys.rows());
     reserve(ds_, keys.rows());
     for (Index first = 0; first < queries.rows(); first += block) {
-      const Index count = (std::min)(block, queries.rows() - first), seen = past + first + count;
-      const auto dy_block = dy.middleRows(first, count);
-      scores(queries, keys, first, count, seen);
-      ds_.topLeftCorner(count, seen).noalias() = dy_block * values.topRows(seen).transpose();
-      for (Index i = 0; i < count; ++i) {
-        const Index visible = past + first + i + 1;
-        auto p = p_.row(i).head(visible).array();
-        auto ds = ds_.row(i).head(visible).array();
+      const Block b(queries.rows(), keys.rows(), window, first);
+      const auto dy_block = dy.middleRows(first, b.count);
+      scores(queries, keys, b);
+      ds_.topLeftCorner(b.count, b.keys).noalias() = dy_block * values.middleRows(b.key, b.keys).transpose();
+      for (Index i = 0; i < b.count; ++i) {
+        auto p = p_.row(i).segment(b.begin(i), b.end(i) - b.begin(i)).array();
+        auto ds = ds_.row(i).segment(b.begin(i), b.end(i) - b.begin(i)).array();
         p = (p - log_sums[first + i]).exp();
         ds = scale * p * (ds - dy_block.row(i).dot(y.row(first + i)));
-        p_.row(i).segment(visible, count - i - 1).setZero();
-        ds_.row(i).segment(visible, count - i - 1).setZero();
+        hide(p_, b, i);
+        hide(ds_, b, i);
       }
-      dv.topRows(seen).noalias() += p_.topLeftCorner(count, seen).transpose() * dy_block;
-      dq.middleRows(first, count).noalias() = ds_.topLeftCorner(count, seen) * keys.topRows(seen);
-      dk.topRows(seen).noalias() += ds_.topLeftCorner(count, seen).transpose() * queries.middleRows(first, count);
+      const auto p = p_.topLeftCorner(b.count, b.keys), ds = ds_.topLeftCorner(b.count, b.keys);
+      dv.middleRows(b.key, b.keys).noalias() += p.transpose() * dy_block;
+      dq.middleRows(first, b.count).noalias() = ds * keys.middleRows(b.key, b.keys);
+      dk.middleRows(b.key, b.keys).noalias() += ds.transpose() * queries.middleRows(first, b.count);
     }
   }
 
  private:
   static constexpr Index block = 64;
 
-  void scores(const In<S>& queries, const In<S>& keys, Index first, Index count, Index seen) {
-    p_.topLeftCorner(count, seen).noalias() =
-        (S(1) / std::sqrt(S(queries.cols()))) * queries.middleRows(first, count) * keys.topRows(seen).transpose();
+  // Queries [first, first + count), and keys [key, key + keys), which are all that they see.
+  struct Block {
+    Index past, window, first, count, key, keys;
+
+    Block(Index queries, Index all_keys, Index w, Index f)
+        : past(all_keys - queries),
+          window(w),
+          first(f),
+          count((std::min)(block, queries - f)),
+          key(first_seen(0)),
+          keys(past + f + count - key) {}
+
+    Index first_seen(Index i) const { return window > 0 ? (std::max)(Index(0), past + first + i + 1 - window) : 0; }
+
+    // What query first + i sees, counted from `key` on.
+    Index begin(Index i) const { return first_seen(i) - key; }
+    Index end(Index i) const { return past + first + i + 1 - key; }
+  };
+
+  static void hide(Matrix<S>& m, const Block& b, Index i) {
+    m.row(i).head(b.begin(i)).setZero();
+    m.row(i).segment(b.end(i), b.keys - b.end(i)).setZero();
+  }
+
+  void scores(const In<S>& queries, const In<S>& keys, const Block& b) {
+    p_.topLeftCorner(b.count, b.keys).noalias() = (S(1) / std::sqrt(S(queries.cols()))) *
+                                                  queries.middleRows(b.first, b.count) *
+                                                  keys.middleRows(b.key, b.keys).transpose();
   }
 
   // Scratch whose rows all start on a cache line, so that sums do not depend on what it was used for before.

@@ -1,27 +1,33 @@
 // SPDX-License-Identifier: MIT
 //
-// The Gaussian mixture mixer is the library's attention layer, in two configurations:
+// The mixers that are the library's attention layer, with different feature maps in front of its memory:
 //
-//   --mixer gma         short convolution, product mixtures and a forgetting gate per head
+//   --mixer gma         product mixtures, short convolution, a forgetting gate per head
 //   --mixer gma-plain   one mixture per head, nothing forgotten, no convolution
+//   --mixer linear      linear attention: elu + 1 in the place of mixtures
+//   --mixer performer   Performer: positive orthogonal random features in their place
 //
 // The optimiser of this program sees all parameters of the model as one flat buffer; the layer keeps its own as
 // matrices. This file is the seam: visit_parameters() names the layer's tensors once for the layout, copies values in
 // before a step and adds gradients out after it.
 #pragma once
 
+#include <gma/baselines/layer_features.hpp>
 #include <gma/gma.hpp>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mixer.hpp"
 
 namespace language_model {
 
-template <class S>
-class GmaMixer : public Mixer<S> {
-  using Layer = gma::AttentionLayer<S>;
+// Routing: a covariance family, or a tag of gma/baselines/layer_features.hpp.
+template <class S, class Routing = gma::Diagonal>
+class LayerMixer : public Mixer<S> {
+  using Layer = gma::AttentionLayer<S, Routing>;
+  using Compiled = decltype(gma::compile(std::declval<Layer>()));
 
   struct State : MixerState<S> {
     explicit State(gma::LayerState<S> stream) : streams{std::move(stream)} {}
@@ -31,12 +37,14 @@ class GmaMixer : public Mixer<S> {
   struct Cache : MixerCache<S> {
     explicit Cache(const gma::LayerConfig& config) : gradient(config) {}
     gma::LayerCache<S> forward;
-    gma::LayerGradientCache<S> backward;
+    gma::LayerGradientCache<S, Routing> backward;
     Layer gradient;
   };
 
  public:
-  GmaMixer(Layout& layout, const std::string& name, const gma::LayerConfig& config) : layer_(config) {
+  // Features that are drawn at random, and not learned, are drawn here.
+  LayerMixer(Layout& layout, const std::string& name, const gma::LayerConfig& config)
+      : layer_(gma::random_layer<S, Routing>(config, 1)) {
     gma::visit_parameters(
         [&](const gma::Parameter& parameter, const auto& values) {
           tensors_.push_back(
@@ -53,7 +61,7 @@ class GmaMixer : public Mixer<S> {
 
   // As the library recommends, but that the branch starts at zero, like every branch of this model.
   void initialize(Vector<S>& parameters, Random& random) const override {
-    Layer start = gma::random_layer<S>(layer_.config, random.bits());
+    Layer start = gma::random_layer<S, Routing>(layer_.config, random.bits());
     start.output_weight.setZero();
     in_lockstep(start, parameters, [](const auto& values, auto flat) { flat = values; });
   }
@@ -98,7 +106,7 @@ class GmaMixer : public Mixer<S> {
   }
 
   Layer layer_;
-  gma::CompiledLayer<S> compiled_;  // from prepare(): read by all threads
+  Compiled compiled_;  // from prepare(): read by all threads
   std::vector<Tensor> tensors_;
 };
 
