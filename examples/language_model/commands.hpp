@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "config.hpp"
 
@@ -36,10 +37,20 @@ struct DemoOptions {
   TrainConfig train;
 };
 
+struct CompareOptions {
+  std::string budget = "small";
+  std::string results = "language_model.json";  // finished runs; those that are there are not made again
+  std::string table;                            // a file for the table in Markdown; empty: none
+  std::string only;                             // variants whose name contains this
+  std::uint64_t seeds = 1;
+  std::vector<double> learning_rates = {4e-3};
+};
+
 int train_command(const CommonOptions& common, TrainOptions options);
 int generate_command(const GenerateOptions& options);
 int evaluate_command(const CommonOptions& common, const std::string& checkpoint);
 int baselines_command(const CommonOptions& common);
+int compare_command(const CommonOptions& common, const CompareOptions& options);
 int demo_command(const CommonOptions& common, const DemoOptions& options);
 
 }  // namespace language_model

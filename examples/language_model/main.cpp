@@ -77,6 +77,7 @@ int run(int argc, char** argv) {
   lm::TrainOptions train;
   lm::GenerateOptions generate;
   lm::DemoOptions demo;
+  lm::CompareOptions compare;
   demo.train.seconds = 50;
   std::string checkpoint;
 
@@ -109,11 +110,23 @@ int run(int argc, char** argv) {
   add_model_options(showing, demo.model);
   add_train_options(showing, demo.train);
 
+  CLI::App& comparing = *app.add_subcommand("compare", "a table of mixers at equal parameters, tokens and schedule");
+  comparing.add_option("--budget", compare.budget, "smoke, small (minutes), medium or full")->capture_default_str();
+  comparing.add_option("--results", compare.results, "JSON file of finished runs, which are not made again")
+      ->capture_default_str();
+  comparing.add_option("--table", compare.table, "file for the table in Markdown");
+  comparing.add_option("--only", compare.only, "variants whose name contains this");
+  comparing.add_option("--seeds", compare.seeds, "seeds 1 to this")->capture_default_str();
+  comparing.add_option("--learning-rates", compare.learning_rates, "each variant counts at its best")
+      ->capture_default_str();
+  add_common_options(comparing, common);
+
   CLI11_PARSE(app, argc, argv);
   if (training.parsed()) return lm::train_command(common, train);
   if (generating.parsed()) return lm::generate_command(generate);
   if (evaluating.parsed()) return lm::evaluate_command(common, checkpoint);
   if (counting.parsed()) return lm::baselines_command(common);
+  if (comparing.parsed()) return lm::compare_command(common, compare);
   return lm::demo_command(common, demo);
 }
 

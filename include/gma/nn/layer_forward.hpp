@@ -198,9 +198,9 @@ struct LayerForward {
   void forget() {
     Matrix<S>& g = cache.inputs.log_forgetting;
     g = cache.projected.middleCols(shape.channels(), shape.forgetting);
-    g.rowwise() += layer.forget_bias;
+    for (Index t = 0; t < g.rows(); ++t) g.row(t) += layer.forget_bias;
     softplus(g.data(), g.size());
-    g.array().rowwise() *= -layer.forget_factor.array();
+    for (Index t = 0; t < g.rows(); ++t) g.row(t).array() *= -layer.forget_factor.array();
   }
 
   void attend() {
