@@ -51,7 +51,13 @@ class LayerStates : public testing::Test {
   LayerStates() { gma::forward(layer, random.matrix<S>(20, 8), state); }
 };
 using Scalars = testing::Types<float, double>;
-TYPED_TEST_SUITE(LayerStates, Scalars);
+struct ScalarNames {
+  template <class S>
+  static std::string GetName(int) {
+    return sizeof(S) == 4 ? "float" : "double";
+  }
+};
+TYPED_TEST_SUITE(LayerStates, Scalars, ScalarNames);
 
 TYPED_TEST(LayerStates, SavedLoadedAndContinuedIsContinued) {
   using S = TypeParam;
