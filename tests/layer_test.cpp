@@ -177,6 +177,7 @@ TEST(Layer, GradientsAgainstDifferences) {
   });
 }
 
+#ifndef GMA_REDUCED_TESTS
 TEST(Layer, OtherFeatureMapsInPlaceOfMixtures) {
   LayerConfig config = small_config();
   config.normalization = Normalization::row;
@@ -195,6 +196,7 @@ TEST(Layer, OtherFeatureMapsInPlaceOfMixtures) {
   check(gma::random_layer<double, gma::baselines::Elu>(config, 1));
   check(gma::random_layer<double, gma::baselines::RandomFeatures>(config, 1));
 }
+#endif
 
 TEST(Layer, GradientsOfBatchesAgainstDifferences) {
   LayerConfig config = small_config();
@@ -347,8 +349,10 @@ TEST(Layer, WhereASequenceLiesInABatchMovesNoBit) {
       config.has_output_gate = config.has_output_norm = true;
       check(gma::compile(gma::random_layer<float>(config, 1)), config);
       check(gma::compile(gma::random_layer<float, gma::Isotropic>(config, 1)), config);
+#ifndef GMA_REDUCED_TESTS
       config.normalization = Normalization::row;
       check(gma::compile(gma::random_layer<float, gma::baselines::RandomFeatures>(config, 1)), config);
+#endif
     }
   }
 }
