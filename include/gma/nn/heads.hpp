@@ -102,16 +102,17 @@ struct HeadJob {
   void bidirectional(const Map& mixture, const Options& options, const TokenInputs<S>& tokens) const {
     const typename HeadTensor<const K>::Rows k = keys();
     const typename HeadTensor<const V>::Rows v = values();
+    if (call.group() == 1) {
+      typename HeadTensor<Out>::Rows y = output(0);
+      gma::bidirectional_into(y, mixture, queries(0), k, v, options, tokens, workspace);
+      return store(y, 0);
+    }
     Memory<S>& memory = workspace.template keep<JobScratch<S>>().memory;
     set_zero(memory, mixture.components(), v.cols());
+    write(mixture, k, v, memory, tokens, workspace);
     for (Index g = 0; g < call.group(); ++g) {
       typename HeadTensor<Out>::Rows y = output(g);
-      if (call.group() == 1) {
-        gma::bidirectional_into(y, mixture, queries(g), k, v, options, tokens, workspace);
-      } else {
-        if (g == 0) write(mixture, k, v, memory, tokens, workspace);
-        read_into(y, mixture, queries(g), memory, options, workspace);
-      }
+      read_into(y, mixture, queries(g), memory, options, workspace);
       store(y, g);
     }
   }

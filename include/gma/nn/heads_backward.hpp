@@ -205,9 +205,8 @@ void causal_backward_into(HeadGradients<M>& gradients, const std::vector<M>& mix
   detail::HeadCall& call = workspace.template keep<detail::HeadCall>();
   call.function = "causal_backward";
   detail::open_heads(call, mixtures, queries, keys, values, "d_output", d_output, true, options, inputs);
-  const std::vector<detail::FeatureMapOf<M>>& compiled = detail::compiled_heads(call.function, mixtures, workspace);
-  detail::check_memories(call.function, "initial_memories", initial_memories, call, compiled, values.width);
-  detail::check_memories(call.function, "d_final_memories", d_final_memories, call, compiled, values.width);
+  detail::check_memories(call.function, "initial_memories", initial_memories, call, mixtures, values.width);
+  detail::check_memories(call.function, "d_final_memories", d_final_memories, call, mixtures, values.width);
   const Options each = detail::job_options(call, options);
   const Memory<S> none;
   detail::run_heads_backward(gradients, call, mixtures, detail::as_const(queries), detail::as_const(keys),
