@@ -103,6 +103,7 @@ gma::LayerConfig layer_config() {
   config.key_value_heads = 2;
   config.head_width = 4;
   config.has_output_norm = config.has_output_gate = true;
+  config.window = 6;
   return config;
 }
 

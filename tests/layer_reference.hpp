@@ -28,6 +28,38 @@ inline Matrix<double> unit_rms(Matrix<double> x) {
   return x;
 }
 
+/// Coordinates i and i + d/2 of row p as a complex number times exp(i p 10000^(-2i/d)).
+inline Matrix<double> rotated(const Matrix<double>& x) {
+  Matrix<double> y(x.rows(), x.cols());
+  const Index half = x.cols() / 2;
+  for (Index p = 0; p < x.rows(); ++p) {
+    for (Index i = 0; i < half; ++i) {
+      const double angle =
+          static_cast<double>(p) * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(x.cols()));
+      y(p, i) = x(p, i) * std::cos(angle) - x(p, half + i) * std::sin(angle);
+      y(p, half + i) = x(p, i) * std::sin(angle) + x(p, half + i) * std::cos(angle);
+    }
+  }
+  return y;
+}
+
+/// Row t: softmax over tokens t - window + 1 to t of rotated q_t . k_j / sqrt(d), of the values.
+inline Matrix<double> window_attention(Matrix<double> q, Matrix<double> k, const Matrix<double>& v, Index window) {
+  q = rotated(q);
+  k = rotated(k);
+  Matrix<double> y = Matrix<double>::Zero(v.rows(), v.cols());
+  for (Index t = 0; t < v.rows(); ++t) {
+    double total = 0;
+    for (Index j = std::max(Index(0), t - window + 1); j <= t; ++j) {
+      const double weight = std::exp(q.row(t).dot(k.row(j)) / std::sqrt(static_cast<double>(q.cols())));
+      y.row(t) += weight * v.row(j);
+      total += weight;
+    }
+    y.row(t) /= total;
+  }
+  return y;
+}
+
 template <class Covariance>
 Matrix<double> reference_layer(const gma::AttentionLayer<double, Covariance>& layer, const Matrix<double>& x) {
   const gma::detail::LayerShape shape(layer.config);
@@ -49,6 +81,14 @@ Matrix<double> reference_layer(const gma::AttentionLayer<double, Covariance>& la
         gma::reference::attention(layer.mixtures[static_cast<std::size_t>(kh)], unit_rms(q.middleCols(h * d, d)),
                                   unit_rms(k.middleCols(kh * d, d)), Matrix<double>(v.middleCols(kh * e, e)), options,
                                   layer.config.is_causal, tokens);
+    if (layer.config.window > 0) {
+      const Matrix<double> local = window_attention(q.middleCols(h * d, d), k.middleCols(kh * d, d),
+                                                    v.middleCols(kh * e, e), layer.config.window);
+      for (Index t = 0; t < n; ++t) {
+        const double s = 1 / (1 + std::exp(-x.row(t).dot(layer.window_weight.row(h)) - layer.window_bias(h)));
+        out.row(t) = s * local.row(t) + (1 - s) * out.row(t);
+      }
+    }
     if (layer.config.has_output_norm) {
       out = unit_rms(out);
       out.array().rowwise() *= layer.norm_gain.segment(h * e, e).transpose().array();

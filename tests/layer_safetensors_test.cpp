@@ -23,6 +23,7 @@ gma::LayerConfig small_config() {
   config.components = {3, 2};
   config.has_output_gate = config.has_output_norm = true;
   config.normalization = Normalization::row;
+  config.window = 5;
   return config;
 }
 
@@ -46,10 +47,24 @@ TEST_F(LayerFiles, ThereAndBack) {
   expect_same(read, layer);
   EXPECT_EQ(read.config.components, layer.config.components);
   EXPECT_EQ(read.config.normalization, Normalization::row);
+  EXPECT_EQ(read.config.window, 5);
   const Matrix<float> x = Random(1).matrix<float>(9, 8);
   EXPECT_TRUE(same_bits(gma::forward(read, x), gma::forward(layer, x)));
   const gma::AttentionLayer<double> wide = io::read_layer<double>(path);
   EXPECT_EQ(wide.query_weight(3, 3), static_cast<double>(layer.query_weight(3, 3)));
+}
+
+TEST_F(LayerFiles, FromBeforeTheWindow) {
+  gma::LayerConfig config = small_config();
+  config.window = 0;
+  io::write_layer(path, gma::random_layer<float>(config, 1));
+  io::SafeTensors file = io::read_safetensors(path);
+  std::string& text = file.metadata["config"];
+  const std::string member = ",\"window\":0";
+  ASSERT_NE(text.find(member), std::string::npos) << text;
+  text.erase(text.find(member), member.size());
+  io::write_safetensors(path, file);
+  EXPECT_EQ(io::read_layer<float>(path).config.window, 0);
 }
 
 TEST_F(LayerFiles, SixteenBitWeights) {
@@ -119,6 +134,12 @@ TEST_F(LayerFiles, ForeignFilesAreRefused) {
   expect({"bad value for normalization"}, config("\"row\"", "\"rows\""));
   expect({"bad value for components"}, config("[3,2]", "[3,\"2\"]"));
   expect({"members that are not known"}, config("\"heads\"", "\"hats\":1,\"heads\""));
+  expect({"lacks the tensor window.weight"}, [](io::SafeTensors& f) { f.tensors.erase("window.weight"); });
+  expect({"window.bias is no parameter"}, [](io::SafeTensors& f) {
+    f.tensors.erase("window.weight");
+    std::string& text = f.metadata["config"];
+    text.replace(text.find("\"window\":5"), 10, "\"window\":0");
+  });
   expect({"width is 0"}, config("\"width\":8", "\"width\":0"));
   expect({"tensor query.weight has the shape [16, 8], expected [16, 2000000]"},
          config("\"width\":8", "\"width\":2000000"));

@@ -20,12 +20,14 @@ gma::LayerConfig small_config() {
   config.width = 8;
   config.heads = 2;
   config.components = {2, 2};
+  config.window = 3;
   return config;
 }
 
 template <class S>
 bool same_state(const LayerState<S>& a, const LayerState<S>& b) {
-  bool same = a.position == b.position && same_bits(a.history, b.history) && a.memories.size() == b.memories.size();
+  bool same = a.position == b.position && same_bits(a.history, b.history) && same_bits(a.window_keys, b.window_keys) &&
+              same_bits(a.window_values, b.window_values) && a.memories.size() == b.memories.size();
   for (std::size_t h = 0; same && h < a.memories.size(); ++h) same = same_bits(a.memories[h], b.memories[h]);
   return same;
 }
@@ -98,6 +100,8 @@ TYPED_TEST(LayerStates, OtherShapesAreRefusedByName) {
   };
   expect({"gma::load: ", "layer state", "it has 2 memories, expected 1"}, [](gma::LayerConfig& c) { c.heads = 1; });
   expect({"its history is 3 x 24, expected 2 x 24"}, [](gma::LayerConfig& c) { c.convolution = 3; });
+  expect({"its window of keys is 2 x 8, expected 4 x 8"}, [](gma::LayerConfig& c) { c.window = 5; });
+  expect({"its window of keys is 2 x 8, expected 0 x 0"}, [](gma::LayerConfig& c) { c.window = 0; });
   expect({"memory 0 is 4 x 4, expected 8 x 4"}, [](gma::LayerConfig& c) { c.components = {4, 2}; });
   std::ostringstream foreign;
   gma::save(this->state.memories[0], foreign);

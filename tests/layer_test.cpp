@@ -55,6 +55,12 @@ std::vector<std::pair<std::string, LayerConfig>> all_configs() {
   add("one mixture a head", [](LayerConfig& c) { c.components = {5}; });
   add("one head", [](LayerConfig& c) { c.heads = c.key_value_heads = 1; });
   add("no groups", [](LayerConfig& c) { c.key_value_heads = 0; });
+  add("window", [](LayerConfig& c) { c.window = 5; });
+  add("window of one", [](LayerConfig& c) { c.window = 1; });
+  add("window longer than a block, norm and gate", [](LayerConfig& c) {
+    c.window = 150;
+    c.has_output_norm = c.has_output_gate = true;
+  });
   add("bidirectional", [](LayerConfig& c) { c.is_causal = c.has_forgetting = false; });
   return configs;
 }
@@ -108,13 +114,16 @@ TEST(Layer, FloatIsCloseToDouble) {
   config.width = 32;
   config.heads = config.key_value_heads = 2;
   config.head_width = config.value_width = 16;
-  const auto layer = gma::random_layer<float>(config, 3);
-  Layer exact(config);
-  gma::visit_parameters([](const gma::Parameter&, auto to, const auto& from) { to = from.template cast<double>(); },
-                        exact, layer);
-  Random random(4);
-  const Matrix<float> x = random.matrix<float>(500, 32);
-  EXPECT_TRUE(close(gma::forward(layer, x), reference_layer(exact, in_double(x)), forward_tolerance<float>()));
+  for (const Index window : {0, 64}) {
+    config.window = window;
+    const auto layer = gma::random_layer<float>(config, 3);
+    Layer exact(config);
+    gma::visit_parameters([](const gma::Parameter&, auto to, const auto& from) { to = from.template cast<double>(); },
+                          exact, layer);
+    Random random(4);
+    const Matrix<float> x = random.matrix<float>(500, 32);
+    EXPECT_TRUE(close(gma::forward(layer, x), reference_layer(exact, in_double(x)), forward_tolerance<float>()));
+  }
 }
 
 /// The loss sum(y o d_output), differentiated by hand and by central differences. Every third number of every
@@ -201,6 +210,7 @@ TEST(Layer, OtherFeatureMapsInPlaceOfMixtures) {
 TEST(Layer, GradientsOfBatchesAgainstDifferences) {
   LayerConfig config = small_config();
   config.has_output_gate = config.has_output_norm = true;
+  config.window = 3;
   Layer layer = layer_of(config);
   Random random(6);
   Matrix<double> x = random.matrix<double>(14, 12);
@@ -217,7 +227,9 @@ TEST(Layer, GradientsOfBatchesAgainstDifferences) {
 TEST(Layer, GradientsAreAddedAndFromStatesToo) {
   // Two halves, the second from the state that the first left: no gradient crosses, so each half's gradient is the
   // difference quotient of its own loss with that state held fixed.
-  Layer layer = layer_of(small_config());
+  LayerConfig config = small_config();
+  config.window = 6;
+  Layer layer = layer_of(config);
   Random random(8);
   const Matrix<double> x = random.matrix<double>(11, 12), dy = random.matrix<double>(11, 12);
   std::vector<LayerState<double>> initial{gma::begin_stream(layer)};
@@ -235,18 +247,19 @@ TEST(Layer, GradientsAreAddedAndFromStatesToo) {
   for (int twice = 0; twice < 2; ++twice) {
     gma::backward_into(d_x, gradient, layer, dy, cache, scratch, {}, &initial);
   }
-  for (double* parameter : {&layer.key_filter(1, 0), &layer.key_weight(2, 3), &layer.forget_bias(1)}) {
+  const std::vector<std::pair<double*, double>> gradients = {{&layer.key_filter(1, 0), gradient.key_filter(1, 0)},
+                                                             {&layer.key_weight(2, 3), gradient.key_weight(2, 3)},
+                                                             {&layer.forget_bias(1), gradient.forget_bias(1)},
+                                                             {&layer.window_bias(2), gradient.window_bias(2)}};
+  for (const auto& [parameter, actual] : gradients) {
     const double before = *parameter;
     *parameter = before + 1e-5;
     const double above = loss();
     *parameter = before - 1e-5;
     const double below = loss();
     *parameter = before;
-    const double expected = 2 * (above - below) / 2e-5;
-    const double actual = parameter == &layer.key_filter(1, 0)   ? gradient.key_filter(1, 0)
-                          : parameter == &layer.key_weight(2, 3) ? gradient.key_weight(2, 3)
-                                                                 : gradient.forget_bias(1);
-    EXPECT_NEAR(actual, expected, difference_tolerance * std::max(1.0, std::abs(expected)) * 10);
+    const double difference = 2 * (above - below) / 2e-5;
+    EXPECT_NEAR(actual, difference, difference_tolerance * std::max(1.0, std::abs(difference)) * 10);
   }
 }
 
@@ -279,8 +292,27 @@ TEST(Layer, AnySplitIsOnePass) {
   });
 }
 
+/// small_config() with a window.
+LayerConfig window_config() {
+  LayerConfig config = small_config();
+  config.window = 5;
+  return config;
+}
+
+TEST(Layer, WhereAStreamStandsMovesNoBit) {
+  // Positions of the window are counted within a block of tokens: a stream of millions is as accurate as its beginning.
+  const auto layer = gma::compile(layer_of(window_config()));
+  Random random(3);
+  const Matrix<double> x = random.matrix<double>(9, 12), y = random.matrix<double>(5, 12);
+  LayerState<double> state = gma::begin_stream(layer);
+  gma::forward(layer, x, state);
+  LayerState<double> late = state;
+  late.position += 4'000'000;
+  EXPECT_TRUE(same_bits(gma::forward(layer, y, late), gma::forward(layer, y, state)));
+}
+
 TEST(Layer, ForkedStreamsGoTheirOwnWays) {
-  const auto layer = gma::compile(layer_of(small_config()));
+  const auto layer = gma::compile(layer_of(window_config()));
   Random random(3);
   const Matrix<double> x = random.matrix<double>(12, 12), y = random.matrix<double>(5, 12);
   LayerState<double> state = gma::begin_stream(layer);
@@ -347,6 +379,7 @@ TEST(Layer, WhereASequenceLiesInABatchMovesNoBit) {
       config.heads = heads;
       config.components = {4, 3};
       config.has_output_gate = config.has_output_norm = true;
+      config.window = 6;
       check(gma::compile(gma::random_layer<float>(config, 1)), config);
       check(gma::compile(gma::random_layer<float, gma::Isotropic>(config, 1)), config);
 #ifndef GMA_REDUCED_TESTS
@@ -358,7 +391,7 @@ TEST(Layer, WhereASequenceLiesInABatchMovesNoBit) {
 }
 
 TEST(Layer, MaskedTokensAreNotThere) {
-  const Layer layer = layer_of(small_config());
+  const Layer layer = layer_of(window_config());
   Random random(3);
   Matrix<double> x = random.matrix<double>(10, 12), d_output = random.matrix<double>(10, 12);
   Sequences mask = Sequences::masked({0, 0, 1, 1, 0, 1, 1, 1, 0, 1});
@@ -391,7 +424,7 @@ TEST(Layer, MaskedTokensAreNotThere) {
 }
 
 TEST(Layer, LaterTokensMoveNoBit) {
-  const Layer layer = layer_of(small_config());
+  const Layer layer = layer_of(window_config());
   Random random(3);
   Matrix<double> x = random.matrix<double>(40, 12);
   const Matrix<double> y = gma::forward(layer, x);
@@ -424,7 +457,7 @@ TEST(Layer, SameBitsWhateverRunsIt) {
 }
 
 TEST(Layer, ManyStreamsAtOnce) {
-  const auto layer = gma::compile(layer_of(small_config()));
+  const auto layer = gma::compile(layer_of(window_config()));
   Random random(3);
   LayerCache<double> cache;
   std::vector<LayerState<double>> states(3, gma::begin_stream(layer));
@@ -437,6 +470,8 @@ TEST(Layer, ManyStreamsAtOnce) {
   }
   EXPECT_TRUE(same_bits(alone.memories[1], states[1].memories[1]));
   EXPECT_TRUE(same_bits(alone.history, states[1].history));
+  EXPECT_TRUE(same_bits(alone.window_keys, states[1].window_keys));
+  EXPECT_TRUE(same_bits(alone.window_values, states[1].window_values));
 }
 
 TEST(Layer, SixteenBitInputAndOutput) {
@@ -451,7 +486,7 @@ TEST(Layer, SixteenBitInputAndOutput) {
 }
 
 TEST(Layer, NamesGroupsAndShapesOfItsParameters) {
-  LayerConfig config = small_config();
+  LayerConfig config = window_config();
   config.has_output_gate = config.has_output_norm = true;
   Layer layer(config);
   std::map<std::string, std::pair<gma::ParameterGroup, std::vector<Index>>> seen;
@@ -474,13 +509,15 @@ TEST(Layer, NamesGroupsAndShapesOfItsParameters) {
   expect("forget.weight", Group::matrix, {2, 12});
   expect("forget.bias", Group::vector, {2});
   expect("forget.rate", Group::vector, {2});
+  expect("window.weight", Group::matrix, {4, 12});
+  expect("window.bias", Group::vector, {4});
   expect("mixtures.1.factors.0.means", Group::mixture, {3, 2});
   expect("mixtures.1.factors.1.weight_logits", Group::mixture, {2});
   expect("mixtures.0.factors.1.log_temperature", Group::mixture, {});
   expect("norm.gain", Group::vector, {12});
   expect("gate.weight", Group::matrix, {12, 12});
   expect("output.weight", Group::matrix, {12, 12});
-  EXPECT_EQ(seen.size(), 12u + 2 * 2 * 4);
+  EXPECT_EQ(seen.size(), 14u + 2 * 2 * 4);
   EXPECT_EQ(gma::parameter_count(layer), count);
 }
 
@@ -489,10 +526,13 @@ TEST(Layer, StartsAsRecommended) {
   config.width = 64;
   config.heads = 6;
   config.head_width = 16;
+  config.window = 64;
   const auto layer = gma::random_layer<double>(config, 7);
   EXPECT_NEAR(std::exp(-layer.forget_bias(0)), 16, 1e-9);
   EXPECT_NEAR(std::exp(-layer.forget_bias(5)), 512, 1e-9);
   EXPECT_NEAR(layer.forget_bias(2) - layer.forget_bias(1), layer.forget_bias(1) - layer.forget_bias(0), 1e-12);
+  EXPECT_TRUE((layer.window_bias.array() == 0).all());
+  EXPECT_NEAR(layer.window_weight.norm() / layer.forget_weight.norm(), 1, 0.2);
   EXPECT_NEAR(layer.mixtures[3].factors[1].log_temperature, std::log(std::sqrt(8.0)), 1e-15);
   EXPECT_EQ(layer.mixtures[0].components(), 64);
   EXPECT_NE(layer.mixtures[0].factors[0].means(0, 0), layer.mixtures[1].factors[0].means(0, 0));
@@ -515,9 +555,19 @@ TEST(Layer, ErrorsNameWhatIsWrongAndChangeNothing) {
   expect_config({"components is 0"}, [](LayerConfig& c) { c.components = {0}; });
   expect_config({"convolution is 0"}, [](LayerConfig& c) { c.convolution = 0; });
   expect_config({"has_forgetting", "bidirectional"}, [](LayerConfig& c) { c.is_causal = false; });
+  expect_config({"window is -1"}, [](LayerConfig& c) { c.window = -1; });
+  expect_config({"window is 8", "bidirectional"}, [](LayerConfig& c) {
+    c.is_causal = c.has_forgetting = false;
+    c.window = 8;
+  });
+  expect_config({"head_width is 3", "window of 8", "even"}, [](LayerConfig& c) {
+    c.components = {4};
+    c.head_width = 3;
+    c.window = 8;
+  });
   expect_config({"shortest_time"}, [](LayerConfig& c) { c.longest_time = 1; });
 
-  const Layer layer = layer_of(small_config());
+  const Layer layer = layer_of(window_config());
   Random random(1);
   const Matrix<double> x = random.matrix<double>(5, 12);
   Matrix<double> out = Matrix<double>::Constant(5, 12, 7);
@@ -544,12 +594,22 @@ TEST(Layer, ErrorsNameWhatIsWrongAndChangeNothing) {
   expect_error([&] { gma::forward(layer, poisoned, states.front()); }, {"log_forgetting is", "nan"});
   EXPECT_TRUE(same_bits(states.front().memories[0], before.memories[0]));
   EXPECT_TRUE(same_bits(states.front().history, before.history));
+  EXPECT_TRUE(same_bits(states.front().window_keys, before.window_keys));
   EXPECT_EQ(states.front().position, before.position);
   LayerState<double> foreign = before;
   foreign.memories.pop_back();
   expect_error([&] { gma::step(layer, x.row(0), foreign); }, {"state.memories has 1 entries, expected 2"});
   expect_error([&] { gma::step(layer, x, states.front()); }, {"gma::step: x has 5 rows, expected 1"});
+  foreign = before;
+  foreign.window_keys.resize(2, 8);
+  expect_error([&] { gma::step(layer, x.row(0), foreign); }, {"state.window_keys is 2 x 8, expected 4 x 8"});
+  foreign = before;
+  foreign.position = -1;
+  expect_error([&] { gma::step(layer, x.row(0), foreign); }, {"state.position is -1"});
   Layer broken = layer;
+  broken.window_bias.resize(3);
+  expect_error([&] { gma::forward(broken, x); }, {"layer.window_bias has 3 coefficients, expected 4"});
+  broken = layer;
   broken.key_weight.resize(3, 3);
   expect_error([&] { gma::forward(broken, x); }, {"layer.key_weight is 3 x 3, expected 8 x 12"});
   broken = layer;

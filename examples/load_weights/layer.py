@@ -69,6 +69,26 @@ def attention(r_q, r_k, v, g, is_causal, normalization):
     return y
 
 
+def rotated(x):
+    """Coordinates i and i + d/2 of row p as a complex number times exp(i p 10000^(-2i/d))."""
+    n, d = x.shape
+    z = x[:, : d // 2] + 1j * x[:, d // 2 :]
+    z = z * np.exp(1j * np.arange(n)[:, None] * 10000.0 ** (-2 * np.arange(d // 2) / d))
+    return np.hstack([z.real, z.imag])
+
+
+def window_attention(q, k, v, window):
+    """Softmax attention over the last tokens, the present one included, with rotary positions."""
+    y = np.zeros((len(q), v.shape[1]))
+    q, k = rotated(q), rotated(k)
+    for t in range(len(q)):
+        seen = slice(max(0, t - window + 1), t + 1)
+        scores = k[seen] @ q[t] / np.sqrt(q.shape[1])
+        weights = np.exp(scores - scores.max())
+        y[t] = weights @ v[seen] / weights.sum()
+    return y
+
+
 def layer(p, config, x):
     """p: the parameters by name; x: N x D. Returns N x D."""
     heads = config["heads"]
@@ -84,7 +104,10 @@ def layer(p, config, x):
             z = sum(past[i : i + n] * filter[:, i] for i in range(taps))
         return z.reshape(n, count, -1).swapaxes(0, 1)
 
-    q, k, v = unit_rms(projected("query", heads)), unit_rms(projected("key", key_heads)), projected("value", key_heads)
+    q, k, v = projected("query", heads), projected("key", key_heads), projected("value", key_heads)
+    window = config.get("window", 0)
+    if window:
+        share = 1 / (1 + np.exp(-(x @ p["window.weight"].T + p["window.bias"])))
     g = np.zeros((n, key_heads))
     if config["has_forgetting"]:
         g = -np.logaddexp(0, x @ p["forget.weight"].T + p["forget.bias"]) * np.exp(p["forget.rate"])
@@ -94,8 +117,11 @@ def layer(p, config, x):
         kh = h // (heads // key_heads)  # queries in order share a key head
         factors = [{member: p[f"mixtures.{kh}.factors.{i}.{member}"] for member in members}
                    for i in range(len(config["components"]))]
-        y.append(attention(responsibilities(q[h], factors), responsibilities(k[kh], factors), v[kh], g[:, kh],
-                           config["is_causal"], config["normalization"]))
+        r_q, r_k = responsibilities(unit_rms(q[h]), factors), responsibilities(unit_rms(k[kh]), factors)
+        y.append(attention(r_q, r_k, v[kh], g[:, kh], config["is_causal"], config["normalization"]))
+        if window:
+            s = share[:, h : h + 1]
+            y[h] = s * window_attention(q[h], k[kh], v[kh], window) + (1 - s) * y[h]
         if config["has_output_norm"]:
             y[h] = unit_rms(y[h])
     y = np.hstack(y)

@@ -54,6 +54,12 @@ int main(int argc, char** argv) {
     make_case(folder / "four_factors", [](LayerConfig& c) { c.components = {2, 3, 2, 2}; });
     make_case(folder / "row", [](LayerConfig& c) { c.normalization = gma::Normalization::row; });
     make_case(folder / "none", [](LayerConfig& c) { c.normalization = gma::Normalization::none; });
+    make_case(folder / "window", [](LayerConfig& c) { c.window = 64; });
+    make_case(folder / "window_norm_gate_no_groups", [](LayerConfig& c) {
+      c.window = 7;
+      c.key_value_heads = 0;
+      c.has_output_norm = c.has_output_gate = true;
+    });
     make_case(folder / "norm", [](LayerConfig& c) { c.has_output_norm = true; });
     make_case(folder / "gate", [](LayerConfig& c) { c.has_output_gate = true; });
     make_case(folder / "norm_and_gate", [](LayerConfig& c) { c.has_output_norm = c.has_output_gate = true; });

@@ -3,6 +3,8 @@
 // forward pass kept, so that here, too, no Nq x Nk matrix is stored.
 #pragma once
 
+#include <utility>
+
 #include "gma/baselines/sdpa_tiled.hpp"
 
 namespace gma::baselines {
@@ -37,83 +39,6 @@ void sdpa_backward_into(SdpaGradients<typename Queries::Scalar>& gradients, cons
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
-namespace detail {
-
-/// scores = s_ij becomes A_ij; d_weights = dA_ij becomes dS_ij. Both are 0 where a key is not seen.
-template <class S>
-void scores_backward(const SdpaOptions& options, Tile<S> scores, Tile<S> d_weights, Index query_begin, Index key_begin,
-                     const S* log_sum_exp, const S* inner) {
-  for (Index i = 0; i < scores.rows(); ++i) {
-    const SeenKeys seen = seen_keys(options, query_begin + i, key_begin + scores.cols());
-    const Index begin = (std::clamp)(seen.begin - key_begin, Index(0), scores.cols());
-    const Index end = (std::clamp)(seen.end - key_begin, begin, scores.cols());
-    for (Tile<S>* tile : {&scores, &d_weights}) {
-      tile->row(i).head(begin).setZero();
-      tile->row(i).tail(scores.cols() - end).setZero();
-    }
-    auto weights = scores.row(i).segment(begin, end - begin).array();
-    auto d_scores = d_weights.row(i).segment(begin, end - begin).array();
-    weights = (weights - log_sum_exp[i]).exp();
-    d_scores = weights * (d_scores - inner[i]);
-  }
-}
-
-/// Keys outside, queries inside: a key tile's gradients are finished before the next begins, those of the queries grow.
-template <class S>
-void sdpa_tiles_backward(const TokenView<S>& queries, const TokenView<S>& keys, const TokenView<S>& values,
-                         const TokenView<S>& d_output, const SdpaForward<S>& forward, const SdpaOptions& options,
-                         SdpaGradients<S>& gradients, Workspace<S>& workspace) {
-  const typename Workspace<S>::Frame frame(workspace);
-  const Index query_tile = (std::min)(options.query_tile, queries.rows());
-  const Index key_tile = (std::min)(options.key_tile, keys.rows());
-  const Tile<S> query_copy = workspace.take(query_tile, queries.cols());
-  const Tile<S> key_copy = workspace.take(key_tile, keys.cols());
-  const Tile<S> value_copy = workspace.take(key_tile, values.cols());
-  const Tile<S> d_output_copy = workspace.take(query_tile, values.cols());
-  const Tile<S> scaled_storage = workspace.take(key_tile, keys.cols());
-  const Tile<S> key_storage = workspace.take(keys.cols(), key_tile);
-  const Tile<S> value_storage = workspace.take(values.cols(), key_tile);
-  const Tile<S> score_storage = workspace.take(query_tile, key_tile);
-  const Tile<S> d_score_storage = workspace.take(query_tile, key_tile);
-  const S scale = score_scale<S>(options, queries.cols());
-
-  Tile<S> inner = workspace.take(queries.rows(), 1);
-  for (Index i = 0; i < queries.rows(); i += query_tile) {
-    const Index rows = (std::min)(query_tile, queries.rows() - i);
-    inner.middleRows(i, rows) =
-        forward.output.middleRows(i, rows).cwiseProduct(d_output.tile(i, rows, d_output_copy)).rowwise().sum();
-  }
-  for (Index j = 0; j < keys.rows(); j += key_tile) {
-    const Index tile_keys = (std::min)(key_tile, keys.rows() - j);
-    Tile<S> scaled = front(scaled_storage, tile_keys, keys.cols());
-    scaled = scale * keys.tile(j, tile_keys, key_copy);
-    Tile<S> transposed_keys = front(key_storage, keys.cols(), tile_keys);
-    Tile<S> transposed_values = front(value_storage, values.cols(), tile_keys);
-    transposed_keys = scaled.transpose();
-    transposed_values = values.tile(j, tile_keys, value_copy).transpose();
-    Tile<S> d_keys = gma::detail::rows(gradients.keys, j, tile_keys);
-    Tile<S> d_values = gma::detail::rows(gradients.values, j, tile_keys);
-    const Index query_end =
-        options.window > 0 ? (std::min)(queries.rows(), j + tile_keys + options.window - 1) : queries.rows();
-    for (Index i = options.is_causal ? j : 0; i < query_end; i += query_tile) {
-      const Index rows = (std::min)(query_tile, query_end - i);
-      const Index cols = (std::min)(tile_keys, seen_keys(options, i + rows - 1, keys.rows()).end - j);
-      const ConstTile<S> q = queries.tile(i, rows, query_copy), dy = d_output.tile(i, rows, d_output_copy);
-      Tile<S> scores = front(score_storage, rows, cols), d_scores = front(d_score_storage, rows, cols);
-      const Tile<S> scaled_seen = front(scaled, cols, keys.cols());
-      gma::detail::product<S>(q, transposed_keys.leftCols(cols), scores);
-      gma::detail::product<S>(dy, transposed_values.leftCols(cols), d_scores);
-      scores_backward(options, scores, d_scores, i, j, forward.log_sum_exp.data() + i, &inner(i, 0));
-      gma::detail::add_transposed_product<S>(scores, dy, front(d_values, cols, values.cols()));
-      gma::detail::add_transposed_product<S>(d_scores, q, front(d_keys, cols, keys.cols()));
-      gma::detail::add_product<S>(d_scores, scaled_seen, gma::detail::rows(gradients.queries, i, rows));
-    }
-    d_keys *= scale;
-  }
-}
-
-}  // namespace detail
-
 template <class Queries, class Keys, class Values, class DOutput>
 void sdpa_backward_into(SdpaGradients<typename Queries::Scalar>& gradients, const Eigen::MatrixBase<Queries>& queries,
                         const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values,
@@ -136,8 +61,11 @@ void sdpa_backward_into(SdpaGradients<typename Queries::Scalar>& gradients, cons
   gradients.queries.setZero(queries.rows(), queries.cols());
   gradients.keys.setZero(keys.rows(), keys.cols());
   gradients.values.setZero(values.rows(), values.cols());
-  detail::sdpa_tiles_backward(detail::TokenView<S>(q), detail::TokenView<S>(k), detail::TokenView<S>(v),
-                              detail::TokenView<S>(dy), forward, options, gradients, workspace);
+  using gma::detail::as_tile;
+  gma::detail::softmax_tiles_backward<S>(
+      detail::TokenView<S>(q), detail::TokenView<S>(k), detail::TokenView<S>(v), as_tile(std::as_const(forward.output)),
+      forward.log_sum_exp.data(), detail::TokenView<S>(dy), detail::band_of(options, queries.cols()),
+      as_tile(gradients.queries), as_tile(gradients.keys), as_tile(gradients.values), workspace);
 }
 
 template <class Queries, class Keys, class Values, class DOutput>

@@ -100,7 +100,7 @@ RowVector<S> sdpa_decode(const Eigen::MatrixBase<Query>& query, const KeyValueCa
   const ConstTile<S> values = gma::detail::rows(cache.values(), cache.size() - seen, seen);
   detail::check_size(function, "query", "columns", query.cols(), keys.cols(), "as many as the cache's keys");
   detail::check_options(function, of_one_query);
-  const Vector<S> scaled = detail::score_scale<S>(options, query.cols()) * query.transpose();
+  const Vector<S> scaled = static_cast<S>(detail::score_scale(options, query.cols())) * query.transpose();
   Vector<S> weights(seen);
   weights.noalias() = keys * scaled;
   const S largest = weights.maxCoeff();

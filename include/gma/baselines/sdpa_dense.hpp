@@ -39,11 +39,12 @@ Matrix<typename Queries::Scalar> sdpa_weights(const Eigen::MatrixBase<Queries>& 
                                               const Eigen::MatrixBase<Keys>& keys, const SdpaOptions& options) {
   using S = typename Queries::Scalar;
   detail::check_sdpa("baselines::sdpa_weights", queries, keys, keys, options);
-  const S scale = detail::score_scale<S>(options, queries.cols());
+  const gma::detail::SoftmaxBand band = detail::band_of(options, queries.cols());
+  const S scale = static_cast<S>(band.scale);
   Matrix<S> weights(queries.rows(), keys.rows());
   weights.noalias() = (scale * queries) * keys.transpose();
   for (Index i = 0; i < weights.rows() && weights.cols() > 0; ++i) {
-    const detail::SeenKeys seen = detail::seen_keys(options, i, weights.cols());
+    const gma::detail::SeenKeys seen = gma::detail::seen_keys(band, i, weights.cols());
     auto row = weights.row(i).segment(seen.begin, seen.end - seen.begin).array();
     const S largest = row.maxCoeff();
     row = (row - largest).exp();
@@ -73,7 +74,7 @@ SdpaGradients<typename Queries::Scalar> sdpa_dense_backward(const Eigen::MatrixB
   detail::check_sdpa(function, queries, keys, values, options);
   detail::check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), values.cols(),
                       "queries x value width");
-  const S scale = detail::score_scale<S>(options, queries.cols());
+  const S scale = static_cast<S>(detail::score_scale(options, queries.cols()));
   const Matrix<S> weights = sdpa_weights(queries, keys, options);
   const Matrix<S> d_weights = d_output * values.transpose();
   const Vector<S> inner = weights.cwiseProduct(d_weights).rowwise().sum();

@@ -11,6 +11,7 @@
 #include "gma/core/checks.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/core/types.hpp"
+#include "gma/nn/softmax_tiles.hpp"
 
 namespace gma::baselines {
 
@@ -74,24 +75,12 @@ void check_sdpa(const char* function, const Eigen::MatrixBase<Queries>& queries,
   check_options(function, options);
 }
 
-template <class S>
-S score_scale(const SdpaOptions& options, Index d) {
-  return static_cast<S>(options.scale ? *options.scale : 1 / std::sqrt(static_cast<double>(d)));
+inline double score_scale(const SdpaOptions& options, Index d) {
+  return options.scale ? *options.scale : 1 / std::sqrt(static_cast<double>(d));
 }
 
-/// The keys that a query sees: [begin, end).
-struct SeenKeys {
-  Index begin, end;
-};
-inline SeenKeys seen_keys(const SdpaOptions& options, Index query, Index keys) {
-  if (!options.is_causal) return {0, keys};
-  return {options.window > 0 ? (std::max)(Index(0), query + 1 - options.window) : 0, query + 1};
-}
-
-/// The first rows x cols numbers of a buffer, as a matrix without gaps.
-template <class S>
-Tile<S> front(Tile<S> buffer, Index rows, Index cols) {
-  return Tile<S>(buffer.data(), rows, cols, Eigen::OuterStride<>(cols));
+inline gma::detail::SoftmaxBand band_of(const SdpaOptions& options, Index d) {
+  return {score_scale(options, d), options.is_causal, options.window, 0, options.query_tile, options.key_tile};
 }
 
 }  // namespace detail

@@ -7,6 +7,7 @@
 //   query.weight   [Hq d, D]     key.weight [H d, D]     value.weight [H e, D]     output.weight [D, Hq e]
 //   query.filter   [Hq d, taps]  key.filter [H d, taps]  value.filter [H e, taps]  the last tap is the present token
 //   forget.weight  [H, D]        forget.bias [H]         forget.rate [H]
+//   window.weight  [Hq, D]       window.bias [Hq]
 //   mixtures.h.factors.m.weight_logits [K], .means [K, d], .log_scales [as the family says], .log_temperature []
 //   norm.gain      [Hq e]        gate.weight [Hq e, D]
 //
@@ -82,6 +83,7 @@ void visit_config(Config& config, const F& f) {
   f("normalization", config.normalization);
   f("convolution", config.convolution);
   f("has_forgetting", config.has_forgetting);
+  f("window", config.window);
   f("has_output_norm", config.has_output_norm);
   f("has_output_gate", config.has_output_gate);
   f("shortest_time", config.shortest_time);
@@ -136,6 +138,7 @@ inline LayerConfig config_of(const std::string& text) {
   std::size_t members = 0;
   visit_config(config, [&](const char* name, auto& member) {
     const auto found = json.find(name);
+    if (found == json.end() && std::string(name) == "window") return;  // older files have none
     if (found == json.end()) bad_layer("read_layer", "the metadata's config lacks ", name);
     if (!from_json(*found, member)) bad_layer("read_layer", "the metadata's config has a bad value for ", name);
     ++members;

@@ -5,11 +5,14 @@
 //   q, k    = q / rms(q), k / rms(k)                head by head
 //   g       = -softplus(x Wf^T + bf) exp(af)        log-forgetting, one a key head
 //   y       = causal or bidirectional attention of every head, with a product mixture a key head
+//   y       = s w + (1 - s) y                       s = sigmoid(x Ws^T + bs), one a query head, where there is a window
 //   y       = gain o y / rms(y),  y o sigmoid(x Wg^T)             where they are asked for
 //   out     = y Wo^T
 //
-// No position enters: order reaches the layer through the convolution and the forgetting. Verbs: layer_forward.hpp,
-// layer_backward.hpp; start: layer_initialization.hpp; files: gma/io/layer_safetensors.hpp.
+// with w the softmax attention of the head over the last tokens, of q and k before they are scaled, with rotary
+// positions (window.hpp). No other position enters: order reaches the layer through the convolution and the
+// forgetting. Verbs: layer_forward.hpp, layer_backward.hpp; start: layer_initialization.hpp; files:
+// gma/io/layer_safetensors.hpp.
 #pragma once
 
 #include <cmath>
@@ -21,6 +24,7 @@
 #include "gma/mixture/natural.hpp"
 #include "gma/nn/layer_config.hpp"
 #include "gma/nn/layer_routing.hpp"
+#include "gma/nn/window.hpp"
 
 namespace gma {
 
@@ -48,6 +52,8 @@ struct AttentionLayer {
   Matrix<S> forget_weight;                                                   ///< H x D
   Vector<S> forget_bias;                                                     ///< H
   Vector<S> forget_rate;                                                     ///< H: a, the gates are scaled by exp(a)
+  Matrix<S> window_weight;                                                   ///< Hq x D
+  Vector<S> window_bias;                                                     ///< Hq
   std::vector<typename detail::LayerRouting<S, Covariance>::Type> mixtures;  ///< H product mixtures
   Vector<S> norm_gain;                                                       ///< Hq e
   Matrix<S> gate_weight;                                                     ///< Hq e x D
@@ -90,6 +96,8 @@ struct CompiledLayer {
   Matrix<S> taps;              ///< taps x channels, the present token first
   RowVector<S> forget_bias;    ///< H
   RowVector<S> forget_factor;  ///< H: exp(a)
+  RowVector<S> window_bias;    ///< Hq
+  Matrix<S> rotations;         ///< of the window's queries and keys, position by position
   RowVector<S> norm_gain;      ///< Hq e
   Matrix<S> out_weights;       ///< Hq e x D
   std::vector<Map> mixtures;
@@ -115,6 +123,10 @@ AttentionLayer<S, Covariance>::AttentionLayer(const LayerConfig& c) : config(c) 
   if (c.has_forgetting) {
     forget_weight = zeros(shape.key_heads, shape.width);
     forget_bias = forget_rate = zeros(shape.key_heads, 1);
+  }
+  if (c.window > 0) {
+    window_weight = zeros(shape.query_heads, shape.width);
+    window_bias = zeros(shape.query_heads, 1);
   }
   mixtures.assign(static_cast<std::size_t>(shape.key_heads),
                   detail::LayerRouting<S, Covariance>::zeros(c, shape.head_width));
@@ -180,6 +192,8 @@ void visit_parameters(const Visitor& visit, Layer& layer, Others&... others) {
   matrices("forget.weight", matrix, layer.forget_weight, others.forget_weight...);
   matrices("forget.bias", vector, layer.forget_bias, others.forget_bias...);
   matrices("forget.rate", vector, layer.forget_rate, others.forget_rate...);
+  matrices("window.weight", matrix, layer.window_weight, others.window_weight...);
+  matrices("window.bias", vector, layer.window_bias, others.window_bias...);
   detail::visit_mixtures(visit, &layer, layer, others...);
   matrices("norm.gain", vector, layer.norm_gain, others.norm_gain...);
   matrices("gate.weight", matrix, layer.gate_weight, others.gate_weight...);
@@ -222,6 +236,8 @@ void check_layer(const char* function, const AttentionLayer<S, Covariance>& laye
   check("layer.forget_weight", layer.forget_weight, shape.forgetting, shape.width);
   check_vector("layer.forget_bias", layer.forget_bias, shape.forgetting);
   check_vector("layer.forget_rate", layer.forget_rate, shape.forgetting);
+  check("layer.window_weight", layer.window_weight, shape.window, shape.width);
+  check_vector("layer.window_bias", layer.window_bias, shape.window);
   check_vector("layer.norm_gain", layer.norm_gain, layer.config.has_output_norm ? shape.mixed() : 0);
   check("layer.gate_weight", layer.gate_weight, shape.gate, shape.width);
   check("layer.output_weight", layer.output_weight, shape.width, shape.mixed());
@@ -241,8 +257,8 @@ void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const Att
   compiled.config = layer.config;
   compiled.in_weights.resize(shape.width, shape.projected());
   Index column = 0;
-  for (const Matrix<S>* part :
-       {&layer.query_weight, &layer.key_weight, &layer.value_weight, &layer.forget_weight, &layer.gate_weight}) {
+  for (const Matrix<S>* part : {&layer.query_weight, &layer.key_weight, &layer.value_weight, &layer.forget_weight,
+                                &layer.gate_weight, &layer.window_weight}) {
     if (part->size() == 0) continue;
     compiled.in_weights.middleCols(column, part->rows()) = part->transpose();
     column += part->rows();
@@ -257,6 +273,8 @@ void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const Att
   }
   compiled.forget_bias = layer.forget_bias.transpose();
   compiled.forget_factor = layer.forget_rate.transpose().unaryExpr([](const S& a) -> S { return exp(a); });
+  compiled.window_bias = layer.window_bias.transpose();
+  if (layer.config.window > 0) set_rotations(compiled.rotations, layer.config.window, shape.head_width);
   compiled.norm_gain = layer.norm_gain.transpose();
   compiled.out_weights = layer.output_weight.transpose();
   compiled.mixtures.resize(layer.mixtures.size());

@@ -17,6 +17,7 @@ struct LayerGradientCache {
   HeadGradients<typename detail::LayerRouting<S, Covariance>::Type> heads;
   Matrix<S> d_output, d_mixed, d_projected, d_input;
   Matrix<S> taps, d_taps, normed;
+  Matrix<S> d_window, rotations;  ///< of a layer with a window
   Workspace<S> workspace;
   double usage_penalty = 0;  ///< the penalty's value, times its factor, if options asked for it
 };
@@ -89,10 +90,17 @@ struct LayerBackward {
                           gradient.output_weight);
     product_of_rows(executor, scratch.d_output, layer.output_weight, scratch.d_mixed);
     if (is_finished) finish_backward();
+    if (shape.window > 0) {
+      window().mix_backward(cache.mixed, scratch.d_mixed, scratch.d_window, scratch.d_projected, gradient.window_bias);
+    }
     attend_backward();
     scratch.usage_penalty = 0;
     if (options.usage_penalty != 0) add_usage_penalty();
     scale_backward();
+    if (shape.window > 0) {
+      window().attend_backward([&](Index i) { return initial == nullptr ? nullptr : initial->data() + i; },
+                               scratch.d_window, scratch.heads.queries, scratch.heads.keys, scratch.heads.values);
+    }
     part_backward(0, scratch.heads.queries, layer.query_filter, gradient.query_filter);
     part_backward(shape.queries, scratch.heads.keys, layer.key_filter, gradient.key_filter);
     part_backward(shape.queries + shape.keys, scratch.heads.values, layer.value_filter, gradient.value_filter);
@@ -122,6 +130,12 @@ struct LayerBackward {
       scale_heads_backward(normed.data(), shape.query_heads, shape.value_width, &cache.mixed_inverse_rms(t, 0),
                            d.data());
     }
+  }
+
+  LayerWindow<S> window() const {
+    set_rotations(scratch.rotations, layer.config.window, shape.head_width);
+    return {shape,        layer.config.window, scratch.rotations, cache.inputs.sequences.offsets,
+            cache.values, cache.window,        options.executor,  scratch.workspace};
   }
 
   void attend_backward() {
@@ -235,6 +249,7 @@ struct LayerBackward {
     part(layer.value_weight, gradient.value_weight);
     part(layer.forget_weight, gradient.forget_weight);
     part(layer.gate_weight, gradient.gate_weight);
+    part(layer.window_weight, gradient.window_weight);
   }
 };
 
@@ -254,6 +269,10 @@ void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covarianc
   detail::check_shape(function, "d_x", d_x.rows(), d_x.cols(), cache.rows, shape.width, "as d_output");
   detail::check_shape(function, "cache.projected", cache.projected.rows(), cache.projected.cols(), cache.input.rows(),
                       shape.projected(), "from a forward pass of this layer");
+  if (shape.window > 0) {
+    detail::check_shape(function, "cache.window.output", cache.window.output.rows(), cache.window.output.cols(),
+                        cache.input.rows(), shape.mixed(), "from a forward pass of this layer");
+  }
   if (initial != nullptr) {
     detail::check_size(function, "initial", "entries", static_cast<Index>(initial->size()), cache.placement.count(),
                        "one per sequence");

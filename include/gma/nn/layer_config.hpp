@@ -26,6 +26,7 @@ struct LayerConfig {
   Normalization normalization = Normalization::slot;
   Index convolution = 4;         ///< taps of the short causal convolution on queries, keys and values; 1: none
   bool has_forgetting = true;    ///< a gate per key head; causal layers only
+  Index window = 0;              ///< tokens, the present one too, that heads also attend to exactly; causal layers only
   bool has_output_norm = false;  ///< unit root mean square of every head's output, with a gain
   bool has_output_gate = false;  ///< the outputs times sigmoid(x W^T)
 
@@ -41,10 +42,11 @@ void validate(const LayerConfig& config);
 namespace detail {
 
 /// The widths of a layer, and where each part of a token lies in the columns of the one product that makes them all:
-/// queries, keys, values, the logits of forgetting, those of the output gate.
+/// queries, keys, values, the logits of forgetting, those of the output gate, those of the window's gate.
 struct LayerShape {
   Index width, query_heads, key_heads, head_width, value_width;
-  Index queries, keys, values, forgetting, gate;  // columns of each
+  Index queries, keys, values, forgetting, gate, window;  // columns of each
+  Index past;                                             // tokens that the window sees before the present one
 
   explicit LayerShape(const LayerConfig& c)
       : width(c.width),
@@ -58,10 +60,13 @@ struct LayerShape {
         keys(key_heads * head_width),
         values(key_heads * value_width),
         forgetting(c.has_forgetting ? key_heads : 0),
-        gate(c.has_output_gate ? query_heads * value_width : 0) {}
+        gate(c.has_output_gate ? query_heads * value_width : 0),
+        window(c.window > 0 ? query_heads : 0),
+        past(c.window > 1 ? c.window - 1 : 0) {}
 
   Index channels() const { return queries + keys + values; }  // what the convolution runs over
-  Index projected() const { return channels() + forgetting + gate; }
+  Index window_begin() const { return channels() + forgetting + gate; }
+  Index projected() const { return channels() + forgetting + gate + window; }
   Index mixed() const { return query_heads * value_width; }
 };
 
@@ -96,6 +101,14 @@ inline void validate(const LayerConfig& config) {
   for (const Index count : config.components) detail::check_at_least("components", count, 1);
   if (config.has_forgetting && !config.is_causal) {
     detail::invalid_argument(name, "has_forgetting is set for a bidirectional layer, expected it with is_causal only");
+  }
+  detail::check_at_least("window", config.window, 0);
+  if (config.window > 0 && !config.is_causal) {
+    detail::invalid_argument(name, "window is ", config.window, " for a bidirectional layer, expected 0, or is_causal");
+  }
+  if (config.window > 0 && shape.head_width % 2 != 0) {
+    detail::invalid_argument(name, "head_width is ", shape.head_width, " with a window of ", config.window,
+                             ", expected an even one for its rotary positions");
   }
   if (!(config.shortest_time >= 1 && config.longest_time >= config.shortest_time)) {
     detail::invalid_argument(name, "shortest_time and longest_time are ", config.shortest_time, " and ",

@@ -9,7 +9,9 @@
 #include "gma/core/elementwise.hpp"
 #include "gma/nn/convolution.hpp"
 #include "gma/nn/heads.hpp"
+#include "gma/nn/layer_rows.hpp"
 #include "gma/nn/layer_state.hpp"
+#include "gma/nn/layer_window.hpp"
 
 namespace gma {
 
@@ -27,11 +29,12 @@ struct LayerOptions {
 template <class S>
 struct LayerCache {
   Matrix<S> input;                  ///< rows that are there, one below the other: N x D
-  Matrix<S> projected;              ///< N x (channels + forgetting + gate), before the convolution
+  Matrix<S> projected;              ///< N x (channels + gates), before the convolution
   Matrix<S> queries, keys, values;  ///< N x Hq d, N x H d, N x H e, as attention saw them
   Matrix<S> inverse_rms;            ///< N x (Hq + H): of queries and keys before they were scaled
   HeadInputs<S> inputs;             ///< the packed sequences, and log-forgetting N x H
-  Matrix<S> mixed;                  ///< N x Hq e, from the heads
+  WindowCache<S> window;            ///< empty where there is none
+  Matrix<S> mixed;                  ///< N x Hq e, from the heads and their window
   Matrix<S> mixed_inverse_rms;      ///< N x Hq, for the output norm
   Matrix<S> finished;               ///< N x Hq e, after norm and gate, if there is either
   Matrix<S> output;                 ///< N x D
@@ -42,7 +45,8 @@ struct LayerCache {
 };
 
 /// x is N x D of any layout, or bfloat16 or half; returns N x D. Rows of no sequence give zeros. Cost 2 N D (channels +
-/// Hq e) operations in projections, and the heads'. Throws std::invalid_argument on shapes that do not fit.
+/// Hq e) operations in projections, and the heads'; a window of W tokens adds 2 N Hq (W + 63) (d + e). Throws
+/// std::invalid_argument on shapes that do not fit.
 template <class L, class X>
 Matrix<typename L::Scalar> forward(const L& layer, const Eigen::MatrixBase<X>& x, const Sequences& sequences = {},
                                    const LayerOptions& options = {});
@@ -86,37 +90,6 @@ namespace detail {
 /// Under the root of every root mean square.
 inline constexpr double rms_epsilon = 1e-5;
 
-/// Tokens, or channels, that are one task of a thread.
-inline constexpr Index rows_of_task = 96, channels_of_task = 64;
-
-/// f(begin, count) for the blocks of [0, size).
-template <class F>
-void for_blocks(const Executor* executor, Index size, Index block, const F& f) {
-  parallel_for(executor, (size + block - 1) / block,
-               [&](Index i, Index) { f(i * block, (std::min)(block, size - i * block)); });
-}
-
-template <class S>
-Tile<S> columns(Matrix<S>& matrix, Index begin, Index count) {
-  return Tile<S>(matrix.data() + begin, matrix.rows(), count, Eigen::OuterStride<>(matrix.cols()));
-}
-template <class S>
-ConstTile<S> columns(const Matrix<S>& matrix, Index begin, Index count) {
-  return ConstTile<S>(matrix.data() + begin, matrix.rows(), count, Eigen::OuterStride<>(matrix.cols()));
-}
-template <class S>
-ConstTile<S> read_only(const Tile<S>& tile) {
-  return ConstTile<S>(tile.data(), tile.rows(), tile.cols(), Eigen::OuterStride<>(tile.outerStride()));
-}
-
-/// c = a b, rows side by side.
-template <class S>
-void product_of_rows(const Executor* executor, const Matrix<S>& a, const Matrix<S>& b, Matrix<S>& c) {
-  c.resize(a.rows(), b.cols());
-  for_blocks(executor, a.rows(), rows_of_task,
-             [&](Index begin, Index count) { product(rows(as_tile(a), begin, count), b, rows(c, begin, count)); });
-}
-
 /// One forward pass of a layer over packed rows.
 template <class S, class Map>
 struct LayerForward {
@@ -131,9 +104,11 @@ struct LayerForward {
     part(0, shape.queries, cache.queries);
     part(shape.queries, shape.keys, cache.keys);
     part(shape.queries + shape.keys, shape.values, cache.values);
+    if (shape.window > 0) window().attend(cache.queries, cache.keys, [&](Index i) { return state_of(i); });
     scale();
     if (shape.forgetting > 0) forget();
     attend();
+    if (shape.window > 0) window().mix(cache.projected, layer.window_bias, cache.mixed);
     if (layer.config.has_output_norm || layer.config.has_output_gate) finish();
     product_of_rows(executor, final_mixed(), layer.out_weights, cache.output);
     if (states != nullptr) advance();
@@ -142,6 +117,12 @@ struct LayerForward {
   const Matrix<S>& final_mixed() const {
     return layer.config.has_output_norm || layer.config.has_output_gate ? cache.finished : cache.mixed;
   }
+
+  LayerWindow<S> window() const {
+    return {shape,        layer.config.window, layer.rotations, cache.inputs.sequences.offsets,
+            cache.values, cache.window,        executor,        cache.workspace};
+  }
+  const LayerState<S>* state_of(Index sequence) const { return states == nullptr ? nullptr : states[sequence]; }
 
   Index sequences() const { return static_cast<Index>(cache.inputs.sequences.offsets.size()) - 1; }
   Index first_row(Index sequence) const {
@@ -267,6 +248,7 @@ struct LayerForward {
     for (Index i = 0; i < sequences(); ++i) {
       advance_history(rows(read_only(columns(cache.projected, 0, shape.channels())), first_row(i), row_count(i)),
                       as_tile(states[i]->history));
+      if (shape.window > 0) window().advance(*states[i], first_row(i), row_count(i));
       states[i]->position += row_count(i);
     }
   }
@@ -291,48 +273,6 @@ template <class S, class Map>
 void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerState<S>* const* states,
                const Executor* executor) {
   LayerForward<S, Map>{layer, LayerShape(layer.config), cache, states, executor}.run();
-}
-
-/// Rows of the caller's that are there, one below the other.
-template <class S, class X>
-void gather_rows(const X& x, const Placement& placement, Matrix<S>& packed) {
-  static_assert(is_storage_of<typename X::Scalar, S>,
-                "gma: a layer's input must have the layer's scalar, or be bfloat16 or half storage of it");
-  Index count = 0;
-  for (const Placement::Span& span : placement.spans) count += span.count;
-  packed.resize(count, x.cols());
-  Index row = 0;
-  for (const Placement::Span& span : placement.spans) {
-    if (!placement.is_masked) {
-      packed.middleRows(row, span.count) = x.middleRows(span.begin, span.count).template cast<S>();
-      row += span.count;
-      continue;
-    }
-    for (Index i = 0; i < span.count; ++i) packed.row(row++) = x.row(placement.row(span.begin + i)).template cast<S>();
-  }
-}
-
-/// Back to where they came from; zeros elsewhere.
-template <class S, class Out>
-void scatter_rows(const Matrix<S>& packed, const Placement& placement, Out& out) {
-  using T = typename Out::Scalar;
-  static_assert(is_storage_of<T, S>, "gma: a layer's output must have the layer's scalar, or be storage of it");
-  if (placement.has_padding) out.setConstant(T(0));
-  Index row = 0;
-  for (const Placement::Span& span : placement.spans) {
-    if (!placement.is_masked) {
-      out.middleRows(span.begin, span.count) = packed.middleRows(row, span.count).template cast<T>();
-      row += span.count;
-      continue;
-    }
-    for (Index i = 0; i < span.count; ++i)
-      out.row(placement.row(span.begin + i)) = packed.row(row++).template cast<T>();
-  }
-}
-
-inline void set_packed_offsets(const Placement& placement, Sequences& packed) {
-  packed.offsets.assign(1, 0);
-  for (const Placement::Span& span : placement.spans) packed.offsets.push_back(packed.offsets.back() + span.count);
 }
 
 /// In place of a number of states: the pass starts from nothing and leaves nothing.

@@ -9,14 +9,16 @@
 
 namespace gma {
 
-/// The memories of every key head, the last inputs of the convolution, and how many tokens were taken in. Copy it to
-/// fork a stream. Made by begin_stream().
+/// The memories of every key head, the last inputs of the convolution, the last keys and values of the window, and how
+/// many tokens were taken in. Copy it to fork a stream. Made by begin_stream().
 template <class S>
 struct LayerState {
   using Scalar = S;
 
   std::vector<Memory<S>> memories;  ///< H, each K x e
   Matrix<S> history;                ///< taps - 1 x channels: projected tokens, oldest first; zeros before the first
+  Matrix<S> window_keys;            ///< W - 1 x H d: as the convolution left them, token p in row p mod (W - 1)
+  Matrix<S> window_values;          ///< W - 1 x H e: the same
   Index position = 0;               ///< tokens taken in
 };
 
@@ -32,9 +34,10 @@ std::size_t bytes(const LayerState<S>& state);
 template <class S>
 void reset(LayerState<S>& state);
 
-/// Writes `state` in a binary form that is the same on every machine: magic "GMASTATE", version 1, header and checksum
-/// as described in core/binary.hpp; then int64 position, rows and columns of the history, number of memories, the
-/// history row by row, and every memory as save() of one. Throws std::runtime_error if the stream fails.
+/// Writes `state` in a binary form that is the same on every machine: magic "GMASTATE", version 2, header and checksum
+/// as described in core/binary.hpp; then int64 position, rows and columns of the history, rows of the window, columns
+/// of its keys and of its values, number of memories; history, keys and values row by row, and every memory as save()
+/// of one. Throws std::runtime_error if the stream fails.
 template <class S>
 void save(const LayerState<S>& state, std::ostream& stream);
 
@@ -62,12 +65,23 @@ LayerState<typename L::Scalar> begin_stream(const L& layer) {
     state.memories.push_back(empty_memory<S>(components, shape.value_width));
   }
   state.history = Matrix<S>::Constant(layer.config.convolution - 1, shape.channels(), S(0));
+  state.window_keys = Matrix<S>::Constant(shape.past, shape.past > 0 ? shape.keys : 0, S(0));
+  state.window_values = Matrix<S>::Constant(shape.past, shape.past > 0 ? shape.values : 0, S(0));
   return state;
 }
 
+namespace detail {
+
+template <class S>
+std::size_t window_and_history(const LayerState<S>& state) {
+  return static_cast<std::size_t>(state.history.size() + state.window_keys.size() + state.window_values.size());
+}
+
+}  // namespace detail
+
 template <class S>
 std::size_t bytes(const LayerState<S>& state) {
-  std::size_t total = static_cast<std::size_t>(state.history.size()) * sizeof(S) + sizeof state.position;
+  std::size_t total = detail::window_and_history(state) * sizeof(S) + sizeof state.position;
   for (const Memory<S>& memory : state.memories) total += bytes(memory);
   return total;
 }
@@ -75,25 +89,29 @@ std::size_t bytes(const LayerState<S>& state) {
 template <class S>
 void reset(LayerState<S>& state) {
   for (Memory<S>& memory : state.memories) reset(memory);
-  state.history.setConstant(S(0));
+  for (Matrix<S>* past : {&state.history, &state.window_keys, &state.window_values}) past->setConstant(S(0));
   state.position = 0;
 }
 
 namespace detail {
 
-inline constexpr BinaryFormat layer_state_format{"GMASTATE", "layer state", 1};
+inline constexpr BinaryFormat layer_state_format{"GMASTATE", "layer state", 2};
 
 /// Why a state that was read is none of the shape of `expected`; empty if it is.
 template <class S>
 std::string layer_state_fault(const LayerState<S>& read, const LayerState<S>& expected) {
   const auto sizes = [](const Matrix<S>& m) { return concatenate(m.rows(), " x ", m.cols()); };
-  if (sizes(read.history) != sizes(expected.history)) {
-    return concatenate("its history is ", sizes(read.history), ", expected ", sizes(expected.history));
-  }
+  const auto fault_of = [&](const char* name, const Matrix<S>& a, const Matrix<S>& b) -> std::string {
+    return sizes(a) == sizes(b) ? std::string() : concatenate("its ", name, " is ", sizes(a), ", expected ", sizes(b));
+  };
+  std::string fault = fault_of("history", read.history, expected.history);
+  if (fault.empty()) fault = fault_of("window of keys", read.window_keys, expected.window_keys);
+  if (fault.empty()) fault = fault_of("window of values", read.window_values, expected.window_values);
+  if (!fault.empty()) return fault;
   for (std::size_t h = 0; h < expected.memories.size(); ++h) {
     const Matrix<S>&a = read.memories[h].slots, &b = expected.memories[h].slots;
     if (sizes(a) != sizes(b)) return concatenate("memory ", h, " is ", sizes(a), ", expected ", sizes(b));
-    const std::string fault = memory_fault(read.memories[h]);
+    fault = memory_fault(read.memories[h]);
     if (!fault.empty()) return concatenate("memory ", h, ": ", fault);
   }
   return {};
@@ -109,6 +127,13 @@ void check_state(const char* function, const L& layer, const LayerState<S>& stat
   }
   check_shape(function, "state.history", state.history.rows(), state.history.cols(), layer.config.convolution - 1,
               shape.channels(), "taps - 1 x channels");
+  const Matrix<S>&keys = state.window_keys, &values = state.window_values;
+  const Index past = shape.past;
+  check_shape(function, "state.window_keys", keys.rows(), keys.cols(), past, past > 0 ? shape.keys : 0,
+              "window - 1 x width of all keys");
+  check_shape(function, "state.window_values", values.rows(), values.cols(), past, past > 0 ? shape.values : 0,
+              "window - 1 x width of all values");
+  if (state.position < 0) invalid_argument(function, "state.position is ", state.position, ", expected 0 or more");
 }
 
 }  // namespace detail
@@ -119,8 +144,11 @@ void save(const LayerState<S>& state, std::ostream& stream) {
   writer.size(state.position);
   writer.size(state.history.rows());
   writer.size(state.history.cols());
+  writer.size(state.window_keys.rows());
+  writer.size(state.window_keys.cols());
+  writer.size(state.window_values.cols());
   writer.size(static_cast<Index>(state.memories.size()));
-  writer.numbers(state.history);
+  for (const Matrix<S>* past : {&state.history, &state.window_keys, &state.window_values}) writer.numbers(*past);
   for (const Memory<S>& memory : state.memories) detail::put_memory(writer, memory);
   writer.finish();
 }
@@ -128,7 +156,7 @@ void save(const LayerState<S>& state, std::ostream& stream) {
 template <class S>
 std::size_t serialized_size(const LayerState<S>& state) {
   std::size_t total =
-      detail::binary_overhead + 4 * sizeof(std::uint64_t) + static_cast<std::size_t>(state.history.size()) * sizeof(S);
+      detail::binary_overhead + 7 * sizeof(std::uint64_t) + detail::window_and_history(state) * sizeof(S);
   for (const Memory<S>& memory : state.memories) total += detail::saved_size(memory);
   return total;
 }
@@ -139,11 +167,16 @@ void load(LayerState<S>& state, std::istream& stream) {
   LayerState<S> loaded;
   loaded.position = reader.size("position");
   const Index rows = reader.size("history's rows"), cols = reader.size("history's columns");
+  const Index past = reader.size("window's rows");
+  const Index key_cols = reader.size("window's columns of keys"),
+              value_cols = reader.size("window's columns of values");
   const Index memories = reader.size("number of memories");
   if (memories != static_cast<Index>(state.memories.size())) {
     reader.refuse("it has ", memories, " memories, expected ", state.memories.size());
   }
   loaded.history = reader.numbers<S>("history", rows, cols);
+  loaded.window_keys = reader.numbers<S>("window of keys", past, key_cols);
+  loaded.window_values = reader.numbers<S>("window of values", past, value_cols);
   for (Index h = 0; h < memories; ++h) loaded.memories.push_back(detail::get_memory<S>(reader));
   reader.finish();
   const std::string fault = detail::layer_state_fault(loaded, state);

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+// What the passes of a layer share: rows and columns in blocks that run side by side, and the rows of a batch, which
+// are gathered one below the other and scattered back.
+#pragma once
+
+#include <algorithm>
+
+#include "gma/core/parallel.hpp"
+#include "gma/core/tokens.hpp"
+#include "gma/kernels/products.hpp"
+#include "gma/nn/sequences.hpp"
+
+namespace gma::detail {
+
+/// Tokens, or channels, that are one task of a thread.
+inline constexpr Index rows_of_task = 96, channels_of_task = 64;
+
+/// f(begin, count) for the blocks of [0, size).
+template <class F>
+void for_blocks(const Executor* executor, Index size, Index block, const F& f) {
+  parallel_for(executor, (size + block - 1) / block,
+               [&](Index i, Index) { f(i * block, (std::min)(block, size - i * block)); });
+}
+
+template <class S>
+Tile<S> columns(Matrix<S>& matrix, Index begin, Index count) {
+  return Tile<S>(matrix.data() + begin, matrix.rows(), count, Eigen::OuterStride<>(matrix.cols()));
+}
+template <class S>
+ConstTile<S> columns(const Matrix<S>& matrix, Index begin, Index count) {
+  return ConstTile<S>(matrix.data() + begin, matrix.rows(), count, Eigen::OuterStride<>(matrix.cols()));
+}
+template <class S>
+ConstTile<S> read_only(const Tile<S>& tile) {
+  return ConstTile<S>(tile.data(), tile.rows(), tile.cols(), Eigen::OuterStride<>(tile.outerStride()));
+}
+
+/// c = a b, rows side by side.
+template <class S>
+void product_of_rows(const Executor* executor, const Matrix<S>& a, const Matrix<S>& b, Matrix<S>& c) {
+  c.resize(a.rows(), b.cols());
+  for_blocks(executor, a.rows(), rows_of_task,
+             [&](Index begin, Index count) { product(rows(as_tile(a), begin, count), b, rows(c, begin, count)); });
+}
+
+/// Rows of the caller's that are there, one below the other.
+template <class S, class X>
+void gather_rows(const X& x, const Placement& placement, Matrix<S>& packed) {
+  static_assert(is_storage_of<typename X::Scalar, S>,
+                "gma: a layer's input must have the layer's scalar, or be bfloat16 or half storage of it");
+  Index count = 0;
+  for (const Placement::Span& span : placement.spans) count += span.count;
+  packed.resize(count, x.cols());
+  Index row = 0;
+  for (const Placement::Span& span : placement.spans) {
+    if (!placement.is_masked) {
+      packed.middleRows(row, span.count) = x.middleRows(span.begin, span.count).template cast<S>();
+      row += span.count;
+      continue;
+    }
+    for (Index i = 0; i < span.count; ++i) packed.row(row++) = x.row(placement.row(span.begin + i)).template cast<S>();
+  }
+}
+
+/// Back to where they came from; zeros elsewhere.
+template <class S, class Out>
+void scatter_rows(const Matrix<S>& packed, const Placement& placement, Out& out) {
+  using T = typename Out::Scalar;
+  static_assert(is_storage_of<T, S>, "gma: a layer's output must have the layer's scalar, or be storage of it");
+  if (placement.has_padding) out.setConstant(T(0));
+  Index row = 0;
+  for (const Placement::Span& span : placement.spans) {
+    if (!placement.is_masked) {
+      out.middleRows(span.begin, span.count) = packed.middleRows(row, span.count).template cast<T>();
+      row += span.count;
+      continue;
+    }
+    for (Index i = 0; i < span.count; ++i)
+      out.row(placement.row(span.begin + i)) = packed.row(row++).template cast<T>();
+  }
+}
+
+inline void set_packed_offsets(const Placement& placement, Sequences& packed) {
+  packed.offsets.assign(1, 0);
+  for (const Placement::Span& span : placement.spans) packed.offsets.push_back(packed.offsets.back() + span.count);
+}
+
+}  // namespace gma::detail

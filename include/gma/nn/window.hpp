@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+// Softmax attention of one head over the last W tokens, the present one the last of them, with rotary positions:
+// coordinates i and i + d/2 of the query and the key of token p are turned by the angle p 10000^(-2i/d).
+//
+// Products depend on differences of positions alone, so that positions are counted within a block of tokens: a table of
+// some hundred rows serves streams of any length, and none loses accuracy. Keys are kept as they are and turned anew in
+// every block that sees them, which costs little beside the products.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "gma/nn/softmax_tiles.hpp"
+
+namespace gma::detail {
+
+/// Tokens that count their positions together, and tokens of a tile of scores.
+inline constexpr Index window_block = 128, window_tile = 64;
+
+/// Row p is for position p: cosines, sines and negative sines of the d/2 angles. Does nothing to a table that is there.
+template <class S>
+void set_rotations(Matrix<S>& rotations, Index window, Index head_width) {
+  const Index half = head_width / 2, positions = window_block + window - 1;
+  if (rotations.rows() == positions && rotations.cols() == 3 * half) return;
+  rotations.resize(positions, 3 * half);
+  for (Index i = 0; i < half; ++i) {
+    const double rate = std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(half));
+    for (Index p = 0; p < positions; ++p) {
+      const double angle = rate * static_cast<double>(p);
+      rotations(p, i) = S(std::cos(angle));
+      rotations(p, half + i) = S(std::sin(angle));
+      rotations(p, 2 * half + i) = S(-std::sin(angle));
+    }
+  }
+}
+
+/// y (+)= x turned, or turned back, by a row of the table; x and y are rows of 2 half numbers.
+template <class S>
+void rotate(const S* x, const S* rotation, Index half, bool is_back, bool adds, S* y) {
+  const S *cosines = rotation, *sines = rotation + (is_back ? 2 : 1) * half,
+          *negative_sines = rotation + (is_back ? 1 : 2) * half;
+  const S *first[] = {x, x + half}, *first_factors[] = {cosines, negative_sines};
+  const S *second[] = {x, x + half}, *second_factors[] = {sines, cosines};
+  kernels::sum_of_products(first, first_factors, 2, half, adds, y);
+  kernels::sum_of_products(second, second_factors, 2, half, adds, y + half);
+}
+
+/// y += share (x - y).
+template <class S>
+void move_towards(const S* x, const S& share, Index count, S* y) {
+  Chunk<S> to = Chunk<S>::Constant(S(0)), from = to;
+  for (Index begin = 0; begin < count; begin += from.size()) {
+    const Index now = (std::min)(Index(from.size()), count - begin);
+    std::copy_n(x + begin, now, to.data());
+    std::copy_n(y + begin, now, from.data());
+    from += share * (to - from);
+    std::copy_n(from.data(), now, y + begin);
+  }
+}
+
+/// The last W - 1 tokens of a stream before a pass: token p lies in row p mod (W - 1). No rows: there are none.
+template <class S>
+struct WindowPast {
+  ConstTile<S> keys, values;  // of one head
+  Index position;             // tokens before the pass
+
+  Index count() const { return (std::min)(position, keys.rows()); }
+  /// The row of token j, where the first of the pass is 0: j is negative.
+  Index row(Index j) const { return (position + j) % keys.rows(); }
+};
+
+/// One key head and the query heads that share it, in one sequence of n tokens.
+template <class S>
+struct WindowHead {
+  const Matrix<S>& rotations;
+  Index window;
+  ConstTile<S> keys, values;  // n x d, n x e
+  WindowPast<S> past;
+  Workspace<S>& workspace;
+
+  /// Queries from `begin` on see keys from `key_begin` on, which may lie in the past; a query's own key is `own` keys
+  /// after the first.
+  struct Block {
+    Index begin, count, key_begin, own;
+    Index keys() const { return own + count; }
+  };
+
+  /// out n x e and log_sum_exp (n) for each of `group` query heads: queries(g) n x d, out(g), log_sum_exp(g).
+  template <class Queries, class Out, class LogSumExp>
+  void forward(Index group, const Queries& queries, const Out& out, const LogSumExp& log_sum_exp) const {
+    for (Index begin = 0; begin < keys.rows(); begin += window_block) {
+      const typename Workspace<S>::Frame frame(workspace);
+      const Block block = block_at(begin);
+      const ConstTile<S> k = rotated_keys(block), v = values_of(block);
+      for (Index g = 0; g < group; ++g) {
+        const typename Workspace<S>::Frame frame_of_query(workspace);
+        const ConstTile<S> q = rotated_queries(block, queries(g));
+        Tile<S> y = rows<S>(out(g), begin, block.count);
+        S* const lse = log_sum_exp(g) + begin;
+        const SoftmaxBand band = band_of(block);
+        if (block.count == 1) {
+          const Tile<S> scores = workspace.take(1, room(block));
+          softmax_of_one(q, k, v, band.scale, front(scores, 1, k.rows()), y, lse);
+        } else {
+          softmax_tiles(TokenView<S>(q), TokenView<S>(k), TokenView<S>(v), band, TokenSink<S>(y), lse, workspace);
+        }
+      }
+    }
+  }
+
+  /// Adds to the gradients of the queries, n x d, keys, n x d, and values, n x e; the past gets none.
+  void backward(const ConstTile<S>& queries, const ConstTile<S>& output, const S* log_sum_exp,
+                const ConstTile<S>& d_output, Tile<S> d_queries, Tile<S> d_keys, Tile<S> d_values) const {
+    const Index d = keys.cols(), e = values.cols();
+    for (Index begin = 0; begin < keys.rows(); begin += window_block) {
+      const typename Workspace<S>::Frame frame(workspace);
+      const Block block = block_at(begin);
+      const ConstTile<S> k = rotated_keys(block), v = values_of(block), q = rotated_queries(block, queries);
+      const Tile<S> d_q = zeros(block.count, d), d_k = zeros(block.keys(), d), d_v = zeros(block.keys(), e);
+      softmax_tiles_backward<S>(TokenView<S>(q), TokenView<S>(k), TokenView<S>(v), rows<S>(output, begin, block.count),
+                                log_sum_exp + begin, TokenView<S>(rows<S>(d_output, begin, block.count)),
+                                band_of(block), d_q, d_k, d_v, workspace);
+      for (Index t = 0; t < block.count; ++t) {
+        rotate(d_q.data() + t * d, query_rotation(t), d / 2, true, true, row_of(d_queries, begin + t));
+      }
+      for (Index m = (std::max)(Index(0), -block.key_begin); m < block.keys(); ++m) {
+        const Index j = block.key_begin + m;
+        rotate(d_k.data() + m * d, key_rotation(block, m), d / 2, true, true, row_of(d_keys, j));
+        d_values.row(j) += d_v.row(m);
+      }
+    }
+  }
+
+ private:
+  static S* row_of(const Tile<S>& tile, Index i) { return const_cast<S*>(tile.data()) + i * tile.outerStride(); }
+  static const S* row_of(const ConstTile<S>& tile, Index i) { return tile.data() + i * tile.outerStride(); }
+
+  Block block_at(Index begin) const {
+    const Index key_begin = (std::max)(-past.count(), begin - (window - 1));
+    return {begin, (std::min)(window_block, keys.rows() - begin), key_begin, begin - key_begin};
+  }
+  SoftmaxBand band_of(const Block& block) const {
+    return {1 / std::sqrt(static_cast<double>(keys.cols())), true, window, block.own, window_tile, window_tile};
+  }
+  /// The first query of a block stands at position W - 1, before which there is room for all the keys that it sees.
+  const S* query_rotation(Index t) const { return rotations.data() + (window - 1 + t) * rotations.cols(); }
+  const S* key_rotation(const Block& block, Index m) const { return query_rotation(m - block.own); }
+
+  /// Keys that a block of as many tokens sees once the past is full: no scratch grows while a stream begins.
+  Index room(const Block& block) const { return (std::max)(block.keys(), block.count + past.keys.rows()); }
+
+  Tile<S> zeros(Index count, Index cols) const {
+    Tile<S> tile = workspace.take(count, cols);
+    tile.setZero();
+    return tile;
+  }
+
+  ConstTile<S> rotated_queries(const Block& block, const ConstTile<S>& queries) const {
+    const Tile<S> q = workspace.take(block.count, queries.cols());
+    for (Index t = 0; t < block.count; ++t) {
+      rotate(row_of(queries, block.begin + t), query_rotation(t), q.cols() / 2, false, false, row_of(q, t));
+    }
+    return as_tile(q);
+  }
+
+  ConstTile<S> rotated_keys(const Block& block) const {
+    const Tile<S> k = front(workspace.take(room(block), keys.cols()), block.keys(), keys.cols());
+    for (Index m = 0; m < k.rows(); ++m) {
+      const Index j = block.key_begin + m;
+      rotate(j < 0 ? row_of(past.keys, past.row(j)) : row_of(keys, j), key_rotation(block, m), k.cols() / 2, false,
+             false, row_of(k, m));
+    }
+    return as_tile(k);
+  }
+
+  /// Where they lie, unless some are of the past.
+  ConstTile<S> values_of(const Block& block) const {
+    const Tile<S> v = front(workspace.take(room(block), values.cols()), block.keys(), values.cols());
+    if (block.key_begin >= 0) return rows(values, block.key_begin, block.keys());
+    for (Index m = 0; m < v.rows(); ++m) {
+      const Index j = block.key_begin + m;
+      std::copy_n(j < 0 ? row_of(past.values, past.row(j)) : row_of(values, j), v.cols(), row_of(v, m));
+    }
+    return as_tile(v);
+  }
+};
+
+}  // namespace gma::detail
