@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "baselines.hpp"
-#include "config_json.hpp"
+#include "run_result.hpp"
 
 namespace language_model {
 

@@ -3,40 +3,42 @@
 // Checkpoints: everything a run needs to go on as if it had never stopped.
 //
 //   "GMALM" 0 0 0            8 bytes
-//   version                  u32, 1
-//   length, header           u64, that many bytes of JSON: model, training, text, steps, seconds, names and shapes
-//   values, moments          for every tensor in order: its values, first and second moments, as 32-bit floats
+//   version                  u32, 2
+//   length, header           u64, that many bytes of JSON: model, training, text, vocabulary, steps, seconds, names,
+//   shapes values, moments          for every tensor in order: its values, first and second moments, as 32-bit floats
 //
 // All numbers are little endian. The file is written under another name and renamed, so that a reader never sees half
 // of one and a full disk does not cost the previous one.
 #pragma once
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <string>
 
-#include "config_json.hpp"
-#include "tensors.hpp"
+#include "run_result.hpp"
+#include "transformer/tensors.hpp"
 
 namespace language_model {
 
 struct Checkpoint {
   ModelConfig model;
   TrainConfig train;
-  std::string text_name;
-  std::int64_t text_size = 0;  // resuming on another text would be a mistake that nobody notices
+  std::string text_name, vocabulary;  // the vocabulary serialized; empty for bytes
+  std::int64_t text_size = 0;         // in tokens; resuming on another text would be a mistake that nobody notices
   std::int64_t steps = 0;
-  double seconds = 0;  // of training
+  double seconds = 0;             // of training
+  std::vector<CurvePoint> curve;  // so far
   Vector<float> parameters, first_moment, second_moment;
 };
 
 namespace detail {
 
 inline constexpr char checkpoint_magic[8] = {'G', 'M', 'A', 'L', 'M', 0, 0, 0};
-inline constexpr std::uint32_t checkpoint_version = 1;
+inline constexpr std::uint32_t checkpoint_version = 2;
 
 template <class Unsigned>
 void put(std::ostream& out, Unsigned value) {
@@ -64,6 +66,24 @@ inline void take(std::istream& in, Vector<float>& buffer, const Tensor& tensor) 
     const auto bits = take<std::uint32_t>(in);
     std::memcpy(&buffer[tensor.offset + i], &bits, sizeof(bits));
   }
+}
+
+inline std::string to_hexadecimal(const std::string& bytes) {
+  constexpr char digits[] = "0123456789abcdef";
+  std::string text;
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    text += digits[byte >> 4];
+    text += digits[byte & 15];
+  }
+  return text;
+}
+
+inline std::string from_hexadecimal(const std::string& text) {
+  std::string bytes;
+  for (std::size_t i = 0; i + 1 < text.size(); i += 2)
+    bytes += char(std::strtol(text.substr(i, 2).c_str(), nullptr, 16));
+  return bytes;
 }
 
 inline nlohmann::json names_and_shapes(const Layout& layout) {
@@ -100,8 +120,10 @@ inline void save_checkpoint(const std::string& path, const Checkpoint& c, const 
       {"train", c.train},
       {"text", c.text_name},
       {"text_size", c.text_size},
+      {"vocabulary", detail::to_hexadecimal(c.vocabulary)},
       {"steps", c.steps},
       {"seconds", c.seconds},
+      {"curve", c.curve},
       {"tensors", detail::names_and_shapes(
                       layout)}}.dump();
   const std::string unfinished = path + ".unfinished";
@@ -135,8 +157,10 @@ Checkpoint load_checkpoint(const std::string& path, MakeLayout&& make_layout) {
     header.at("train").get_to(c.train);
     header.at("text").get_to(c.text_name);
     header.at("text_size").get_to(c.text_size);
+    c.vocabulary = detail::from_hexadecimal(header.at("vocabulary").get<std::string>());
     header.at("steps").get_to(c.steps);
     header.at("seconds").get_to(c.seconds);
+    header.at("curve").get_to(c.curve);
   } catch (const nlohmann::json::exception& error) {
     throw std::runtime_error(path + " has an unexpected header: " + error.what());
   }

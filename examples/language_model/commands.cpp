@@ -30,17 +30,19 @@ int train_command(const CommonOptions& common, TrainOptions options) {
     options.train = checkpoint->train;
   }
   validate(options.train);
-  const Text text = load_text(common.text, options.train.context);
+  const Vocabulary vocabulary = checkpoint ? Vocabulary::deserialize(checkpoint->vocabulary) : Vocabulary();
+  const Text text = load_text(common.text, options.train.context, common.pieces, checkpoint ? &vocabulary : nullptr);
+  options.model.vocabulary = text.vocabulary.size();
   ThreadPool pool(common.threads);
   TrainingRun run(options.model, options.train, text, pool, options.run);
   if (checkpoint) {
     run.restore(*checkpoint);
     if (run.is_finished()) std::printf("The run in %s has used up its budget.\n", options.resume.c_str());
   }
-  std::printf("%s: %lld bytes, %lld of them held out; %s, %lld parameters, %lld threads\n", text.name.c_str(),
-              static_cast<long long>(text.size()), static_cast<long long>(text.held_out()),
-              name_of(options.model.mixer), static_cast<long long>(run.model().layout().parameters()),
-              static_cast<long long>(pool.size()));
+  std::printf("%s: %lld %s, %lld of them held out; %s, %lld parameters, %lld threads\n", text.name.c_str(),
+              static_cast<long long>(text.size()), text.vocabulary.is_bytes() ? "bytes" : "subwords",
+              static_cast<long long>(text.held_out()), name_of(options.model.mixer),
+              static_cast<long long>(run.model().layout().parameters()), static_cast<long long>(pool.size()));
   const RunResult result = run.train();
   if (result.streamed > 0)
     std::printf("streamed with its memory carried along: %.3f bits/byte held out\n", result.streamed);
@@ -50,7 +52,7 @@ int train_command(const CommonOptions& common, TrainOptions options) {
     write_json(options.log, log);
   }
   if (options.sample > 0) {
-    Sampler<float> sampler(run.model(), run.parameters(), options.train.context, options.sampling);
+    Sampler<float> sampler(run.model(), run.parameters(), text.vocabulary, options.train.context, options.sampling);
     sampler.read(options.prompt);
     std::printf("%s%s\n", options.prompt.c_str(), sampler.generate(options.sample).c_str());
   }
@@ -61,11 +63,12 @@ int generate_command(const GenerateOptions& options) {
   const Checkpoint checkpoint = load_checkpoint(options.checkpoint, layout_of);
   Model<float> model(checkpoint.model);
   model.prepare(checkpoint.parameters);
-  Sampler<float> sampler(model, checkpoint.parameters, checkpoint.train.context, options.sampling);
+  Sampler<float> sampler(model, checkpoint.parameters, Vocabulary::deserialize(checkpoint.vocabulary),
+                         checkpoint.train.context, options.sampling);
   sampler.read(options.prompt);
   std::fputs(options.prompt.c_str(), stdout);
-  for (Index i = 0; i < options.bytes; ++i) {
-    std::putchar(sampler.next());
+  for (Index i = 0; i < options.tokens; ++i) {
+    std::fputs(sampler.next().c_str(), stdout);
     std::fflush(stdout);
   }
   std::putchar('\n');
@@ -74,12 +77,13 @@ int generate_command(const GenerateOptions& options) {
 
 int evaluate_command(const CommonOptions& common, const std::string& path) {
   const Checkpoint checkpoint = load_checkpoint(path, layout_of);
-  const Text text = load_text(common.text, checkpoint.train.context);
+  const Vocabulary vocabulary = Vocabulary::deserialize(checkpoint.vocabulary);
+  const Text text = load_text(common.text, checkpoint.train.context, 0, &vocabulary);
   ThreadPool pool(common.threads);
   Model<float> model(checkpoint.model);
   model.prepare(checkpoint.parameters);
   Evaluator<float> evaluator(model, text, checkpoint.train.context, pool);
-  std::printf("windows of %lld bytes: %.4f bits/byte\n", static_cast<long long>(checkpoint.train.context),
+  std::printf("windows of %lld tokens: %.4f bits/byte\n", static_cast<long long>(checkpoint.train.context),
               evaluator.windowed(checkpoint.parameters));
   if (model.is_constant_memory()) std::printf("streamed: %.4f bits/byte\n", evaluator.streamed(checkpoint.parameters));
   return 0;

@@ -6,13 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "config.hpp"
+#include "options.hpp"
+#include "transformer/tensors.hpp"
 
 namespace language_model {
 
 struct CommonOptions {
-  std::string text;   // a file; empty: the King James Bible
-  Index threads = 0;  // 0: all cores
+  std::vector<std::string> text = {"kjv"};  // kjv, anarchism, or files
+  Index pieces = 0;                         // of a subword vocabulary; 0: bytes
+  Index threads = 0;                        // 0: all cores
 };
 
 struct TrainOptions {
@@ -20,14 +22,14 @@ struct TrainOptions {
   TrainConfig train;
   RunOptions run;
   std::string resume, log;
-  Index sample = 0;  // bytes to generate at the end
+  Index sample = 0;  // tokens to generate at the end
   std::string prompt = "\n";
   SamplingOptions sampling;
 };
 
 struct GenerateOptions {
   std::string checkpoint, prompt = "\n";
-  Index bytes = 1000;
+  Index tokens = 1000;
   SamplingOptions sampling;
 };
 
@@ -41,10 +43,15 @@ struct CompareOptions {
   std::string budget = "small";
   std::string results = "language_model.json";  // finished runs; those that are there are not made again
   std::string table;                            // a file for the table in Markdown; empty: none
-  std::string only;                             // variants whose name contains this
-  std::uint64_t seeds = 1;
+  std::string plot;                             // an SVG file for the curves; empty: none
+  std::string models;                           // a directory for the trained models; empty: they are not kept
+  std::string only;                             // the variant of this name, or all whose names contain it
+  std::vector<std::uint64_t> seeds = {1};
   std::vector<double> learning_rates = {4e-3};
 };
+
+// The layout of a model's parameters, which checkpoints must have.
+Layout layout_of(const ModelConfig& config);
 
 int train_command(const CommonOptions& common, TrainOptions options);
 int generate_command(const GenerateOptions& options);

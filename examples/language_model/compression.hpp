@@ -21,12 +21,12 @@ namespace detail {
 // A file that is gone at the end of the scope.
 class TemporaryFile {
  public:
-  TemporaryFile(const std::uint8_t* data, Index count)
+  explicit TemporaryFile(const std::string& contents)
       : path_((std::filesystem::temp_directory_path() / "language_model.XXXXXX").string()) {
     const int descriptor = mkstemp(path_.data());
     if (descriptor < 0) throw std::runtime_error("cannot create a temporary file in " + path_);
     std::FILE* file = fdopen(descriptor, "wb");
-    const bool is_written = std::fwrite(data, 1, std::size_t(count), file) == std::size_t(count);
+    const bool is_written = std::fwrite(contents.data(), 1, contents.size(), file) == contents.size();
     if (std::fclose(file) != 0 || !is_written) {
       std::remove(path_.c_str());
       throw std::runtime_error("cannot write the temporary file " + path_);
@@ -41,17 +41,18 @@ class TemporaryFile {
   std::string path_;
 };
 
-inline Index xz_size(const std::uint8_t* data, Index count) {
-  const TemporaryFile file(data, count);
+inline Index xz_size(const std::string& contents) {
+  const TemporaryFile file(contents);
   return Index(output_of("xz -9e --stdout '" + file.path() + "' 2>/dev/null").size());
 }
 
 }  // namespace detail
 
-// Bits per held-out byte; nothing where the program xz is missing.
+// Bits per held-out byte of a text of bytes; nothing where the program xz is missing.
 inline std::optional<double> xz_bits_per_byte(const Text& text) {
-  const Index both = detail::xz_size(text.data(), text.size());
-  const Index alone = detail::xz_size(text.data(), text.split);
+  const std::string bytes(text.tokens.begin(), text.tokens.end());
+  const Index both = detail::xz_size(bytes);
+  const Index alone = detail::xz_size(bytes.substr(0, std::size_t(text.split)));
   if (both == 0 || alone == 0) return std::nullopt;
   return 8.0 * double(both - alone) / double(text.held_out());
 }

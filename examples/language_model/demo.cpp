@@ -67,7 +67,7 @@ class Demo {
     runs_.push_back({budget, run.train()});
     if (TrainingRun::is_interrupted()) throw std::runtime_error("interrupted");
     if (!is_sampled) return;
-    Sampler<float> sampler(run.model(), run.parameters(), config.context, {});
+    Sampler<float> sampler(run.model(), run.parameters(), text_.vocabulary, config.context, {});
     sampler.read(sample_prompt);
     sample_ = sample_prompt + sampler.generate(2000);
     std::printf("\nIt writes, with %lld bytes of memory however long it goes on:\n%s ...\n",

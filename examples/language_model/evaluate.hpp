@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Validation: bits per byte over the held-out bytes, in two ways.
+// Validation: bits per byte over the held-out text, in two ways. With tokens that are bytes:
 //
 //   windowed   Every held-out byte is predicted from the C/4 to C bytes before it (C the context of training): windows
 //   of
@@ -20,9 +20,15 @@
 
 #include "model.hpp"
 #include "text.hpp"
-#include "threads.hpp"
+#include "transformer/threads.hpp"
 
 namespace language_model {
+
+// Mean loss in nats a token over positions [begin, end).
+struct PositionLoss {
+  Index begin, end;
+  double loss;
+};
 
 template <class S>
 class Evaluator {
@@ -32,17 +38,17 @@ class Evaluator {
     for (Index i = 0; i < pool.size(); ++i) caches_.push_back(model.make_cache());
   }
 
-  // Over every `every`-th window: 1 for all held-out bytes, more for a quick look in the middle of training.
+  // Over every `every`-th window: 1 for all held-out tokens, more for a quick look in the middle of training.
   double windowed(const Vector<S>& parameters, Index every = 1) {
-    const Index lead = context_ / 4, counted_bytes = context_ - lead;
-    const Index windows = (text_.held_out() + counted_bytes - 1) / counted_bytes;
+    const Index lead = context_ / 4, counted_tokens = context_ - lead;
+    const Index windows = (text_.held_out() + counted_tokens - 1) / counted_tokens;
     const Index tasks = (windows + every - 1) / every;
     std::vector<double> nats(std::size_t(tasks), 0.0);
     std::vector<Index> counted(std::size_t(tasks), 0);
     pool_.parallel_for(tasks, [&](Index task, Index worker) {
-      const Index begin = text_.split + task * every * counted_bytes;
-      const Index end = (std::min)(begin + counted_bytes, text_.size());
-      const Index first = (std::max)(begin - 1 - lead, Index(0));  // the byte before the first predicted one
+      const Index begin = text_.split + task * every * counted_tokens;
+      const Index end = (std::min)(begin + counted_tokens, text_.size());
+      const Index first = (std::max)(begin - 1 - lead, Index(0));
       auto& cache = caches_[std::size_t(worker)];
       model_.forward(parameters, text_.data() + first, end - 1 - first, nullptr, cache);
       model_.losses(text_.data() + first + 1, cache);
@@ -73,11 +79,35 @@ class Evaluator {
     return bits(nats, counted);
   }
 
+  // Mean loss in nats a token at each position of windows of so many tokens, read from an empty memory on: how a model
+  // does beyond the context that it was trained on. Positions come in bins [0, 64), [64, 128), [128, 256), ... At most
+  // so many windows, spread over the held-out text.
+  std::vector<PositionLoss> by_position(const Vector<S>& parameters, Index length, Index most_windows) {
+    std::vector<PositionLoss> bins;
+    for (Index begin = 0, end = (std::min)(Index(64), length); begin < length;
+         begin = end, end = (std::min)(2 * end, length))
+      bins.push_back({begin, end, 0});
+    const Index windows = (std::min)(most_windows, (text_.held_out() - 1) / length);
+    std::vector<std::vector<double>> nats(std::size_t(windows), std::vector<double>(bins.size(), 0.0));
+    pool_.parallel_for(windows, [&](Index task, Index worker) {
+      const Index first = text_.split + (text_.held_out() - 1 - length) * task / (std::max)(Index(1), windows - 1);
+      auto& cache = caches_[std::size_t(worker)];
+      model_.forward(parameters, text_.data() + first, length, nullptr, cache);
+      model_.losses(text_.data() + first + 1, cache);
+      for (std::size_t i = 0; i < bins.size(); ++i)
+        nats[std::size_t(task)][i] =
+            cache.losses.segment(bins[i].begin, bins[i].end - bins[i].begin).template cast<double>().mean();
+    });
+    for (const auto& window : nats)
+      for (std::size_t i = 0; i < bins.size(); ++i) bins[i].loss += window[i] / double(windows);
+    return bins;
+  }
+
  private:
-  static double bits(const std::vector<double>& nats, const std::vector<Index>& counted) {
-    double total = 0, bytes = 0;
-    for (std::size_t i = 0; i < nats.size(); ++i) total += nats[i], bytes += double(counted[i]);
-    return bits_per_nat * total / bytes;
+  double bits(const std::vector<double>& nats, const std::vector<Index>& counted) const {
+    double total = 0, tokens = 0;
+    for (std::size_t i = 0; i < nats.size(); ++i) total += nats[i], tokens += double(counted[i]);
+    return bits_per_nat * total / tokens / text_.bytes_per_token();
   }
 
   const Model<S>& model_;

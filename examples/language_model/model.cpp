@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT
-//
-// The model of the program, compiled once.
 
-#include "model_implementation.hpp"
+#include "model.hpp"
 
 template class language_model::Model<float>;

@@ -1,92 +1,89 @@
 // SPDX-License-Identifier: MIT
 //
-// The language model: tied embedding, L pre-norm blocks, final norm; forward and backward for one sequence.
+// The language model: tied embedding and blocks; forward and backward for one sequence.
 //
-//   x = embed(bytes)
-//   L times:   x = x + mixer(norm(x))
-//              x = x + mlp(norm(x))
-//   logits = norm(x) E^T
+//   x = embed(tokens),   y = blocks(x),   logits = y E^T
 //
 // A Model knows its configuration and the layout of its parameters; the numbers are in vectors that the caller owns, so
 // that one model serves many threads with a cache and a gradient each.
-//
-// The definitions are in model_implementation.hpp, which model.cpp compiles once for float: they are most of the
-// compile time of the program.
 #pragma once
 
-#include <memory>
-#include <vector>
-
-#include "config.hpp"
-#include "layers.hpp"
-#include "mixer.hpp"
+#include "options.hpp"
+#include "transformer/blocks.hpp"
 
 namespace language_model {
 
 template <class S>
 class Model {
-  struct Block {
-    RmsNorm norm_mixer, norm_mlp;
-    std::unique_ptr<Mixer<S>> mixer;
-    Mlp mlp;
-  };
-  struct BlockCache {
-    Matrix<S> input, normed, middle, normed_middle;  // [T, D]: the stream before and between the halves, and its norms
-    Vector<S> inverse_rms, inverse_rms_middle;       // [T]
-    std::unique_ptr<MixerCache<S>> mixer;
-    Mlp::Cache<S> mlp;
-  };
-
  public:
+  using State = typename Blocks<S>::State;
+
   // What the forward pass keeps for the backward pass. One per thread; its memory is reused from sequence to sequence.
   struct Cache {
-    std::vector<BlockCache> blocks;
-    Matrix<S> output, normed_output, logits;  // [T, D], [T, D], [T, V]
-    Vector<S> inverse_rms;
-    Vector<S> losses;                      // [T], nats
-    Matrix<S> branch, d_stream, d_normed;  // scratch
+    typename Blocks<S>::Cache blocks;
+    Matrix<S> logits;    // [T, V]
+    Vector<S> losses;    // [T], nats
+    Matrix<S> d_stream;  // scratch
   };
 
-  // What the blocks remember of a text.
-  struct State {
-    std::vector<std::unique_ptr<MixerState<S>>> blocks;
-    Index bytes() const;
-  };
-
-  explicit Model(const ModelConfig& config);
+  explicit Model(const ModelConfig& config)
+      : config_(config),
+        embedding_(TiedEmbedding::make(layout_, config.vocabulary, config.width)),
+        blocks_(config, layout_) {}
 
   const ModelConfig& config() const { return config_; }
   const Layout& layout() const { return layout_; }
+  const Blocks<S>& blocks() const { return blocks_; }
 
   // Whether a State stays of the same size however long the text is.
-  bool is_constant_memory() const { return blocks_.front().mixer->is_constant_memory(); }
+  bool is_constant_memory() const { return blocks_.is_constant_memory(); }
 
   // Parameters as they are before training. Branches start at zero: each block begins as the identity.
-  Vector<S> initial_parameters(std::uint64_t seed) const;
+  Vector<S> initial_parameters(std::uint64_t seed) const {
+    Vector<S> parameters = Vector<S>::Zero(layout_.size());
+    Random random(seed, 1);
+    fill_normal(parameters, embedding_.weight, 0.5 / std::sqrt(double(config_.width)), random);
+    blocks_.initialize(parameters, random);
+    return parameters;
+  }
 
-  Cache make_cache() const;
-  State make_state() const;
+  Cache make_cache() const {
+    Cache cache;
+    cache.blocks = blocks_.make_cache();
+    return cache;
+  }
+  State make_state() const { return blocks_.make_state(); }
 
   // To be called after every change of the parameters, before forward.
-  void prepare(const Vector<S>& parameters);
+  void prepare(const Vector<S>& parameters) { blocks_.prepare(parameters); }
 
-  // Logits [T, V] of the byte after each given byte, into cache.logits. A state, where given, holds what came before
-  // the bytes and is moved on past them.
-  void forward(const Vector<S>& parameters, const std::uint8_t* bytes, Index count, State* state, Cache& cache) const;
+  // Logits [T, V] of the token after each given one, into cache.logits. A state, where given, holds what came before
+  // the tokens and is moved on past them.
+  void forward(const Vector<S>& parameters, const Token* tokens, Index count, State* state, Cache& cache) const {
+    embedding_.embed(parameters, tokens, count, blocks_.input(cache.blocks));
+    embedding_.logits(parameters, blocks_.forward(parameters, state, cache.blocks), cache.logits);
+  }
 
   // After forward: cache.losses [T], and their sum in nats. cache.logits become probabilities.
-  double losses(const std::uint8_t* targets, Cache& cache) const;
+  double losses(const Token* targets, Cache& cache) const {
+    cross_entropy(cache.logits, targets, cache.losses);
+    return cache.losses.template cast<double>().sum();
+  }
 
   // After forward (without a state) and losses: adds the gradient of scale * sum of losses.
-  void backward(const Vector<S>& parameters, const std::uint8_t* bytes, const std::uint8_t* targets, S scale,
-                Cache& cache, Vector<S>& gradients) const;
+  void backward(const Vector<S>& parameters, const Token* tokens, const Token* targets, S scale, Cache& cache,
+                Vector<S>& gradients) const {
+    cross_entropy_backward(cache.logits, targets, scale);
+    embedding_.logits_backward(parameters, cache.blocks.normed_output, cache.logits, gradients, cache.d_stream);
+    blocks_.backward(parameters, cache.blocks, cache.d_stream, gradients);
+    embedding_.embed_backward(tokens, cache.d_stream, gradients);
+  }
 
  private:
   ModelConfig config_;
   Layout layout_;
   TiedEmbedding embedding_;
-  std::vector<Block> blocks_;
-  RmsNorm norm_output_;
+  Blocks<S> blocks_;
 };
 
 extern template class Model<float>;

@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "types.hpp"
+#include "options.hpp"
 
 namespace language_model {
 
@@ -20,7 +20,7 @@ class Ngrams {
  public:
   static constexpr Index largest_order = 7;  // a string and its length share a 64-bit key
 
-  Ngrams(const std::uint8_t* bytes, Index count, Index order) : order_(order), slots_(1 << 16) {
+  Ngrams(const Token* bytes, Index count, Index order) : order_(order), slots_(1 << 16) {
     for (Index i = 0; i < count; ++i) {
       std::uint64_t string = 0;  // the bytes i - length .. i - 1, the newest in the lowest 8 bits
       for (Index length = 0; length < order && length <= i; ++length) {
@@ -35,10 +35,10 @@ class Ngrams {
 
   // Mean -log2 p over bytes [begin, end) of `bytes`, for the orders 1, 2, ... (element 0 is order 1). The bytes before
   // `begin` serve as context.
-  std::vector<double> bits_per_byte(const std::uint8_t* bytes, Index begin, Index end) const {
+  std::vector<double> bits_per_byte(const Token* bytes, Index begin, Index end) const {
     std::vector<double> bits(static_cast<std::size_t>(order_), 0.0);
     for (Index i = begin; i < end; ++i) {
-      double p = 1.0 / double(vocabulary);
+      double p = 1.0 / 256.0;
       std::uint64_t string = 0;
       bool is_known = true;  // a context that was never followed has no longer one that was
       for (Index length = 0; length < order_; ++length) {

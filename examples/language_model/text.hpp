@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The text: read once as bytes, the last tenth held out.
+// The text: one or more sources, read once, the last tenth of each held out, and cut into tokens.
 #pragma once
 
 #include <cstdio>
@@ -8,70 +8,102 @@
 #include <iterator>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "types.hpp"
+#include "options.hpp"
+#include "vocabulary.hpp"
 
 namespace language_model {
 
 struct Text {
   std::string name;
-  std::vector<std::uint8_t> bytes;
-  Index split = 0;  // bytes before it are for training, the others for validation
+  Vocabulary vocabulary;
+  std::vector<Token> tokens;  // the training parts of all sources, then the held-out parts
+  Index split = 0;            // tokens before it are for training, the others for validation
+  Index held_out_bytes = 0;
 
-  Index size() const { return Index(bytes.size()); }
+  Index size() const { return Index(tokens.size()); }
   Index held_out() const { return size() - split; }
-  const std::uint8_t* data() const { return bytes.data(); }
+  const Token* data() const { return tokens.data(); }
+  double bytes_per_token() const { return double(held_out_bytes) / double(held_out()); }
+};
+
+struct Source {
+  std::string name, bytes;
 };
 
 namespace detail {
 
-// Everything that a shell command prints to its standard output.
-inline std::vector<std::uint8_t> output_of(const std::string& command) {
+// Everything that a shell command prints to its standard output; nothing if it fails.
+inline std::string output_of(const std::string& command) {
   std::FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) throw std::runtime_error("cannot run: " + command);
-  std::vector<std::uint8_t> bytes, buffer(1 << 16);
-  for (std::size_t n; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-    bytes.insert(bytes.end(), buffer.begin(), buffer.begin() + std::ptrdiff_t(n));
+  std::string bytes, buffer(1 << 16, '\0');
+  for (std::size_t n; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) bytes.append(buffer, 0, n);
   if (pclose(pipe) != 0) bytes.clear();
   return bytes;
 }
 
+// Texts that Debian packages hold, and how to have them printed.
+struct KnownSource {
+  const char *name, *title, *package, *command;
+};
+inline constexpr KnownSource known_sources[] = {
+    {"kjv", "the King James Bible", "bible-kjv", "bible -l 79 Gen1:1-Rev22:21"},
+    {"anarchism", "An Anarchist FAQ", "anarchism", "zcat /usr/share/doc/anarchism/markdown/*.md.gz"},
+};
+
 }  // namespace detail
 
+// `kjv`, `anarchism`, or a file.
+inline Source load_source(const std::string& name) {
+  for (const auto& known : detail::known_sources) {
+    if (name != known.name) continue;
+    Source source{known.title, detail::output_of(std::string(known.command) + " 2>/dev/null")};
+    if (source.bytes.empty())
+      throw std::runtime_error("the text " + name + " is what `" + known.command +
+                               "` prints, and that failed.\nInstall it with `apt-get install " + known.package +
+                               "`, or give any text with --text FILE");
+    return source;
+  }
+  std::ifstream in(name, std::ios::binary);
+  if (!in) throw std::runtime_error("cannot read the text file " + name + " (nor is it kjv or anarchism)");
+  Source source{name, std::string{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()}};
+  if (in.bad()) throw std::runtime_error("error while reading the text file " + name);
+  return source;
+}
+
+// pieces: of a vocabulary that is trained on the training part, 0 for bytes; or a vocabulary that there is already.
 // Needs room for a window on both sides of the split.
-inline Text split_text(std::string name, std::vector<std::uint8_t> bytes, Index context) {
-  Text text{std::move(name), std::move(bytes), 0};
-  text.split = text.size() - text.size() / 10;
-  const Index least = 10 * (context + 2);
-  if (text.size() < least)
-    throw std::invalid_argument(text.name + " has " + std::to_string(text.size()) + " bytes; a context of " +
-                                std::to_string(context) + " needs at least " + std::to_string(least) +
+inline Text split_text(const std::vector<Source>& sources, Index context, Index pieces = 0,
+                       const Vocabulary* vocabulary = nullptr) {
+  Text text;
+  std::string training, held_out;
+  for (const Source& source : sources) {
+    text.name += (text.name.empty() ? "" : " and ") + source.name;
+    const std::size_t split = source.bytes.size() - source.bytes.size() / 10;
+    training += source.bytes.substr(0, split);
+    held_out += source.bytes.substr(split);
+  }
+  text.vocabulary = vocabulary ? *vocabulary : pieces > 0 ? Vocabulary::train(training, pieces) : Vocabulary();
+  text.tokens = text.vocabulary.encode(training);
+  text.split = text.size();
+  const std::vector<Token> rest = text.vocabulary.encode(held_out);
+  text.tokens.insert(text.tokens.end(), rest.begin(), rest.end());
+  text.held_out_bytes = Index(held_out.size());
+  if (text.held_out() < context + 2)
+    throw std::invalid_argument(text.name + " has " + std::to_string(text.size()) + " tokens; a context of " +
+                                std::to_string(context) + " needs at least " + std::to_string(10 * (context + 2)) +
                                 " (a tenth is held out): give a longer text or a smaller --context");
   return text;
 }
 
-inline constexpr const char* bible_command = "bible -l 79 Gen1:1-Rev22:21";
-
-inline std::vector<std::uint8_t> king_james_bible() {
-  return detail::output_of(std::string(bible_command) + " 2>/dev/null");
-}
-
-// The King James Bible as Debian's package bible-kjv prints it, or any file.
-inline Text load_text(const std::string& file, Index context) {
-  if (file.empty()) {
-    std::vector<std::uint8_t> bytes = king_james_bible();
-    if (bytes.empty())
-      throw std::runtime_error(std::string("the default text is what `") + bible_command +
-                               "` prints, and that command is missing or failed.\n"
-                               "Install it with `apt-get install bible-kjv`, or give any text with --text FILE");
-    return split_text("the King James Bible", std::move(bytes), context);
-  }
-  std::ifstream in(file, std::ios::binary);
-  if (!in) throw std::runtime_error("cannot read the text file " + file);
-  std::vector<std::uint8_t> bytes{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  if (in.bad()) throw std::runtime_error("error while reading the text file " + file);
-  return split_text(file, std::move(bytes), context);
+inline Text load_text(const std::vector<std::string>& names, Index context, Index pieces = 0,
+                      const Vocabulary* vocabulary = nullptr) {
+  std::vector<Source> sources;
+  for (const std::string& name : names) sources.push_back(load_source(name));
+  return split_text(sources, context, pieces, vocabulary);
 }
 
 }  // namespace language_model

@@ -2,6 +2,6 @@
 //
 // The model in double, for gradient checks.
 
-#include "../model_implementation.hpp"
+#include "../model.hpp"
 
 template class language_model::Model<double>;

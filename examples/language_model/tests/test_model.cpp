@@ -19,6 +19,7 @@ ModelConfig small_model(MixerKind mixer, MlpKind mlp = MlpKind::gated) {
   ModelConfig config;
   config.mixer = mixer;
   config.mlp = mlp;
+  config.vocabulary = 128;
   config.layers = 2;
   config.width = 16;
   config.heads = 2;
@@ -30,10 +31,10 @@ ModelConfig small_model(MixerKind mixer, MlpKind mlp = MlpKind::gated) {
   return config;
 }
 
-std::vector<std::uint8_t> some_bytes(Index count) {
-  std::vector<std::uint8_t> bytes;
+std::vector<Token> some_bytes(Index count) {
+  std::vector<Token> bytes;
   Random random(7);
-  for (Index i = 0; i < count; ++i) bytes.push_back(std::uint8_t('a' + random.below(20)));
+  for (Index i = 0; i < count; ++i) bytes.push_back(Token('a' + random.below(20)));
   return bytes;
 }
 
@@ -63,7 +64,7 @@ void check_gradients(const ModelConfig& config) {
   Vector<double> parameters = noisy_parameters(model);
   auto cache = model.make_cache();
   const Index count = 70;  // more than one block of queries, more than one tile of tokens
-  const std::vector<std::uint8_t> bytes = some_bytes(count + 1);
+  const std::vector<Token> bytes = some_bytes(count + 1);
   const double scale = 1 / double(count);
   const auto loss = [&](const Vector<double>& at) {
     model.prepare(at);
@@ -96,19 +97,25 @@ TEST_P(EveryMixer, GradientsOfAllTensors) { check_gradients(small_model(GetParam
 
 TEST(Language, GradientsWithPlainMlp) { check_gradients(small_model(MixerKind::sdpa, MlpKind::plain)); }
 
+TEST(Language, GradientsWithWindowBranch) {
+  ModelConfig config = small_model(MixerKind::gma);
+  config.gma_window = 5;
+  check_gradients(config);
+}
+
 TEST_P(EveryMixer, StreamingEqualsParallel) {
   Model<float> model(small_model(GetParam()));
   const Vector<float> parameters = noisy_parameters(model);
   model.prepare(parameters);
   const Index count = 150;
-  const std::vector<std::uint8_t> bytes = some_bytes(count);
+  const std::vector<Token> bytes = some_bytes(count);
   auto cache = model.make_cache();
   model.forward(parameters, bytes.data(), count, nullptr, cache);
   const Matrix<float> expected = cache.logits;
 
   // A prefill, single steps, and another piece at the end.
   auto state = model.make_state();
-  Matrix<float> actual(count, vocabulary);
+  Matrix<float> actual(count, model.config().vocabulary);
   Index done = 0;
   Index state_bytes = 0;
   for (const Index piece : std::vector<Index>{67, 1, 1, 2, 1, 78}) {
@@ -128,7 +135,7 @@ TEST_P(EveryMixer, LaterBytesChangeNothingBefore) {
   Model<float> model(small_model(GetParam()));
   const Vector<float> parameters = noisy_parameters(model);
   model.prepare(parameters);
-  std::vector<std::uint8_t> bytes = some_bytes(100);
+  std::vector<Token> bytes = some_bytes(100);
   auto cache = model.make_cache();
   model.forward(parameters, bytes.data(), 100, nullptr, cache);
   const Matrix<float> before = cache.logits;

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "../baselines.hpp"
@@ -18,7 +19,7 @@ Text small_text() {
   std::string text;
   Random random(1);
   while (text.size() < 6000) text += words[random.below(7)];
-  return split_text("words", std::vector<std::uint8_t>(text.begin(), text.end()), 32);
+  return split_text({{"words", text}}, 32);
 }
 
 ModelConfig small_model(MixerKind mixer = MixerKind::gma) {
@@ -137,7 +138,7 @@ TEST(Checkpoints, DamageIsReported) {
   std::ofstream(bad, std::ios::app) << "more";
   EXPECT_THROW(load_checkpoint(bad, layout_of), std::runtime_error);
 
-  const Text other = split_text("other", std::vector<std::uint8_t>(5000, 'x'), 32);
+  const Text other = split_text({{"other", std::string(5000, 'x')}}, 32);
   const Checkpoint checkpoint = load_checkpoint(good, layout_of);
   TrainingRun resumed(checkpoint.model, checkpoint.train, other, pool, quietly());
   EXPECT_THROW(resumed.restore(checkpoint), std::runtime_error);
@@ -149,7 +150,7 @@ TEST(Sampling, SeedsTemperatureAndTopK) {
     const Vector<float> parameters = model.initial_parameters(1);
     model.prepare(parameters);
     const auto sample = [&](const SamplingOptions& options) {
-      Sampler<float> sampler(model, parameters, 32, options);
+      Sampler<float> sampler(model, parameters, Vocabulary(), 32, options);
       sampler.read("In the beginning");
       return sampler.generate(100);
     };
@@ -165,6 +166,27 @@ TEST(Sampling, SeedsTemperatureAndTopK) {
     options.temperature = 0;
     EXPECT_EQ(greedy, sample(options));
   }
+}
+
+TEST(Evaluation, ByPositionIsTheMeanOfTheLosses) {
+  const Text text = small_text();
+  ThreadPool pool(2);
+  Model<float> model(small_model());
+  const Vector<float> parameters = model.initial_parameters(4);
+  model.prepare(parameters);
+  Evaluator<float> evaluator(model, text, 32, pool);
+  const auto bins = evaluator.by_position(parameters, 200, 2);
+  ASSERT_EQ(bins.size(), 3u);
+  EXPECT_EQ(bins[2].begin, 128);
+  EXPECT_EQ(bins[2].end, 200);
+  auto cache = model.make_cache();
+  double expected = 0;
+  for (const Index first : {text.split, text.size() - 201}) {
+    model.forward(parameters, text.data() + first, 200, nullptr, cache);
+    model.losses(text.data() + first + 1, cache);
+    expected += 0.5 * double(cache.losses.tail(72).mean());
+  }
+  EXPECT_NEAR(bins[2].loss, expected, 1e-5);
 }
 
 TEST(Sampling, DrawsFromTheSoftmax) {
@@ -185,7 +207,7 @@ TEST(Sampling, DrawsFromTheSoftmax) {
 
 TEST(Counting, WittenBellByHand) {
   // Training text "aab": N(a) = 2 of 3, N(b) = 1 of 3, two different bytes; after a: a and b once each.
-  const std::uint8_t text[] = {'a', 'a', 'b', 'a'};
+  const Token text[] = {'a', 'a', 'b', 'a'};
   const Ngrams ngrams(text, 3, 2);
   const double unigram = (2 + 2.0 / 256) / (3 + 2), bigram_after_b = unigram;  // nothing was seen after b
   const std::vector<double> bits = ngrams.bits_per_byte(text, 3, 4);
@@ -196,9 +218,12 @@ TEST(Counting, WittenBellByHand) {
 }
 
 TEST(Counting, KingJamesBible) {
-  std::vector<std::uint8_t> bytes = king_james_bible();
-  if (bytes.empty()) GTEST_SKIP() << "the command `bible` of the package bible-kjv is not installed";
-  const Text text = split_text("KJV", std::move(bytes), 256);
+  Text text;
+  try {
+    text = load_text({"kjv"}, 256);
+  } catch (const std::runtime_error& error) {
+    GTEST_SKIP() << error.what();
+  }
   EXPECT_EQ(text.size(), 4298239);
   const Ngrams ngrams(text.data(), text.split, 5);
   const std::vector<double> bits = ngrams.bits_per_byte(text.data(), text.split, text.size());
@@ -206,9 +231,47 @@ TEST(Counting, KingJamesBible) {
   EXPECT_NEAR(bits[4], 1.98, 0.02);
 }
 
+TEST(Texts, OfSeveralSourcesTheEndOfEachIsHeldOut) {
+  const Text text = split_text({{"a", std::string(1000, 'a')}, {"b", std::string(500, 'b')}}, 32);
+  EXPECT_EQ(text.name, "a and b");
+  EXPECT_EQ(text.split, 1350);
+  ASSERT_EQ(text.size(), 1500);
+  EXPECT_EQ(text.held_out_bytes, 150);
+  EXPECT_EQ(text.bytes_per_token(), 1);
+  const auto count = [&](Index begin, Index end, Token token) {
+    return std::count(text.tokens.begin() + begin, text.tokens.begin() + end, token);
+  };
+  EXPECT_EQ(count(0, 1350, 'a'), 900);
+  EXPECT_EQ(count(1350, 1500, 'a'), 100);
+  EXPECT_EQ(count(1350, 1500, 'b'), 50);
+}
+
+TEST(Texts, PiecesAreLossless) {
+  std::string words;
+  Random random(3);
+  for (int i = 0; i < 2000; ++i)
+    words += std::vector<std::string>{"and ", "the  light", "\n\n", "gr\xC3\xBC\xC3\x9F", "42"}[random.below(5)];
+  Vocabulary vocabulary;
+  try {
+    vocabulary = Vocabulary::train(words, 300);
+  } catch (const std::runtime_error& error) {
+    GTEST_SKIP() << error.what();
+  }
+  const std::string other = " The \xE2\x82\xAC and\tlight <0x41> \n";
+  for (const std::string& text : {words, other}) {
+    std::string decoded;
+    const std::vector<Token> tokens = vocabulary.encode(text);
+    for (const Token token : tokens) decoded += vocabulary.decode(token);
+    EXPECT_EQ(decoded, text);
+    EXPECT_EQ(Vocabulary::deserialize(vocabulary.serialized()).encode(text), tokens);
+  }
+  EXPECT_LT(vocabulary.encode(words).size(), words.size() / 2);
+  EXPECT_THROW(vocabulary.encode("\xFF\xFE"), std::invalid_argument);
+}
+
 TEST(Texts, ErrorsSayWhatToDo) {
-  EXPECT_THROW(load_text("/nonexistent/file", 32), std::runtime_error);
-  EXPECT_THROW(split_text("short", std::vector<std::uint8_t>(100, 'x'), 32), std::invalid_argument);
+  EXPECT_THROW(load_text({"/nonexistent/file"}, 32), std::runtime_error);
+  EXPECT_THROW(split_text({{"short", std::string(100, 'x')}}, 32), std::invalid_argument);
 }
 
 }  // namespace

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: MIT
+
+#include "classifier.hpp"
+
+template class classification::Classifier<float>;

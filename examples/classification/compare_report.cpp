@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT
+
+#include "compare_report.hpp"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "transformer/progress.hpp"
+
+namespace classification {
+
+namespace {
+
+using Runs = std::vector<nlohmann::json>;  // of one variant at one learning rate: its seeds
+
+double mean(const Runs& runs, const char* member) {
+  double sum = 0;
+  for (const auto& run : runs) sum += run[member].get<double>();
+  return sum / double(runs.size());
+}
+
+bool is_better(const Runs& a, const Runs& b) {
+  return std::make_pair(mean(a, "accuracy"), -mean(a, "training_loss")) >
+         std::make_pair(mean(b, "accuracy"), -mean(b, "training_loss"));
+}
+
+std::vector<Runs> best_of_each(const transformer::Results& results, const nlohmann::json& members) {
+  std::map<std::string, std::map<double, Runs>> by_variant;
+  for (const auto& run : results.runs())
+    if (results.matches(run, members)) by_variant[run["variant"]][run["learning_rate"]].push_back(run);
+  std::vector<Runs> best;
+  for (const auto& [variant, by_rate] : by_variant) {
+    const Runs* least = nullptr;
+    for (const auto& [rate, runs] : by_rate)
+      if (!least || is_better(runs, *least)) least = &runs;
+    best.push_back(*least);
+  }
+  std::sort(best.begin(), best.end(), is_better);
+  return best;
+}
+
+// Of one seed: the standard error of its test. Of several: from the least to the most accurate.
+std::string spread(const Runs& runs) {
+  if (runs.size() < 2) return transformer::format("+- %.2f", 100 * runs.front()["standard_error"].get<double>());
+  const auto [least, most] = std::minmax_element(
+      runs.begin(), runs.end(), [](const auto& a, const auto& b) { return a["accuracy"] < b["accuracy"]; });
+  return transformer::format("%.2f to %.2f", 100 * (*least)["accuracy"].get<double>(),
+                             100 * (*most)["accuracy"].get<double>());
+}
+
+}  // namespace
+
+std::string table_of(const transformer::Results& results, const std::string& task, const std::string& budget) {
+  using transformer::format;
+  const std::vector<Runs> best = best_of_each(results, {{"task", task}, {"budget", budget}});
+  if (best.empty()) return {};
+  const auto& first = best.front().front();
+  std::string table = format(
+      "### %s\n\n%lld answers are tested; guessing gives %.1f%%. Seconds are of training, on %s.\n\n"
+      "| variant | accuracy, %% | spread | training loss | parameters | seconds | seeds | learning rate |\n"
+      "|---|---:|---:|---:|---:|---:|---:|---:|\n",
+      task.c_str(), first["test_cases"].get<long long>(), 100 * first["chance"].get<double>(),
+      first["machine"].get<std::string>().c_str());
+  for (const Runs& runs : best) {
+    const auto& run = runs.front();
+    table += format("| %s | %.2f | %s | %.4f | %lld | %.0f | %zu | %g |\n", run["variant"].get<std::string>().c_str(),
+                    100 * mean(runs, "accuracy"), spread(runs).c_str(), mean(runs, "training_loss"),
+                    run["parameters"].get<long long>(), mean(runs, "seconds"), runs.size(),
+                    run["learning_rate"].get<double>());
+  }
+  return table + "\n";
+}
+
+}  // namespace classification

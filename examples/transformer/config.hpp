@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+//
+// What can be chosen: the model's shape, and how it is trained.
+#pragma once
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "types.hpp"
+
+namespace transformer {
+
+enum class MixerKind { gma, gma_plain, linear, performer, mamba, sdpa, window };
+enum class MlpKind { gated, plain };
+
+constexpr MixerKind all_mixers[] = {MixerKind::gma,   MixerKind::gma_plain, MixerKind::linear, MixerKind::performer,
+                                    MixerKind::mamba, MixerKind::sdpa,      MixerKind::window};
+
+inline const char* name_of(MixerKind kind) {
+  constexpr const char* names[] = {"gma", "gma-plain", "linear", "performer", "mamba", "sdpa", "window"};
+  return names[static_cast<int>(kind)];
+}
+
+// Channels of a head of mamba, of which there are twice the model's width.
+constexpr Index mamba_head = 32;
+
+struct ModelConfig {
+  MixerKind mixer = MixerKind::gma;
+  MlpKind mlp = MlpKind::gated;
+  bool is_causal = true;   // else every token hears of those after it too, and there is no streaming
+  Index vocabulary = 256;  // of tokens: 256 bytes, or the pieces of a subword vocabulary
+  Index layers = 2;
+  Index width = 96;
+  Index heads = 2;
+  Index mlp_width = 256;
+  std::vector<Index> components = {8, 8};  // of the product mixture's factors; performer: their product features
+  Index plain_components = 64;             // of the one mixture of gma-plain
+  Index convolution = 0;                   // taps of the short convolution, 1 for none; 0: see taps_of()
+  bool has_forgetting = true;              // gma, linear, performer
+  Index gma_window = 0;                    // gma: tokens of a softmax branch that is mixed in; 0: none
+  Index window = 64;                       // tokens that the softmax of window sees
+  Index state = 64;                        // numbers per channel that mamba keeps
+  double forgetting_fastest = 1.0 / 16;    // rates of forgetting that the heads start from, fastest and slowest
+  double forgetting_slowest = 1.0 / 128;
+};
+
+// What the mixers have where nothing is said: none for gma-plain and sdpa, four taps for the others.
+inline Index taps_of(const ModelConfig& c) {
+  if (c.mixer == MixerKind::gma_plain) return 1;
+  if (c.convolution > 0) return c.convolution;
+  return c.mixer == MixerKind::sdpa ? 1 : 4;
+}
+
+struct TrainConfig {
+  double seconds = 120;  // of training, evaluation not counted; ignored where steps are given
+  std::int64_t steps = 0;
+  Index batch = 4;      // sequences of a step
+  Index context = 256;  // tokens of a sequence
+  Index shards = 4;     // parts of a step that threads work on; fixes the order of sums whatever the threads
+  double learning_rate = 4e-3;
+  double final_learning_rate = 0.05;  // as a fraction of learning_rate
+  std::int64_t warmup_steps = 100;
+  double mixture_learning_rate = 5;  // a factor on learning_rate
+  double weight_decay = 0.01;
+  double beta1 = 0.9, beta2 = 0.95;
+  double clip = 1;
+  std::uint64_t seed = 1;
+};
+
+inline void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+inline void validate(const ModelConfig& c) {
+  require(c.vocabulary >= 2 && c.vocabulary <= 65536, "vocabulary must be between 2 and 65536");
+  require(c.layers >= 1, "layers must be at least 1");
+  require(c.heads >= 1 && c.width >= c.heads && c.width % c.heads == 0,
+          "width (" + std::to_string(c.width) + ") must be a multiple of heads (" + std::to_string(c.heads) + ")");
+  require(c.mlp_width >= 1, "mlp-width must be at least 1");
+  require(
+      (c.mixer != MixerKind::sdpa && c.mixer != MixerKind::window) || c.width / c.heads % 2 == 0,
+      "softmax needs an even head width, for rotary positions; width / heads is " + std::to_string(c.width / c.heads));
+  require(c.convolution >= 0, "convolution must be 0 (the mixer's default), 1 (none) or more");
+  require(c.window >= 1, "window must be at least 1");
+  require(c.gma_window >= 0, "gma-window must be 0 (none) or more");
+  require(c.gma_window == 0 || c.width / c.heads % 2 == 0, "gma-window needs an even head width");
+  require(c.state >= 1, "state must be at least 1");
+  require(c.mixer != MixerKind::mamba || 2 * c.width % mamba_head == 0,
+          "mamba needs a width that is a multiple of " + std::to_string(mamba_head / 2));
+  require(c.plain_components >= 1, "plain-components must be at least 1");
+  require(!c.components.empty(), "components must name at least one factor, for example 8 8");
+  for (const Index k : c.components) require(k >= 1, "every factor of components must be at least 1");
+  const Index factors = Index(c.components.size());
+  require(c.mixer != MixerKind::gma || c.width / c.heads % factors == 0,
+          "the head width (" + std::to_string(c.width / c.heads) + ") must be a multiple of the number of factors (" +
+              std::to_string(factors) + ")");
+  require(c.forgetting_fastest > 0 && c.forgetting_slowest > 0, "rates of forgetting must be positive");
+}
+
+inline void validate(const TrainConfig& c) {
+  require(c.steps > 0 || c.seconds > 0, "either steps or seconds must be positive");
+  require(c.batch >= 1, "batch must be at least 1");
+  require(c.shards >= 1, "shards must be at least 1");
+  require(c.context >= 2, "context must be at least 2 tokens");
+  require(c.learning_rate > 0, "learning-rate must be positive");
+  require(c.clip > 0, "clip must be positive");
+  require(c.warmup_steps >= 0, "warmup-steps must not be negative");
+}
+
+// The width of the MLP with which a model comes closest to a number of parameters: how variants are made equal.
+// parameters_of(config) is linear in it.
+template <class Count>
+Index matching_mlp_width(ModelConfig config, Index target, const Count& parameters_of) {
+  config.mlp_width = 1;
+  const Index one = parameters_of(config);
+  config.mlp_width = 2;
+  const Index each = parameters_of(config) - one;
+  return (std::max)(Index(1), 1 + (target - one + each / 2) / each);
+}
+
+}  // namespace transformer

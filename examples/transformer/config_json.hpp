@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+//
+// Configurations as JSON, for checkpoints and logs. What an older file does not have is at its default.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "config.hpp"
+
+namespace transformer {
+
+NLOHMANN_JSON_SERIALIZE_ENUM(MixerKind, {{MixerKind::gma, "gma"},
+                                         {MixerKind::gma_plain, "gma-plain"},
+                                         {MixerKind::linear, "linear"},
+                                         {MixerKind::performer, "performer"},
+                                         {MixerKind::mamba, "mamba"},
+                                         {MixerKind::sdpa, "sdpa"},
+                                         {MixerKind::window, "window"}})
+NLOHMANN_JSON_SERIALIZE_ENUM(MlpKind, {{MlpKind::gated, "gated"}, {MlpKind::plain, "plain"}})
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ModelConfig, mixer, mlp, is_causal, vocabulary, layers, width, heads,
+                                                mlp_width, components, plain_components, convolution, has_forgetting,
+                                                gma_window, window, state, forgetting_fastest, forgetting_slowest)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TrainConfig, seconds, steps, batch, context, shards, learning_rate,
+                                   final_learning_rate, warmup_steps, mixture_learning_rate, weight_decay, beta1, beta2,
+                                   clip, seed)
+}  // namespace transformer

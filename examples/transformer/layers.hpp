@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT
+//
+// The dense layers of a transformer block, each with its gradient next to it.
+//
+// A layer holds handles of its parameters and nothing else; what the backward pass needs from the forward pass is an
+// argument with a name. Parameter gradients are added to, input gradients are added to where the comment says so.
+#pragma once
+
+#include "products.hpp"
+#include "tensors.hpp"
+
+namespace transformer {
+
+// Y = X W.   X [T, in], W [in, out], Y [T, out].
+struct Linear {
+  Tensor weight;
+
+  static Linear make(Layout& layout, const std::string& name, Index in, Index out) {
+    return {layout.add(name, in, out, Group::matrix)};
+  }
+
+  template <class S>
+  void forward(const Vector<S>& parameters, const Matrix<S>& x, Matrix<S>& y) const {
+    multiply(x, view(parameters, weight), y);
+  }
+
+  // dW += X^T dY;   dX = dY W^T.
+  template <class S>
+  void backward(const Vector<S>& parameters, const Matrix<S>& x, const Matrix<S>& dy, Vector<S>& gradients,
+                Matrix<S>& dx) const {
+    add_transposed_product<S>(x, dy, view(gradients, weight));
+    const Matrix<S> transposed = view(parameters, weight).transpose();
+    multiply(dy, transposed, dx);
+  }
+};
+
+// y = gain o x / rms(x), token by token.   X, Y [T, D], gain [1, D].
+struct RmsNorm {
+  static constexpr double epsilon = 1e-5;
+  Tensor gain;
+
+  static RmsNorm make(Layout& layout, const std::string& name, Index width) {
+    return {layout.add(name, 1, width, Group::gain)};
+  }
+
+  // inverse_rms [T] is kept for the backward pass.
+  template <class S>
+  void forward(const Vector<S>& parameters, const Matrix<S>& x, Vector<S>& inverse_rms, Matrix<S>& y) const {
+    const auto g = view(parameters, gain);
+    y.resize(x.rows(), x.cols());
+    inverse_rms = (x.rowwise().squaredNorm().array() / S(x.cols()) + S(epsilon)).rsqrt();
+    for (Index t = 0; t < x.rows(); ++t) y.row(t) = (x.row(t) * inverse_rms[t]).cwiseProduct(g.row(0));
+  }
+
+  // With u = gain o dy and i the inverse rms:   dx += i u - x i^3 <x, u> / D;   dgain += sum_t i x o dy.
+  template <class S>
+  void backward(const Vector<S>& parameters, const Matrix<S>& x, const Vector<S>& inverse_rms, const Matrix<S>& dy,
+                Vector<S>& gradients, Matrix<S>& dx) const {
+    const auto g = view(parameters, gain);
+    auto dgain = view(gradients, gain);
+    for (Index t = 0; t < x.rows(); ++t) {
+      const S i = inverse_rms[t];
+      const S inner = x.row(t).cwiseProduct(dy.row(t)).dot(g.row(0));
+      dgain.row(0) += i * x.row(t).cwiseProduct(dy.row(t));
+      dx.row(t) += i * dy.row(t).cwiseProduct(g.row(0)) - (i * i * i * inner / S(x.cols())) * x.row(t);
+    }
+  }
+};
+
+// The feed-forward half of a block:
+//   gated (SwiGLU)  Y = (silu(X W_gate) o X W_up) W_down        expand = [W_gate, W_up]  [D, 2F]
+//   plain           Y = relu(X W_up)^2 W_down                   expand = W_up            [D, F]
+struct Mlp {
+  bool is_gated = true;
+  Linear expand, down;
+
+  template <class S>
+  struct Cache {
+    Matrix<S> expanded, hidden;  // [T, 2F] or [T, F];  [T, F]
+    Matrix<S> d_expanded, d_hidden;
+  };
+
+  static Mlp make(Layout& layout, const std::string& name, Index width, Index hidden, bool is_gated) {
+    Mlp mlp;
+    mlp.is_gated = is_gated;
+    mlp.expand = Linear::make(layout, name + ".expand", width, is_gated ? 2 * hidden : hidden);
+    mlp.down = Linear::make(layout, name + ".down", hidden, width);
+    return mlp;
+  }
+
+  template <class S>
+  void forward(const Vector<S>& parameters, const Matrix<S>& x, Cache<S>& cache, Matrix<S>& y) const {
+    expand.forward(parameters, x, cache.expanded);
+    if (is_gated) {
+      const Index width = down.weight.rows;
+      const auto gate = cache.expanded.leftCols(width).array();
+      cache.hidden = gate / (S(1) + (-gate).exp()) * cache.expanded.rightCols(width).array();
+    } else {
+      cache.hidden = cache.expanded.array().max(S(0)).square();
+    }
+    down.forward(parameters, cache.hidden, y);
+  }
+
+  // silu(g) = g s with s = sigmoid(g), so silu'(g) = s (1 + g (1 - s)).
+  template <class S>
+  void backward(const Vector<S>& parameters, const Matrix<S>& x, const Matrix<S>& dy, Cache<S>& cache,
+                Vector<S>& gradients, Matrix<S>& dx) const {
+    down.backward(parameters, cache.hidden, dy, gradients, cache.d_hidden);
+    cache.d_expanded.resize(cache.expanded.rows(), cache.expanded.cols());
+    if (is_gated) {
+      const Index width = down.weight.rows;
+      for (Index t = 0; t < x.rows(); ++t) {
+        const auto gate = cache.expanded.row(t).head(width).array();
+        const auto up = cache.expanded.row(t).tail(width).array();
+        auto d_gate = cache.d_expanded.row(t).head(width).array();
+        auto d_up = cache.d_expanded.row(t).tail(width).array();
+        d_gate = (S(1) + (-gate).exp()).inverse();  // s, until it is overwritten two lines below
+        d_up = cache.d_hidden.row(t).array() * gate * d_gate;
+        d_gate = cache.d_hidden.row(t).array() * up * d_gate * (S(1) + gate * (S(1) - d_gate));
+      }
+    } else {
+      cache.d_expanded = cache.d_hidden.array() * S(2) * cache.expanded.array().max(S(0));
+    }
+    expand.backward(parameters, x, cache.d_expanded, gradients, dx);
+  }
+};
+
+// Tied embedding: tokens in, logits out, one matrix E [V, D].
+struct TiedEmbedding {
+  Tensor weight;
+
+  static TiedEmbedding make(Layout& layout, Index vocabulary, Index width) {
+    return {layout.add("embedding", vocabulary, width, Group::matrix)};
+  }
+
+  // x_t = sqrt(D) E[token_t]: rows of E are small enough to give small logits, and still enter the stream at unit
+  // scale.
+  template <class S>
+  void embed(const Vector<S>& parameters, const Token* tokens, Index count, Matrix<S>& x) const {
+    const auto e = view(parameters, weight);
+    x.resize(count, e.cols());
+    for (Index t = 0; t < count; ++t) x.row(t) = std::sqrt(S(e.cols())) * e.row(tokens[t]);
+  }
+
+  template <class S>
+  void embed_backward(const Token* tokens, const Matrix<S>& dx, Vector<S>& gradients) const {
+    auto de = view(gradients, weight);
+    for (Index t = 0; t < dx.rows(); ++t) de.row(tokens[t]) += std::sqrt(S(de.cols())) * dx.row(t);
+  }
+
+  // logits = X E^T.
+  template <class S>
+  void logits(const Vector<S>& parameters, const Matrix<S>& x, Matrix<S>& y) const {
+    const Matrix<S> transposed = view(parameters, weight).transpose();
+    multiply(x, transposed, y);
+  }
+
+  template <class S>
+  void logits_backward(const Vector<S>& parameters, const Matrix<S>& x, const Matrix<S>& dy, Vector<S>& gradients,
+                       Matrix<S>& dx) const {
+    add_transposed_product<S>(dy, x, view(gradients, weight));
+    multiply(dy, view(parameters, weight), dx);
+  }
+};
+
+// Cross entropy. Replaces logits [T, V] by their softmax p and writes -log p_t[target_t] into losses [T], in nats.
+template <class S>
+void cross_entropy(Matrix<S>& logits, const Token* targets, Vector<S>& losses) {
+  losses.resize(logits.rows());
+  for (Index t = 0; t < logits.rows(); ++t) {
+    auto row = logits.row(t).array();
+    row -= row.maxCoeff();
+    const S target = row[targets[t]];
+    row = row.exp();
+    const S sum = row.sum();
+    row /= sum;
+    losses[t] = std::log(sum) - target;
+  }
+}
+
+// Its gradient: d logits = scale (p - onehot(target)), in place of the probabilities.
+template <class S>
+void cross_entropy_backward(Matrix<S>& probabilities, const Token* targets, S scale) {
+  for (Index t = 0; t < probabilities.rows(); ++t) {
+    probabilities(t, targets[t]) -= S(1);
+    probabilities.row(t) *= scale;
+  }
+}
+
+}  // namespace transformer

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+//
+// Parameters as named tensors in one flat buffer.
+//
+// A layer asks the Layout for its tensors once and keeps the handles. Values, gradients and the optimiser's moments are
+// then plain vectors of the same layout, so that summing gradients over sequences, clipping, an AdamW step, saving a
+// checkpoint or checking every gradient against differences is a loop over one array or over the names, and never has
+// to know which layers exist.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "types.hpp"
+
+namespace transformer {
+
+// What the optimiser does with a tensor: see AdamW in optimizer.hpp.
+enum class Group {
+  matrix,   // weights of dense layers and the embedding: weight decay
+  gain,     // gains of norms, biases, filters: no decay
+  mixture,  // mixtures' weights, means, scales, temperatures: a larger learning rate, no decay
+};
+
+// A handle: where a rows x cols tensor lies in any buffer of its layout.
+struct Tensor {
+  Index offset = 0, rows = 0, cols = 0;
+  Index size() const { return rows * cols; }
+};
+
+template <class S>
+Eigen::Map<Matrix<S>> view(Vector<S>& buffer, const Tensor& tensor) {
+  return {buffer.data() + tensor.offset, tensor.rows, tensor.cols};
+}
+template <class S>
+Eigen::Map<const Matrix<S>> view(const Vector<S>& buffer, const Tensor& tensor) {
+  return {buffer.data() + tensor.offset, tensor.rows, tensor.cols};
+}
+
+class Layout {
+ public:
+  struct Entry {
+    std::string name;
+    Tensor tensor;
+    Group group;
+  };
+
+  Tensor add(std::string name, Index rows, Index cols, Group group) {
+    const Tensor tensor{size_, rows, cols};
+    size_ += (tensor.size() + alignment - 1) / alignment * alignment;
+    parameters_ += tensor.size();
+    entries_.push_back({std::move(name), tensor, group});
+    return tensor;
+  }
+
+  Index size() const { return size_; }              // of a buffer, with the padding between tensors
+  Index parameters() const { return parameters_; }  // without it
+  const std::vector<Entry>& entries() const { return entries_; }
+
+  // visit(name, value, gradient, group) for every tensor, value and gradient as matrices.
+  template <class Values, class Gradients, class Visitor>
+  void for_each(Values& values, Gradients& gradients, Visitor&& visit) const {
+    for (const Entry& entry : entries_)
+      visit(entry.name, view(values, entry.tensor), view(gradients, entry.tensor), entry.group);
+  }
+
+ private:
+  static constexpr Index alignment = 16;  // scalars: every tensor starts on a cache line of its own
+  Index size_ = 0, parameters_ = 0;
+  std::vector<Entry> entries_;
+};
+
+}  // namespace transformer
