@@ -5,6 +5,7 @@
 #pragma once
 
 #include <unistd.h>
+#include <cstdio>
 
 #include <cstdlib>
 #include <filesystem>

@@ -3,7 +3,6 @@
 // The text: one or more sources, read once, the last tenth of each held out, and cut into tokens.
 #pragma once
 
-#include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "options.hpp"
+#include "transformer/output_of.hpp"
 #include "vocabulary.hpp"
 
 namespace language_model {
@@ -35,16 +35,6 @@ struct Source {
 
 namespace detail {
 
-// Everything that a shell command prints to its standard output; nothing if it fails.
-inline std::string output_of(const std::string& command) {
-  std::FILE* pipe = popen(command.c_str(), "r");
-  if (pipe == nullptr) throw std::runtime_error("cannot run: " + command);
-  std::string bytes, buffer(1 << 16, '\0');
-  for (std::size_t n; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) bytes.append(buffer, 0, n);
-  if (pclose(pipe) != 0) bytes.clear();
-  return bytes;
-}
-
 // Texts that Debian packages hold, and how to have them printed.
 struct KnownSource {
   const char *name, *title, *package, *command;
@@ -60,7 +50,7 @@ inline constexpr KnownSource known_sources[] = {
 inline Source load_source(const std::string& name) {
   for (const auto& known : detail::known_sources) {
     if (name != known.name) continue;
-    Source source{known.title, detail::output_of(std::string(known.command) + " 2>/dev/null")};
+    Source source{known.title, output_of(std::string(known.command) + " 2>/dev/null")};
     if (source.bytes.empty())
       throw std::runtime_error("the text " + name + " is what `" + known.command +
                                "` prints, and that failed.\nInstall it with `apt-get install " + known.package +
