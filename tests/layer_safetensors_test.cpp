@@ -6,6 +6,7 @@
 #include "gma/io/layer_safetensors.hpp"
 #include "gma/nn/layer_forward.hpp"
 #include "gma/nn/layer_initialization.hpp"
+#include "io_support.hpp"
 #include "support.hpp"
 
 namespace gma_test {
@@ -30,8 +31,8 @@ gma::LayerConfig small_config() {
 class LayerFiles : public testing::Test {
  protected:
   Layer layer = gma::random_layer<float>(small_config(), 1);
-  std::filesystem::path path = std::filesystem::path(testing::TempDir()) / "gma_layer_safetensors_test.safetensors";
-  ~LayerFiles() override { std::filesystem::remove(path); }
+  const Folder folder;  // of its own, since tests run side by side
+  const std::filesystem::path path = folder / "layer.safetensors";
 };
 
 template <class A, class B>
