@@ -6,30 +6,20 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <functional>
 
 #include "commands.hpp"
 #include "compare_report.hpp"
 #include "run_json.hpp"
 #include "training.hpp"
-#include "transformer/results.hpp"
+#include "transformer/comparison.hpp"
 
 namespace classification {
 
 namespace {
 
-struct Variant {
-  const char* name;
-  MixerKind mixer;
-  std::function<void(ModelConfig&)> change;
-};
-
 // Where the task is not causal, variants with forgetting or a convolution, and mamba, read in both directions with two
 // sets of parameters; the others see all tokens at once. See transformer/make_mixer.hpp.
 const std::vector<Variant>& variants() {
-  const auto plain = [](ModelConfig& c) { c.convolution = 1, c.has_forgetting = false; };
-  const auto as_it_is = [](ModelConfig&) {};
-  const auto convolution = [](ModelConfig& c) { c.convolution = 4; };
   static const std::vector<Variant> all = {
       {"gma as in the paper", MixerKind::gma_plain, as_it_is},
       {"gma 8 x 8", MixerKind::gma, plain},
@@ -44,7 +34,7 @@ const std::vector<Variant>& variants() {
       {"performer + forgetting + convolution", MixerKind::performer, as_it_is},
       {"mamba", MixerKind::mamba, as_it_is},
       {"sdpa", MixerKind::sdpa, as_it_is},
-      {"sdpa + convolution", MixerKind::sdpa, convolution},
+      {"sdpa + convolution", MixerKind::sdpa, with_convolution},
   };
   return all;
 }

@@ -2,59 +2,35 @@
 
 #include "compare_report.hpp"
 
-#include <algorithm>
-#include <map>
 #include <utility>
 #include <vector>
 
+#include "transformer/comparison.hpp"
 #include "transformer/progress.hpp"
 
 namespace classification {
 
 namespace {
 
-using Runs = std::vector<nlohmann::json>;  // of one variant at one learning rate: its seeds
-
-double mean(const Runs& runs, const char* member) {
-  double sum = 0;
-  for (const auto& run : runs) sum += run[member].get<double>();
-  return sum / double(runs.size());
-}
+using transformer::least_and_most, transformer::mean, transformer::Runs;
 
 bool is_better(const Runs& a, const Runs& b) {
   return std::make_pair(mean(a, "accuracy"), -mean(a, "training_loss")) >
          std::make_pair(mean(b, "accuracy"), -mean(b, "training_loss"));
 }
 
-std::vector<Runs> best_of_each(const transformer::Results& results, const nlohmann::json& members) {
-  std::map<std::string, std::map<double, Runs>> by_variant;
-  for (const auto& run : results.runs())
-    if (results.matches(run, members)) by_variant[run["variant"]][run["learning_rate"]].push_back(run);
-  std::vector<Runs> best;
-  for (const auto& [variant, by_rate] : by_variant) {
-    const Runs* least = nullptr;
-    for (const auto& [rate, runs] : by_rate)
-      if (!least || is_better(runs, *least)) least = &runs;
-    best.push_back(*least);
-  }
-  std::sort(best.begin(), best.end(), is_better);
-  return best;
-}
-
 // Of one seed: the standard error of its test. Of several: from the least to the most accurate.
 std::string spread(const Runs& runs) {
   if (runs.size() < 2) return transformer::format("+- %.2f", 100 * runs.front()["standard_error"].get<double>());
-  const auto [least, most] = std::minmax_element(
-      runs.begin(), runs.end(), [](const auto& a, const auto& b) { return a["accuracy"] < b["accuracy"]; });
-  return transformer::format("%.2f to %.2f", 100 * (*least)["accuracy"].get<double>(),
-                             100 * (*most)["accuracy"].get<double>());
+  const auto [least, most] = least_and_most(runs, "accuracy");
+  return transformer::format("%.2f to %.2f", 100 * least, 100 * most);
 }
 
 }  // namespace
 
 std::string table_of(const transformer::Results& results, const std::string& task, const std::string& budget) {
   using transformer::format;
-  const std::vector<Runs> best = best_of_each(results, {{"task", task}, {"budget", budget}});
+  const std::vector<Runs> best = best_of_each(results, {{"task", task}, {"budget", budget}}, is_better);
   if (best.empty()) return {};
   const auto& first = best.front().front();
   std::string table = format(

@@ -51,8 +51,7 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
-  const lm::Checkpoint checkpoint = lm::load_checkpoint(
-      checkpoint_path, [](const lm::ModelConfig& config) { return lm::Model<float>(config).layout(); });
+  const lm::Checkpoint checkpoint = lm::load_checkpoint(checkpoint_path, lm::layout_of);
   const lm::Vocabulary vocabulary = lm::Vocabulary::deserialize(checkpoint.vocabulary);
   const lm::Text text = lm::load_text(texts, checkpoint.train.context, 0, &vocabulary);
   ir::Inspection inspection = ir::inspect(checkpoint, text, options);

@@ -5,22 +5,14 @@
 #include "commands.hpp"
 
 #include <cstdio>
-#include <fstream>
 #include <optional>
 
 #include "baselines.hpp"
 #include "sampler.hpp"
 #include "training_run.hpp"
+#include "transformer/results.hpp"
 
 namespace language_model {
-
-Layout layout_of(const ModelConfig& config) { return Model<float>(config).layout(); }
-
-void write_json(const std::string& path, const nlohmann::json& json) {
-  std::ofstream out(path);
-  out << json.dump(2) << '\n';
-  if (!out) throw std::runtime_error("cannot write " + path);
-}
 
 int train_command(const CommonOptions& common, TrainOptions options) {
   std::optional<Checkpoint> checkpoint;
@@ -49,7 +41,7 @@ int train_command(const CommonOptions& common, TrainOptions options) {
   if (!options.log.empty()) {
     nlohmann::json log = result;
     log["losses"] = run.losses();
-    write_json(options.log, log);
+    write_file(options.log, log.dump(2) + "\n");
   }
   if (options.sample > 0) {
     Sampler<float> sampler(run.model(), run.parameters(), text.vocabulary, options.train.context, options.sampling);

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "options.hpp"
-#include "transformer/tensors.hpp"
 
 namespace language_model {
 
@@ -49,9 +48,6 @@ struct CompareOptions {
   std::vector<std::uint64_t> seeds = {1};
   std::vector<double> learning_rates = {4e-3};
 };
-
-// The layout of a model's parameters, which checkpoints must have.
-Layout layout_of(const ModelConfig& config);
 
 int train_command(const CommonOptions& common, TrainOptions options);
 int generate_command(const GenerateOptions& options);

@@ -6,27 +6,17 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <functional>
 
 #include "commands.hpp"
 #include "compare_report.hpp"
 #include "training_run.hpp"
-#include "transformer/results.hpp"
+#include "transformer/comparison.hpp"
 
 namespace language_model {
 
 namespace {
 
-struct Variant {
-  const char* name;
-  MixerKind mixer;
-  std::function<void(ModelConfig&)> change;
-};
-
 const std::vector<Variant>& variants() {
-  const auto plain = [](ModelConfig& c) { c.convolution = 1, c.has_forgetting = false; };
-  const auto as_it_is = [](ModelConfig&) {};
-  const auto convolution = [](ModelConfig& c) { c.convolution = 4; };
   const auto components = [](std::vector<Index> sizes, Index taps) {
     return [sizes, taps](ModelConfig& c) { c.components = sizes, c.convolution = taps; };
   };
@@ -38,8 +28,8 @@ const std::vector<Variant>& variants() {
       {"linear + forgetting + convolution", MixerKind::linear, as_it_is},
       {"mamba", MixerKind::mamba, as_it_is},
       {"sdpa", MixerKind::sdpa, as_it_is},
-      {"sdpa + convolution", MixerKind::sdpa, convolution},
-      {"window 64 + convolution", MixerKind::window, convolution},
+      {"sdpa + convolution", MixerKind::sdpa, with_convolution},
+      {"window 64 + convolution", MixerKind::window, with_convolution},
       {"gma 64 + forgetting", MixerKind::gma, components({64}, 1)},
       {"gma 64 + forgetting + convolution", MixerKind::gma, components({64}, 4)},
       {"gma 8 x 8 + forgetting + convolution", MixerKind::gma, components({8, 8}, 4)},

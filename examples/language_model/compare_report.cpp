@@ -5,50 +5,22 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <string>
 #include <vector>
 
+#include "transformer/comparison.hpp"
 #include "transformer/progress.hpp"
 
 namespace language_model {
 
 namespace {
 
-using Runs = std::vector<nlohmann::json>;
-
-// Runs of one variant at one learning rate: its seeds.
-double mean(const Runs& runs, const char* member) {
-  double sum = 0;
-  for (const auto& run : runs) sum += run[member].get<double>();
-  return sum / double(runs.size());
-}
-
-// The seeds of every variant at its better learning rate, the best variant first.
-std::vector<Runs> best_of_each(const Results& results, const nlohmann::json& members) {
-  std::map<std::string, std::map<double, Runs>> by_variant;
-  for (const auto& run : results.runs())
-    if (Results::matches(run, members)) by_variant[run["variant"]][run["learning_rate"]].push_back(run);
-  const auto is_better = [](const Runs& a, const Runs& b) {
-    return mean(a, "validation_loss") < mean(b, "validation_loss");
-  };
-  std::vector<Runs> best;
-  for (const auto& [variant, by_rate] : by_variant) {
-    const Runs* least = nullptr;
-    for (const auto& [rate, runs] : by_rate)
-      if (!least || is_better(runs, *least)) least = &runs;
-    best.push_back(*least);
-  }
-  std::sort(best.begin(), best.end(), is_better);
-  return best;
-}
+bool is_better(const Runs& a, const Runs& b) { return mean(a, "validation_loss") < mean(b, "validation_loss"); }
 
 std::string spread(const Runs& runs) {
   if (runs.size() < 2) return {};
-  const auto [least, most] = std::minmax_element(runs.begin(), runs.end(), [](const auto& a, const auto& b) {
-    return a["validation_loss"] < b["validation_loss"];
-  });
-  return format(" (%.4f to %.4f)", (*least)["validation_loss"].get<double>(), (*most)["validation_loss"].get<double>());
+  const auto [least, most] = least_and_most(runs, "validation_loss");
+  return format(" (%.4f to %.4f)", least, most);
 }
 
 std::string table_of(const std::vector<Runs>& best) {
@@ -133,7 +105,7 @@ std::string script_of(const std::vector<Runs>& best, const std::string& image) {
 }  // namespace
 
 void report(const Results& results, const nlohmann::json& members, const CompareOptions& options) {
-  const std::vector<Runs> best = best_of_each(results, members);
+  const std::vector<Runs> best = best_of_each(results, members, is_better);
   const std::string positions = position_table_of(best);
   std::string tables = table_of(best);
   if (!positions.empty())

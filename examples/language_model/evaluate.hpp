@@ -2,14 +2,12 @@
 //
 // Validation: bits per byte over the held-out text, in two ways. With tokens that are bytes:
 //
-//   windowed   Every held-out byte is predicted from the C/4 to C bytes before it (C the context of training): windows
-//   of
-//              C bytes advance by 3C/4, and the first quarter of each is read but not counted. The same for every
-//              mixer, so this is the number to compare mixers by.
-//   streamed   The text runs through the model once, the memory carried along, as a program that reads a stream would
-//   do
-//              it. For mixers of constant memory. So that threads can share the work, the text is cut into 16
-//              stretches, each entered with an empty memory 1024 bytes early; those bytes are not counted.
+//   windowed   Every held-out byte is predicted from the C/4 to C bytes before it (C the context of training):
+//              windows of C bytes advance by 3C/4, and the first quarter of each is read but not counted. The same
+//              for every mixer, so this is the number to compare mixers by.
+//   streamed   The text runs through the model once, the memory carried along, as a program that reads a stream
+//              would do it. For mixers of constant memory. So that threads can share the work, the text is cut into
+//              16 stretches, each entered with an empty memory 1024 bytes early; those bytes are not counted.
 //
 // The held-out part follows the training part, whose last bytes are the context of the first held-out ones.
 #pragma once

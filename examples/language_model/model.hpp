@@ -88,4 +88,7 @@ class Model {
 
 extern template class Model<float>;
 
+// The layout of a model's parameters, which checkpoints must have.
+inline Layout layout_of(const ModelConfig& config) { return Model<float>(config).layout(); }
+
 }  // namespace language_model

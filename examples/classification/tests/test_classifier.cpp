@@ -10,6 +10,7 @@
 #include "../classifier.hpp"
 #include "transformer/mixer_both.hpp"
 #include "transformer/mixer_sdpa.hpp"
+#include "transformer/tests/check_gradients.hpp"
 
 namespace transformer {
 extern template class Blocks<double>;
@@ -65,16 +66,6 @@ Example some_example(Index count) {
   return example;
 }
 
-// Initial parameters with noise on them, so that no branch is zero and no gain is one.
-Vector<double> noisy_parameters(const Classifier<double>& model) {
-  Vector<double> parameters = model.initial_parameters(3);
-  Random random(5);
-  for (Index i = 0; i < parameters.size(); ++i) parameters[i] += 0.2 * random.normal();
-  return parameters;
-}
-
-// Every tensor is checked along a random direction u of its own: the derivative of f(w + h u) at h = 0, by
-// differences of fourth order, is <gradient, u>.
 void check_gradients(const ModelConfig& config, const TaskShape& shape, const Example& example) {
   Classifier<double> model(config, shape);
   Vector<double> parameters = noisy_parameters(model);
@@ -88,21 +79,7 @@ void check_gradients(const ModelConfig& config, const TaskShape& shape, const Ex
   loss(parameters);
   model.backward(parameters, example, scale, cache, gradients);
 
-  Random random(11);
-  model.layout().for_each(parameters, gradients, [&](const std::string& name, auto value, auto gradient, Group) {
-    const Matrix<double> before = value;
-    const Matrix<double> u = Matrix<double>::NullaryExpr(value.rows(), value.cols(), [&] { return random.normal(); });
-    const auto at = [&](double step) {
-      value = before + step * u;
-      return loss(parameters);
-    };
-    const double h = 1e-5;
-    const double expected = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
-    value = before;
-    const double actual = gradient.cwiseProduct(u).sum();
-    EXPECT_NEAR(actual, expected, 1e-6 * std::abs(expected) + 1e-9) << name;
-    EXPECT_GT(gradient.norm(), 0) << name << " has no gradient at all";
-  });
+  transformer::check_gradients(model.layout(), parameters, gradients, loss);
 }
 
 std::string test_name(const testing::TestParamInfo<Form>& form) { return form.param.name; }

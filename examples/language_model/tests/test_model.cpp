@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "../model.hpp"
+#include "transformer/tests/check_gradients.hpp"
 
 namespace language_model {
 
@@ -38,15 +39,6 @@ std::vector<Token> some_bytes(Index count) {
   return bytes;
 }
 
-// Initial parameters with noise on them, so that no branch is zero and no gain is one.
-template <class S>
-Vector<S> noisy_parameters(const Model<S>& model) {
-  Vector<S> parameters = model.initial_parameters(3);
-  Random random(5);
-  for (Index i = 0; i < parameters.size(); ++i) parameters[i] += S(0.2 * random.normal());
-  return parameters;
-}
-
 class EveryMixer : public testing::TestWithParam<MixerKind> {};
 
 std::string test_name(const testing::TestParamInfo<MixerKind>& info) {
@@ -57,8 +49,6 @@ std::string test_name(const testing::TestParamInfo<MixerKind>& info) {
 
 INSTANTIATE_TEST_SUITE_P(Language, EveryMixer, testing::ValuesIn(all_mixers), test_name);
 
-// Every tensor is checked along a random direction u of its own: the derivative of f(w + h u) at h = 0, by
-// differences of fourth order, is <gradient, u>.
 void check_gradients(const ModelConfig& config) {
   Model<double> model(config);
   Vector<double> parameters = noisy_parameters(model);
@@ -76,21 +66,7 @@ void check_gradients(const ModelConfig& config) {
   loss(parameters);
   model.backward(parameters, bytes.data(), bytes.data() + 1, scale, cache, gradients);
 
-  Random random(11);
-  model.layout().for_each(parameters, gradients, [&](const std::string& name, auto value, auto gradient, Group) {
-    const Matrix<double> before = value;
-    const Matrix<double> u = Matrix<double>::NullaryExpr(value.rows(), value.cols(), [&] { return random.normal(); });
-    const auto at = [&](double step) {
-      value = before + step * u;
-      return loss(parameters);
-    };
-    const double h = 1e-5;
-    const double expected = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
-    value = before;
-    const double actual = gradient.cwiseProduct(u).sum();
-    EXPECT_NEAR(actual, expected, 1e-6 * std::abs(expected) + 1e-9) << name;
-    EXPECT_GT(gradient.norm(), 0) << name << " has no gradient at all";
-  });
+  transformer::check_gradients(model.layout(), parameters, gradients, loss);
 }
 
 TEST_P(EveryMixer, GradientsOfAllTensors) { check_gradients(small_model(GetParam())); }

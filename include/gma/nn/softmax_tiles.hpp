@@ -48,9 +48,8 @@ template <class S>
 void softmax_of_one(const ConstTile<S>& query, const ConstTile<S>& keys, const ConstTile<S>& values, double scale,
                     Tile<S> scores, Tile<S> out, S* log_sum_exp);
 
-/// The gradients, which are zeros before, from the output Nq x e, its log_sum_exp and its gradient: with A_ij =
-/// exp(s_ij
-/// - log_sum_exp_i), dV = A^T dY, dS = A * (dY V^T - rowsum(dY * Y)), dQ = scale dS K, dK = scale dS^T Q.
+/// The gradients, which are zeros before, from the output Nq x e, its log_sum_exp and its gradient: with A the weights
+/// exp(s_ij - log_sum_exp_i), dV = A^T dY, dS = A * (dY V^T - rowsum(dY * Y)), dQ = scale dS K, dK = scale dS^T Q.
 template <class S>
 void softmax_tiles_backward(const TokenView<S>& queries, const TokenView<S>& keys, const TokenView<S>& values,
                             const ConstTile<S>& output, const S* log_sum_exp, const TokenView<S>& d_output,

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+//
+// What tables of mixers share: variants of a model, and finished runs (results.hpp) by variant and learning rate.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "config.hpp"
+#include "results.hpp"
+
+namespace transformer {
+
+struct Variant {
+  const char* name;
+  MixerKind mixer;
+  std::function<void(ModelConfig&)> change;  // what is not at its default
+};
+
+inline void as_it_is(ModelConfig&) {}
+inline void with_convolution(ModelConfig& c) { c.convolution = 4; }
+// Neither forgetting nor convolution.
+inline void plain(ModelConfig& c) { c.convolution = 1, c.has_forgetting = false; }
+
+// Runs of one variant at one learning rate: its seeds.
+using Runs = std::vector<nlohmann::json>;
+
+inline double mean(const Runs& runs, const char* member) {
+  double sum = 0;
+  for (const auto& run : runs) sum += run[member].get<double>();
+  return sum / double(runs.size());
+}
+
+inline std::pair<double, double> least_and_most(const Runs& runs, const char* member) {
+  std::vector<double> values;
+  for (const auto& run : runs) values.push_back(run[member].get<double>());
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  return {*least, *most};
+}
+
+// Of the runs with these members, the seeds of every variant at its better learning rate, the best variant first.
+template <class IsBetter>
+std::vector<Runs> best_of_each(const Results& results, const nlohmann::json& members, const IsBetter& is_better) {
+  std::map<std::string, std::map<double, Runs>> by_variant;
+  for (const auto& run : results.runs())
+    if (Results::matches(run, members)) by_variant[run["variant"]][run["learning_rate"]].push_back(run);
+  std::vector<Runs> best;
+  for (const auto& [variant, by_rate] : by_variant) {
+    const Runs* first = nullptr;
+    for (const auto& [rate, runs] : by_rate)
+      if (!first || is_better(runs, *first)) first = &runs;
+    best.push_back(*first);
+  }
+  std::sort(best.begin(), best.end(), is_better);
+  return best;
+}
+
+}  // namespace transformer
