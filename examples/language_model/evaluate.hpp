@@ -79,13 +79,14 @@ class Evaluator {
 
   // Mean loss in nats a token at each position of windows of so many tokens, read from an empty memory on: how a model
   // does beyond the context that it was trained on. Positions come in bins [0, 64), [64, 128), [128, 256), ... At most
-  // so many windows, spread over the held-out text.
+  // so many windows, spread over the held-out text; nothing where it is shorter than one.
   std::vector<PositionLoss> by_position(const Vector<S>& parameters, Index length, Index most_windows) {
     std::vector<PositionLoss> bins;
     for (Index begin = 0, end = (std::min)(Index(64), length); begin < length;
          begin = end, end = (std::min)(2 * end, length))
       bins.push_back({begin, end, 0});
     const Index windows = (std::min)(most_windows, (text_.held_out() - 1) / length);
+    if (windows < 1) return {};
     std::vector<std::vector<double>> nats(std::size_t(windows), std::vector<double>(bins.size(), 0.0));
     pool_.parallel_for(windows, [&](Index task, Index worker) {
       const Index first = text_.split + (text_.held_out() - 1 - length) * task / (std::max)(Index(1), windows - 1);

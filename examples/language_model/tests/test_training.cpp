@@ -187,6 +187,7 @@ TEST(Evaluation, ByPositionIsTheMeanOfTheLosses) {
     expected += 0.5 * double(cache.losses.tail(72).mean());
   }
   EXPECT_NEAR(bins[2].loss, expected, 1e-5);
+  EXPECT_TRUE(evaluator.by_position(parameters, text.held_out(), 2).empty());
 }
 
 TEST(Sampling, DrawsFromTheSoftmax) {
