@@ -27,8 +27,8 @@ struct TrainOptions {
 struct CompareOptions {
   std::string results = "classification.json";  // finished runs; those that are there are not made again
   std::string table;                            // a file for the table in Markdown; empty: none
-  std::string only;                             // variants whose name contains this
-  std::uint64_t seeds = 1;
+  std::string only;                             // the variant of this name, or variants whose name contains it
+  std::vector<std::uint64_t> seeds = {1};
   std::vector<double> learning_rates;  // empty: that of the budget
 };
 

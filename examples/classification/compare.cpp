@@ -4,14 +4,16 @@
 // at once, and runs that are there already are not made again: the tables may be made in pieces, and on several
 // machines.
 
-#include <algorithm>
 #include <cstdio>
+#include <filesystem>
+#include <stdexcept>
 
 #include "commands.hpp"
 #include "compare_report.hpp"
 #include "run_json.hpp"
 #include "training.hpp"
 #include "transformer/comparison.hpp"
+#include "transformer/interruption.hpp"
 
 namespace classification {
 
@@ -54,12 +56,9 @@ class Comparison {
   }
 
   void run() {
-    for (std::uint64_t seed = 1; seed <= options_.seeds; ++seed) {
-      for (const Variant& variant : variants()) {
-        if (std::string(variant.name).find(options_.only) == std::string::npos) continue;
+    for (const std::uint64_t seed : options_.seeds)
+      for (const Variant& variant : chosen(variants(), options_.only))
         for (const double rate : options_.learning_rates) one(variant, rate, seed);
-      }
-    }
   }
 
  private:
@@ -86,12 +85,25 @@ class Comparison {
     variant.change(model);
     model.mlp_width = matching_mlp_width(model, parameters, parameters_of);
     Training training(*task_, model, train, pool_);
+    const std::string unfinished = unfinished_file(variant, rate, seed);
+    if (std::filesystem::exists(unfinished)) training.restore(unfinished);
     const std::string line =
         format("%s, %s, rate %g, seed %lld", name_.c_str(), variant.name, rate, static_cast<long long>(seed));
-    result.update(json_of(training.run(line, false)));
+    training.train(line, false);
+    training.save(unfinished);
+    if (is_interrupted())
+      throw std::runtime_error("interrupted; what is finished is in " + options_.results + ", the run under way in " +
+                               unfinished);
+    result.update(json_of(training.test(line, false)));
     result["chance"] = task_->chance();
     result["machine"] = machine(pool_.size());
     results_.add(result);
+    std::filesystem::remove(unfinished);
+  }
+
+  // Where the run under way is saved when it is interrupted, to go on from there.
+  std::string unfinished_file(const Variant& variant, double rate, std::uint64_t seed) const {
+    return options_.results + "." + name_ + "_" + common_.budget + "_" + file_name(variant, rate, seed) + ".unfinished";
   }
 
   std::string name_;

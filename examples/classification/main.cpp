@@ -102,8 +102,8 @@ int run(int argc, char** argv) {
   comparing.add_option("--results", compare.results, "JSON file of finished runs, which are not made again")
       ->capture_default_str();
   comparing.add_option("--table", compare.table, "file for the tables in Markdown");
-  comparing.add_option("--only", compare.only, "variants whose name contains this");
-  comparing.add_option("--seeds", compare.seeds, "seeds 1 to this")->capture_default_str();
+  comparing.add_option("--only", compare.only, "the variant of this name, or variants whose name contains it");
+  comparing.add_option("--seeds", compare.seeds, "of each variant")->capture_default_str();
   comparing.add_option("--learning-rates", compare.learning_rates, "each variant counts at its best");
 
   CLI11_PARSE(app, argc, argv);

@@ -18,7 +18,9 @@ int train_command(const CommonOptions& common, const TrainOptions& options) {
   const auto task = make_task(common.task, budget, common.data);
   ThreadPool pool(common.threads);
   Training training(*task, budget.model, budget.train, pool);
-  const RunResult result = training.run(common.task + ", " + name_of(budget.model.mixer), false);
+  const std::string name = common.task + ", " + name_of(budget.model.mixer);
+  training.train(name, false);  // up to Ctrl-C; what has been learned until then is tested
+  const RunResult result = training.test(name, false);
   std::printf("guessing: %.2f%%\n", 100 * task->chance());
   if (!options.log.empty()) {
     nlohmann::json log = json_of(result);

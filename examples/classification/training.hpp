@@ -6,12 +6,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "classifier.hpp"
+#include "transformer/config_json.hpp"
+#include "transformer/interruption.hpp"
 #include "transformer/optimization.hpp"
 #include "transformer/progress.hpp"
+#include "transformer/training_file.hpp"
 
 namespace classification {
 
@@ -46,6 +52,80 @@ class Training {
     model_.prepare(optimization_.parameters);
   }
 
+  // The steps that are left, or this many of them, up to Ctrl-C. `name` is for the line that shows how far it is.
+  void train(const std::string& name, bool is_quiet, std::int64_t most = std::numeric_limits<std::int64_t>::max()) {
+    const InterruptionGuard guard;
+    Progress progress(is_quiet);
+    double smoothed = 0;
+    const std::int64_t first = optimization_.steps, end = first + (std::min)(most, config_.steps - first);
+    while (optimization_.steps < end && !is_interrupted()) {
+      const Stopwatch watch;
+      const double loss = step();
+      result_.seconds += watch.seconds();
+      result_.losses.push_back(loss);
+      smoothed = optimization_.steps - first == 1 ? loss : 0.98 * smoothed + 0.02 * loss;
+      if (progress.is_due()) progress.show(line(name, smoothed));
+    }
+  }
+
+  // The test of what has been learned, and all that is known of the run. At least one step has been done.
+  RunResult test(const std::string& name, bool is_quiet) {
+    RunResult result = result_;
+    result.parameters = model_.layout().parameters();
+    result.steps = optimization_.steps;
+    const std::size_t last = (result.losses.size() + 19) / 20;
+    for (std::size_t i = result.losses.size() - last; i < result.losses.size(); ++i)
+      result.training_loss += result.losses[i] / double(last);
+    Progress progress(is_quiet);
+    progress.show(name + ": testing ...");
+    result.test = over_all_tests();
+    progress.finish(format("%s: %lld parameters, %lld steps in %s, training loss %.4f, accuracy %.2f%% +- %.2f%%",
+                           name.c_str(), static_cast<long long>(result.parameters),
+                           static_cast<long long>(result.steps), minutes(result.seconds).c_str(), result.training_loss,
+                           100 * result.test.accuracy, 100 * result.test.standard_error));
+    return result;
+  }
+
+  // Saves all that is needed to go on as if the run had never stopped.
+  void save(const std::string& path) const {
+    save_training_file(
+        path, file_kind,
+        {{"model", model_.config()},
+         {"train", config_},
+         {"steps", optimization_.steps},
+         {"tokens", result_.tokens},
+         {"seconds", result_.seconds},
+         {"losses", result_.losses}},
+        model_.layout(),
+        {&optimization_.parameters, &optimization_.optimizer.first_moment, &optimization_.optimizer.second_moment});
+  }
+
+  // Goes on from a file that a run of the same model and configuration, on the same task, has saved. Throws
+  // std::runtime_error where the file is of another, or damaged; this is as it was then.
+  void restore(const std::string& path) {
+    TrainingFile file(path, file_kind);
+    RunResult result;
+    std::int64_t steps = 0;
+    file.header([&](const nlohmann::json& header) {
+      if (header.at("model") != nlohmann::json(model_.config()) || header.at("train") != nlohmann::json(config_))
+        throw std::runtime_error(path + " is of a run with another model or another configuration");
+      header.at("steps").get_to(steps);
+      header.at("tokens").get_to(result.tokens);
+      header.at("seconds").get_to(result.seconds);
+      header.at("losses").get_to(result.losses);
+    });
+    auto [parameters, first_moment, second_moment] = file.tensors(model_.layout());
+    optimization_.parameters = std::move(parameters);
+    optimization_.optimizer.first_moment = std::move(first_moment);
+    optimization_.optimizer.second_moment = std::move(second_moment);
+    optimization_.steps = steps;
+    result_ = std::move(result);
+    model_.prepare(optimization_.parameters);
+  }
+
+ private:
+  static constexpr FileKind file_kind = {{'G', 'M', 'A', 'C', 'L', 0, 0, 0}, 1};
+
   // Mean loss of the minibatch in nats an answer, before the step.
   double step() {
     const double answers = double(config_.batch * task_.shape().answers_per_example);
@@ -65,8 +145,7 @@ class Training {
     return nats / answers;
   }
 
-  // Over all test cases.
-  TestResult test() {
+  TestResult over_all_tests() {
     const Index tests = task_.tests();
     std::vector<double> losses(std::size_t(tests), 0.0);
     std::vector<Index> right(std::size_t(tests), 0);
@@ -89,33 +168,6 @@ class Training {
     return result;
   }
 
-  // All steps, then the test. `name` is for the line that shows how far it is.
-  RunResult run(const std::string& name, bool is_quiet) {
-    Progress progress(is_quiet);
-    double smoothed = 0;
-    while (optimization_.steps < config_.steps) {
-      const Stopwatch watch;
-      const double loss = step();
-      result_.seconds += watch.seconds();
-      result_.losses.push_back(loss);
-      smoothed = optimization_.steps == 1 ? loss : 0.98 * smoothed + 0.02 * loss;
-      if (progress.is_due()) progress.show(line(name, smoothed));
-    }
-    result_.parameters = model_.layout().parameters();
-    result_.steps = optimization_.steps;
-    const std::size_t last = (std::max)(std::size_t(1), result_.losses.size() / 20);
-    for (std::size_t i = result_.losses.size() - last; i < result_.losses.size(); ++i)
-      result_.training_loss += result_.losses[i] / double(last);
-    progress.show(name + ": testing ...");
-    result_.test = test();
-    progress.finish(format("%s: %lld parameters, %lld steps in %s, training loss %.4f, accuracy %.2f%% +- %.2f%%",
-                           name.c_str(), static_cast<long long>(result_.parameters),
-                           static_cast<long long>(result_.steps), minutes(result_.seconds).c_str(),
-                           result_.training_loss, 100 * result_.test.accuracy, 100 * result_.test.standard_error));
-    return result_;
-  }
-
- private:
   std::string line(const std::string& name, double loss) const {
     const double done = double(optimization_.steps) / double(config_.steps);
     return format("%s: step %lld of %lld, loss %.4f, %.0f tokens/s, %s left", name.c_str(),
@@ -131,7 +183,7 @@ class Training {
   std::vector<Index> tokens_;      // of the sequences of a step
   std::vector<Example> examples_;  // one per thread
   std::vector<Classifier<float>::Cache> caches_;
-  RunResult result_;
+  RunResult result_;  // so far
 };
 
 }  // namespace classification

@@ -3,7 +3,7 @@
 // A table of mixers at equal numbers of parameters, tokens and schedule. Every finished run is added to a JSON file at
 // once, and runs that are there already are not made again: the table may be made in pieces, and on several machines.
 
-#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 
@@ -89,20 +89,12 @@ class Comparison {
 
   void run() {
     for (const std::uint64_t seed : options_.seeds)
-      for (const Variant& variant : variants())
-        if (is_chosen(variant))
-          for (const double rate : options_.learning_rates) one(variant, rate, seed);
+      for (const Variant& variant : chosen(variants(), options_.only))
+        for (const double rate : options_.learning_rates) one(variant, rate, seed);
     report(results_, {{"budget", options_.budget}, {"token", token_}, {"text", text_.name}}, options_);
   }
 
  private:
-  // A variant whose name is `only`, or all whose names contain it.
-  bool is_chosen(const Variant& variant) const {
-    const auto is_exact = [&](const Variant& v) { return v.name == options_.only; };
-    if (std::any_of(variants().begin(), variants().end(), is_exact)) return is_exact(variant);
-    return std::string(variant.name).find(options_.only) != std::string::npos;
-  }
-
   void one(const Variant& variant, double rate, std::uint64_t seed) {
     TrainConfig train = budget_.train;
     train.learning_rate = rate;
@@ -129,7 +121,7 @@ class Comparison {
     if (std::filesystem::exists(run_options.checkpoint))
       training.restore(load_checkpoint(run_options.checkpoint, layout_of));
     const RunResult r = training.train();
-    if (TrainingRun::is_interrupted())
+    if (is_interrupted())
       throw std::runtime_error("interrupted; what is finished is in " + options_.results + ", the run under way in " +
                                run_options.checkpoint);
     const double nats = text_.bytes_per_token() / bits_per_nat;  // a token, of a bit a byte
@@ -160,12 +152,6 @@ class Comparison {
                 variant.name, static_cast<unsigned long long>(seed), rate, static_cast<long long>(r.parameters),
                 r.windowed * nats, r.windowed, r.seconds);
     std::fflush(stdout);
-  }
-
-  static std::string file_name(const Variant& variant, double rate, std::uint64_t seed) {
-    std::string name = format("%s seed %llu rate %g", variant.name, static_cast<unsigned long long>(seed), rate);
-    std::replace(name.begin(), name.end(), ' ', '_');
-    return name;
   }
 
   // Where the run under way is saved when it is interrupted, to go on from there.

@@ -65,7 +65,7 @@ class Demo {
     if (is_sampled) run_options.checkpoint = (directory_ / "gma.checkpoint").string();
     TrainingRun run(model, config, text_, pool_, run_options);
     runs_.push_back({budget, run.train()});
-    if (TrainingRun::is_interrupted()) throw std::runtime_error("interrupted");
+    if (is_interrupted()) throw std::runtime_error("interrupted");
     if (!is_sampled) return;
     Sampler<float> sampler(run.model(), run.parameters(), text_.vocabulary, config.context, {});
     sampler.read(sample_prompt);

@@ -3,23 +3,16 @@
 // A whole training run: the loop, its progress line, the validation curve, interruption, checkpoints, the log.
 #pragma once
 
-#include <atomic>
-#include <csignal>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "checkpoint.hpp"
 #include "evaluate.hpp"
 #include "trainer.hpp"
+#include "transformer/interruption.hpp"
 #include "transformer/progress.hpp"
 
 namespace language_model {
-
-namespace detail {
-inline std::atomic<bool> is_interrupted{false};
-extern "C" inline void interrupt(int) { is_interrupted = true; }
-}  // namespace detail
 
 class TrainingRun {
  public:
@@ -51,11 +44,10 @@ class TrainingRun {
 
   // Trains until the budget is used up, evaluates over all of the held-out text, saves.
   RunResult train() {
-    detail::is_interrupted = false;
-    const auto previous = std::signal(SIGINT, detail::interrupt);
+    const InterruptionGuard guard;
     const std::int64_t first = trainer_.steps();
     double next_point = double(curve_.size()) / options_.curve_points;
-    while (elapsed_fraction() < 1 && !detail::is_interrupted) {
+    while (elapsed_fraction() < 1 && !is_interrupted()) {
       if (options_.stop_after > 0 && trainer_.steps() - first >= options_.stop_after) break;
       const Stopwatch watch;
       const double loss = bits_per_nat * trainer_.step(elapsed_fraction()) / text_.bytes_per_token();
@@ -68,7 +60,6 @@ class TrainingRun {
         next_point += 1.0 / options_.curve_points;
       }
     }
-    std::signal(SIGINT, previous);
     if (!options_.checkpoint.empty()) save();
     return finish();
   }
@@ -82,7 +73,6 @@ class TrainingRun {
   const Model<float>& model() const { return model_; }
   const Vector<float>& parameters() const { return trainer_.parameters(); }
   const std::vector<double>& losses() const { return losses_; }  // of every step of this run, bits per byte
-  static bool is_interrupted() { return detail::is_interrupted; }
 
  private:
   double elapsed_fraction() const {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "config.hpp"
+#include "progress.hpp"
 #include "results.hpp"
 
 namespace transformer {
@@ -25,6 +27,24 @@ inline void as_it_is(ModelConfig&) {}
 inline void with_convolution(ModelConfig& c) { c.convolution = 4; }
 // Neither forgetting nor convolution.
 inline void plain(ModelConfig& c) { c.convolution = 1, c.has_forgetting = false; }
+
+// The variant of this name or, where there is none, all whose names contain it.
+inline std::vector<Variant> chosen(const std::vector<Variant>& variants, const std::string& name) {
+  std::vector<Variant> exact, similar;
+  for (const Variant& variant : variants) {
+    if (variant.name == name) exact.push_back(variant);
+    if (std::string(variant.name).find(name) != std::string::npos) similar.push_back(variant);
+  }
+  require(!similar.empty(), "no variant is called " + name + ", nor a part of one");
+  return exact.empty() ? similar : exact;
+}
+
+// What a file of this run is called.
+inline std::string file_name(const Variant& variant, double learning_rate, std::uint64_t seed) {
+  std::string name = format("%s seed %llu rate %g", variant.name, static_cast<unsigned long long>(seed), learning_rate);
+  std::replace(name.begin(), name.end(), ' ', '_');
+  return name;
+}
 
 // Runs of one variant at one learning rate: its seeds.
 using Runs = std::vector<nlohmann::json>;

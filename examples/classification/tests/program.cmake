@@ -32,7 +32,7 @@ file(READ "${DIRECTORY}/results.json" after)
 if(NOT before STREQUAL after)
   message(FATAL_ERROR "a finished run was made again")
 endif()
-run(ok "rate 0.003, seed 2" compare --task recall --budget smoke --results results.json --only 16 --seeds 2
+run(ok "rate 0.003, seed 2" compare --task recall --budget smoke --results results.json --only 16 --seeds 1 2
   --learning-rates 0.001 0.003)
 
 foreach(mixer gma gma-plain linear performer mamba sdpa window)
@@ -42,6 +42,7 @@ run(ok "3 steps" train --task recall --budget smoke --mixer gma --components 3 5
 
 run(error "dataset-fashion-mnist" train --task fashion --budget smoke --data nowhere)
 run(error "budget is huge" compare --budget huge)
+run(error "no variant is called lstm" compare --task recall --budget smoke --only lstm)
 run(error "task is chess" train --task chess)
 run(error "--mixer" train --mixer lstm)
 run(error "multiple of heads" train --budget smoke --width 17)

@@ -55,11 +55,16 @@ TrainConfig small_training(std::int64_t steps) {
   return config;
 }
 
+RunResult trained(const Task& task, std::int64_t steps, ThreadPool& pool) {
+  Training training(task, small_model(), small_training(steps), pool);
+  training.train("", true);
+  return training.test("", true);
+}
+
 TEST(Training, LossFallsAndTheTestIsPassed) {
   ThreadPool pool(2);
   const Majority task;
-  Training training(task, small_model(), small_training(60), pool);
-  const RunResult result = training.run("majority", true);
+  const RunResult result = trained(task, 60, pool);
   EXPECT_EQ(result.losses.size(), 60u);
   EXPECT_GT(result.losses.front(), 0.5);
   EXPECT_LT(result.training_loss, 0.35);
@@ -78,7 +83,7 @@ TEST(Training, ThreadsDoNotChangeTheNumbers) {
     std::vector<RunResult> results;
     for (const Index threads : {1, 2, 5}) {
       ThreadPool pool(threads);
-      results.push_back(Training(*task, small_model(), small_training(4), pool).run("", true));
+      results.push_back(trained(*task, 4, pool));
     }
     for (const RunResult& result : results) {
       EXPECT_EQ(result.losses, results.front().losses);
@@ -87,6 +92,34 @@ TEST(Training, ThreadsDoNotChangeTheNumbers) {
       EXPECT_EQ(result.tokens, results.front().tokens);
     }
   }
+}
+
+TEST(Training, ResumeEqualsUninterrupted) {
+  const std::string path = testing::TempDir() + "classification_resume.unfinished";
+  ThreadPool pool(2);
+  const Majority task;
+  const RunResult expected = trained(task, 6, pool);
+
+  Training first(task, small_model(), small_training(6), pool), second(task, small_model(), small_training(6), pool);
+  first.train("", true, 4);
+  first.save(path);
+  second.restore(path);
+  second.train("", true);
+  const RunResult actual = second.test("", true);
+  EXPECT_EQ(actual.losses, expected.losses);
+  EXPECT_EQ(actual.tokens, expected.tokens);
+  EXPECT_EQ(actual.steps, 6);
+  EXPECT_EQ(actual.test.loss, expected.test.loss);
+
+  // Of another run, and damaged: reported, and nothing is changed.
+  Training other(task, small_model(), small_training(7), pool);
+  EXPECT_THROW(other.restore(path), std::runtime_error);
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+  Training third(task, small_model(), small_training(6), pool);
+  EXPECT_THROW(third.restore(path), std::runtime_error);
+  third.train("", true);
+  EXPECT_EQ(third.test("", true).losses, expected.losses);
+  std::filesystem::remove(path);
 }
 
 TEST(Report, EveryVariantAtItsBetterRate) {

@@ -123,7 +123,7 @@ TEST(Checkpoints, DamageIsReported) {
   const std::string good = directory.file("good"), bad = directory.file("bad");
   TrainingRun run(small_model(), small_training(1), text, pool, quietly(0, good));
   run.train();
-  EXPECT_FALSE(std::filesystem::exists(good + ".unfinished"));
+  EXPECT_FALSE(std::filesystem::exists(good + ".new"));
   EXPECT_NO_THROW(load_checkpoint(good, layout_of));
 
   EXPECT_THROW(load_checkpoint(directory.file("none"), layout_of), std::runtime_error);
