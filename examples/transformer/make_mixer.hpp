@@ -56,7 +56,7 @@ std::unique_ptr<Mixer<S>> make_mixer(const ModelConfig& config, Layout& layout, 
   }
   const auto softmax = [&](Index window) {
     return std::make_unique<SdpaMixer<S>>(
-        layout, name, SdpaMixerOptions{config.width, config.heads, taps_of(config), {window, config.is_causal}});
+        layout, name, SdpaMixerOptions{config.width, config.heads, taps_of(config), config.is_causal, window});
   };
   switch (config.mixer) {
     case MixerKind::gma:

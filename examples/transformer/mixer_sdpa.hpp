@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <gma/baselines/sdpa.hpp>
 #include <optional>
 #include <stdexcept>
 #include <utility>
@@ -18,14 +19,14 @@
 #include "layers.hpp"
 #include "mixer.hpp"
 #include "rotary.hpp"
-#include "softmax_attention.hpp"
 
 namespace transformer {
 
 struct SdpaMixerOptions {
   Index width = 128, heads = 4;
-  Index taps = 1;  // of the convolution; 1: none
-  Sight sight;     // what a token sees
+  Index taps = 1;         // of the convolution; 1: none
+  bool is_causal = true;  // a token sees those before it; else all
+  Index window = 0;       // causal: the last so many only, itself the last of them; 0: all
 };
 
 template <class S>
@@ -37,12 +38,13 @@ class SdpaMixer : public Mixer<S> {
     Index bytes() const override { return (keys.size() + values.size() + history.size()) * Index(sizeof(S)); }
   };
   struct Cache : MixerCache<S> {
-    Matrix<S> projected, qkv;         // [T, 3D], before and after the convolution
-    Matrix<S> keys, values;           // [P + T, D]
-    std::vector<Vector<S>> log_sums;  // H of [T]
-    Matrix<S> mixed;                  // [T, D], before the output projection
+    Matrix<S> projected, qkv;  // [T, 3D], before and after the convolution
+    Matrix<S> keys, values;    // [P + T, D]
+    std::vector<gma::baselines::SdpaForward<S>> heads;
+    Matrix<S> mixed;  // [T, D], before the output projection
     Matrix<S> d_mixed, d_qkv, d_projected;
-    SoftmaxAttention<S> attention;
+    gma::baselines::SdpaGradients<S> d_head;
+    gma::Workspace<S> workspace;
   };
 
  public:
@@ -50,21 +52,22 @@ class SdpaMixer : public Mixer<S> {
       : width_(options.width),
         heads_(options.heads),
         head_(options.width / options.heads),
-        sight_(options.sight),
         in_(Linear::make(layout, name + ".qkv", options.width, 3 * options.width)),
         out_(Linear::make(layout, name + ".out", options.width, options.width)) {
     if (head_ % 2 != 0) throw std::invalid_argument("softmax: rotary positions need heads of even width");
+    sdpa_.is_causal = options.is_causal;
+    sdpa_.window = options.window;
     if (options.taps > 1) convolution_ = Convolution::make(layout, name + ".convolution", options.taps, 3 * width_);
   }
 
   std::unique_ptr<MixerState<S>> make_state() const override {
-    if (!sight_.is_causal) throw std::logic_error("softmax: only causal attention has a state");
+    if (!sdpa_.is_causal) throw std::logic_error("softmax: only causal attention has a state");
     auto state = std::make_unique<State>();
     if (convolution_) state->history.setZero(convolution_->filter.rows - 1, 3 * width_);
     return state;
   }
   std::unique_ptr<MixerCache<S>> make_cache() const override { return std::make_unique<Cache>(); }
-  bool is_constant_memory() const override { return sight_.is_causal && sight_.window > 0; }
+  bool is_constant_memory() const override { return sdpa_.is_causal && sdpa_.window > 0; }
 
   void initialize(Vector<S>& parameters, Random& random) const override {
     fill_normal(parameters, in_.weight, 1 / std::sqrt(double(width_)), random);
@@ -94,10 +97,13 @@ class SdpaMixer : public Mixer<S> {
     if (past) past->position += x.rows();
 
     cache.mixed.resize(x.rows(), width_);
-    cache.log_sums.resize(static_cast<std::size_t>(heads_));
-    for (Index h = 0; h < heads_; ++h)
-      cache.attention.forward(head(cache.qkv, h), head(cache.keys, h), head(cache.values, h), sight_,
-                              cache.log_sums[static_cast<std::size_t>(h)], head(cache.mixed, h));
+    cache.heads.resize(static_cast<std::size_t>(heads_));
+    for (Index h = 0; h < heads_; ++h) {
+      auto& forward = cache.heads[static_cast<std::size_t>(h)];
+      gma::baselines::sdpa_forward_into(forward, head(cache.qkv, h), head(cache.keys, h), head(cache.values, h), sdpa_,
+                                        cache.workspace);
+      head(cache.mixed, h) = forward.output;
+    }
     out_.forward(parameters, cache.mixed, y);
   }
 
@@ -105,12 +111,15 @@ class SdpaMixer : public Mixer<S> {
                 Vector<S>& gradients, Matrix<S>& dx) const override {
     auto& cache = static_cast<Cache&>(cache_base);
     out_.backward(parameters, cache.mixed, dy, gradients, cache.d_mixed);
-    cache.d_qkv.setZero(x.rows(), 3 * width_);
-    for (Index h = 0; h < heads_; ++h)
-      cache.attention.backward(head(cache.qkv, h), head(cache.keys, h), head(cache.values, h), sight_,
-                               cache.log_sums[static_cast<std::size_t>(h)], head(cache.mixed, h),
-                               head(cache.d_mixed, h), head(cache.d_qkv, h), head(cache.d_qkv, heads_ + h),
-                               head(cache.d_qkv, 2 * heads_ + h));
+    cache.d_qkv.resize(x.rows(), 3 * width_);
+    for (Index h = 0; h < heads_; ++h) {
+      gma::baselines::sdpa_backward_into(cache.d_head, head(cache.qkv, h), head(cache.keys, h), head(cache.values, h),
+                                         head(cache.d_mixed, h), cache.heads[static_cast<std::size_t>(h)], sdpa_,
+                                         cache.workspace);
+      head(cache.d_qkv, h) = cache.d_head.queries;
+      head(cache.d_qkv, heads_ + h) = cache.d_head.keys;
+      head(cache.d_qkv, 2 * heads_ + h) = cache.d_head.values;
+    }
     rotate<S>(cache.d_qkv.leftCols(width_), heads_, 0, S(-1));
     rotate<S>(cache.d_qkv.middleCols(width_, width_), heads_, 0, S(-1));
     if (!convolution_) return in_.backward(parameters, x, cache.d_qkv, gradients, dx);
@@ -133,11 +142,11 @@ class SdpaMixer : public Mixer<S> {
     all.resize(seen + fresh.rows(), fresh.cols());
     if (seen > 0) all.topRows(seen) = *past;
     all.bottomRows(fresh.rows()) = fresh;
-    if (past) *past = sight_.window > 0 ? all.bottomRows((std::min)(sight_.window - 1, all.rows())) : all;
+    if (past) *past = sdpa_.window > 0 ? all.bottomRows((std::min)(sdpa_.window - 1, all.rows())) : all;
   }
 
   Index width_, heads_, head_;
-  Sight sight_;
+  gma::baselines::SdpaOptions sdpa_;
   Linear in_, out_;
   std::optional<Convolution> convolution_;
 };

@@ -180,19 +180,5 @@ TEST(BothMixer, AddsBothDirections) {
   EXPECT_THROW(both.make_state(), std::logic_error);
 }
 
-TEST(SoftmaxAttention, FullIsTheTextbookFormula) {
-  Random random(9);
-  const auto draw = [&](Index rows) {
-    return Matrix<double>(Matrix<double>::NullaryExpr(rows, 4, [&] { return random.normal(); }));
-  };
-  const Matrix<double> q = draw(131), k = draw(131), v = draw(131);
-  Matrix<double> scores = (q * k.transpose() / 2).array().exp(), y(131, 4);
-  for (Index t = 0; t < scores.rows(); ++t) scores.row(t) /= scores.row(t).sum();
-  SoftmaxAttention<double> attention;
-  Vector<double> log_sums;
-  attention.forward(q, k, v, Sight{0, false}, log_sums, y);
-  EXPECT_LT((y - scores * v).norm(), 1e-13 * y.norm());
-}
-
 }  // namespace
 }  // namespace classification

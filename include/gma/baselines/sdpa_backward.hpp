@@ -64,7 +64,7 @@ void sdpa_backward_into(SdpaGradients<typename Queries::Scalar>& gradients, cons
   using gma::detail::as_tile;
   gma::detail::softmax_tiles_backward<S>(
       detail::TokenView<S>(q), detail::TokenView<S>(k), detail::TokenView<S>(v), as_tile(std::as_const(forward.output)),
-      forward.log_sum_exp.data(), detail::TokenView<S>(dy), detail::band_of(options, queries.cols()),
+      forward.log_sum_exp.data(), detail::TokenView<S>(dy), detail::band_of(options, queries, keys),
       as_tile(gradients.queries), as_tile(gradients.keys), as_tile(gradients.values), workspace);
 }
 

@@ -7,8 +7,7 @@
 
 namespace gma::baselines {
 
-/// A = softmax over j of (scale queries_i . keys_j), for j <= i only where options.is_causal, and i - window < j where
-/// there is a window.
+/// A = softmax over j of (scale queries_i . keys_j), over the keys that query i sees: see sdpa().
 /// queries Nq x d, keys Nk x d; returns Nq x Nk. Cost O(Nq Nk d), memory O(Nq Nk).
 /// Throws std::invalid_argument where shapes disagree.
 template <class Queries, class Keys>
@@ -39,7 +38,7 @@ Matrix<typename Queries::Scalar> sdpa_weights(const Eigen::MatrixBase<Queries>& 
                                               const Eigen::MatrixBase<Keys>& keys, const SdpaOptions& options) {
   using S = typename Queries::Scalar;
   detail::check_sdpa("baselines::sdpa_weights", queries, keys, keys, options);
-  const gma::detail::SoftmaxBand band = detail::band_of(options, queries.cols());
+  const gma::detail::SoftmaxBand band = detail::band_of(options, queries, keys);
   const S scale = static_cast<S>(band.scale);
   Matrix<S> weights(queries.rows(), keys.rows());
   weights.noalias() = (scale * queries) * keys.transpose();

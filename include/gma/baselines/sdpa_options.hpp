@@ -17,8 +17,8 @@ namespace gma::baselines {
 
 struct SdpaOptions {
   std::optional<double> scale;  ///< of the scores; 1 / sqrt(d) where it is not given
-  bool is_causal = false;       ///< query i sees keys 0..i only; needs Nq == Nk
-  Index window = 0;             ///< causal only: query i sees keys i - window + 1..i; 0: all up to i
+  bool is_causal = false;       ///< queries are those of the last Nq keys' tokens and see no later key; Nk >= Nq
+  Index window = 0;             ///< causal only: the keys that a query sees, its own the last; 0: all up to that
   Index query_tile = 96;        ///< queries in a tile of the tiled forms, at least 1
   Index key_tile = 96;          ///< keys in a tile of the tiled forms, at least 1
 };
@@ -69,8 +69,9 @@ void check_sdpa(const char* function, const Eigen::MatrixBase<Queries>& queries,
   if (queries.cols() == 0) invalid_argument(function, "queries has 0 columns, expected at least 1");
   check_size(function, "keys", "columns", keys.cols(), queries.cols(), "as many as queries");
   check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
-  if (options.is_causal) {
-    check_size(function, "keys", "rows", keys.rows(), queries.rows(), "one per query, because is_causal is set");
+  if (options.is_causal && keys.rows() < queries.rows()) {
+    invalid_argument(function, "keys has ", keys.rows(), " rows, expected at least ", queries.rows(),
+                     " (one per query, because is_causal is set)");
   }
   check_options(function, options);
 }
@@ -79,8 +80,16 @@ inline double score_scale(const SdpaOptions& options, Index d) {
   return options.scale ? *options.scale : 1 / std::sqrt(static_cast<double>(d));
 }
 
-inline gma::detail::SoftmaxBand band_of(const SdpaOptions& options, Index d) {
-  return {score_scale(options, d), options.is_causal, options.window, 0, options.query_tile, options.key_tile};
+template <class Queries, class Keys>
+gma::detail::SoftmaxBand band_of(const SdpaOptions& options, const Eigen::MatrixBase<Queries>& queries,
+                                 const Eigen::MatrixBase<Keys>& keys) {
+  const Index own = options.is_causal ? keys.rows() - queries.rows() : 0;
+  return {score_scale(options, queries.cols()),
+          options.is_causal,
+          options.window,
+          own,
+          options.query_tile,
+          options.key_tile};
 }
 
 }  // namespace detail

@@ -8,11 +8,12 @@
 
 namespace gma::baselines {
 
-/// y_i = sum_j exp(s_ij) v_j / sum_j exp(s_ij) with s_ij = scale queries_i . keys_j, over j <= i only where is_causal,
-/// and i - window < j where there is a window.
-/// queries Nq x d, keys Nk x d, values Nk x e; returns Nq x e, zeros where there are no keys.
-/// Cost O(Nq Nk (d + e)), half of it where causal, O(N (window + key_tile) (d + e)) with a window; extra memory
-/// O(query_tile (d + key_tile)). Throws std::invalid_argument where shapes disagree or an option is out of range.
+/// y_i = sum_j exp(s_ij) v_j / sum_j exp(s_ij) with s_ij = scale queries_i . keys_j. Where is_causal, query i is of the
+/// same token as key o = Nk - Nq + i and j <= o only, and o - window < j where there is a window: the first Nk - Nq
+/// keys are a past, such as a cache's. queries Nq x d, keys Nk x d, values Nk x e; returns Nq x e, zeros where there
+/// are no keys. Cost O(Nq Nk (d + e)), half of it where causal, O(Nq (window + key_tile) (d + e)) with a window; extra
+/// memory O(query_tile (d + key_tile)). Throws std::invalid_argument where shapes disagree or an option is out of
+/// range.
 template <class Queries, class Keys, class Values>
 Matrix<typename Queries::Scalar> sdpa(const Eigen::MatrixBase<Queries>& queries, const Eigen::MatrixBase<Keys>& keys,
                                       const Eigen::MatrixBase<Values>& values, const SdpaOptions& options = {});
@@ -28,6 +29,11 @@ SdpaForward<typename Queries::Scalar> sdpa_forward(const Eigen::MatrixBase<Queri
                                                    const Eigen::MatrixBase<Keys>& keys,
                                                    const Eigen::MatrixBase<Values>& values,
                                                    const SdpaOptions& options = {});
+/// The same into `forward`, whose matrices are reused, with a caller's scratch memory.
+template <class Queries, class Keys, class Values>
+void sdpa_forward_into(SdpaForward<typename Queries::Scalar>& forward, const Eigen::MatrixBase<Queries>& queries,
+                       const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values,
+                       const SdpaOptions& options, Workspace<typename Queries::Scalar>& workspace);
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -43,7 +49,7 @@ void sdpa_into(const char* function, const Eigen::MatrixBase<Out>& out, const Ei
   Evaluated<Queries> q = queries.derived();
   Evaluated<Keys> k = keys.derived();
   Evaluated<Values> v = values.derived();
-  gma::detail::softmax_tiles(TokenView<S>(q), TokenView<S>(k), TokenView<S>(v), band_of(options, queries.cols()),
+  gma::detail::softmax_tiles(TokenView<S>(q), TokenView<S>(k), TokenView<S>(v), band_of(options, queries, keys),
                              TokenSink<S>(writable(out)), log_sum_exp, workspace);
 }
 
@@ -66,15 +72,24 @@ Matrix<typename Queries::Scalar> sdpa(const Eigen::MatrixBase<Queries>& queries,
 }
 
 template <class Queries, class Keys, class Values>
+void sdpa_forward_into(SdpaForward<typename Queries::Scalar>& forward, const Eigen::MatrixBase<Queries>& queries,
+                       const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values,
+                       const SdpaOptions& options, Workspace<typename Queries::Scalar>& workspace) {
+  constexpr const char* function = "baselines::sdpa_forward";
+  detail::check_sdpa(function, queries, keys, values, options);
+  forward.output.resize(queries.rows(), values.cols());
+  forward.log_sum_exp.resize(queries.rows());
+  detail::sdpa_into(function, forward.output, queries, keys, values, options, forward.log_sum_exp.data(), workspace);
+}
+
+template <class Queries, class Keys, class Values>
 SdpaForward<typename Queries::Scalar> sdpa_forward(const Eigen::MatrixBase<Queries>& queries,
                                                    const Eigen::MatrixBase<Keys>& keys,
                                                    const Eigen::MatrixBase<Values>& values,
                                                    const SdpaOptions& options) {
-  using S = typename Queries::Scalar;
-  Workspace<S> workspace;
-  SdpaForward<S> forward{Matrix<S>(queries.rows(), values.cols()), Vector<S>(queries.rows())};
-  detail::sdpa_into("baselines::sdpa_forward", forward.output, queries, keys, values, options,
-                    forward.log_sum_exp.data(), workspace);
+  Workspace<typename Queries::Scalar> workspace;
+  SdpaForward<typename Queries::Scalar> forward;
+  sdpa_forward_into(forward, queries, keys, values, options, workspace);
   return forward;
 }
 
