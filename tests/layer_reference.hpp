@@ -64,9 +64,11 @@ template <class Covariance>
 Matrix<double> reference_layer(const gma::AttentionLayer<double, Covariance>& layer, const Matrix<double>& x) {
   const gma::detail::LayerShape shape(layer.config);
   const Index d = shape.head_width, e = shape.value_width, n = x.rows();
-  const Matrix<double> q = projected(x, layer.query_weight, layer.query_filter);
-  const Matrix<double> k = projected(x, layer.key_weight, layer.key_filter);
+  Matrix<double> q = projected(x, layer.query_weight, layer.query_filter);
+  Matrix<double> k = projected(x, layer.key_weight, layer.key_filter);
   const Matrix<double> v = projected(x, layer.value_weight, layer.value_filter);
+  for (Index h = 0; h < shape.query_heads; ++h) q.middleCols(h * d, d) = unit_rms(q.middleCols(h * d, d)).eval();
+  for (Index h = 0; h < shape.key_heads; ++h) k.middleCols(h * d, d) = unit_rms(k.middleCols(h * d, d)).eval();
   Matrix<double> y(n, shape.mixed());
   for (Index h = 0; h < shape.query_heads; ++h) {
     const Index kh = h / (shape.query_heads / shape.key_heads);
@@ -77,13 +79,12 @@ Matrix<double> reference_layer(const gma::AttentionLayer<double, Covariance>& la
     }
     Options options;
     options.normalization = layer.config.normalization;
-    Matrix<double> out =
-        gma::reference::attention(layer.mixtures[static_cast<std::size_t>(kh)], unit_rms(q.middleCols(h * d, d)),
-                                  unit_rms(k.middleCols(kh * d, d)), Matrix<double>(v.middleCols(kh * e, e)), options,
-                                  layer.config.is_causal, tokens);
+    const Matrix<double> queries = q.middleCols(h * d, d), keys = k.middleCols(kh * d, d),
+                         values = v.middleCols(kh * e, e);
+    Matrix<double> out = gma::reference::attention(layer.mixtures[static_cast<std::size_t>(kh)], queries, keys, values,
+                                                   options, layer.config.is_causal, tokens);
     if (layer.config.window > 0) {
-      const Matrix<double> local = window_attention(q.middleCols(h * d, d), k.middleCols(kh * d, d),
-                                                    v.middleCols(kh * e, e), layer.config.window);
+      const Matrix<double> local = window_attention(queries, keys, values, layer.config.window);
       for (Index t = 0; t < n; ++t) {
         const double s = 1 / (1 + std::exp(-x.row(t).dot(layer.window_weight.row(h)) - layer.window_bias(h)));
         out.row(t) = s * local.row(t) + (1 - s) * out.row(t);

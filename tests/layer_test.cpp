@@ -531,7 +531,7 @@ TEST(Layer, StartsAsRecommended) {
   EXPECT_NEAR(std::exp(-layer.forget_bias(0)), 16, 1e-9);
   EXPECT_NEAR(std::exp(-layer.forget_bias(5)), 512, 1e-9);
   EXPECT_NEAR(layer.forget_bias(2) - layer.forget_bias(1), layer.forget_bias(1) - layer.forget_bias(0), 1e-12);
-  EXPECT_TRUE((layer.window_bias.array() == 0).all());
+  EXPECT_TRUE((layer.window_bias.array() == -2).all());
   EXPECT_NEAR(layer.window_weight.norm() / layer.forget_weight.norm(), 1, 0.2);
   EXPECT_NEAR(layer.mixtures[3].factors[1].log_temperature, std::log(std::sqrt(8.0)), 1e-15);
   EXPECT_EQ(layer.mixtures[0].components(), 64);

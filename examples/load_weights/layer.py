@@ -105,6 +105,7 @@ def layer(p, config, x):
         return z.reshape(n, count, -1).swapaxes(0, 1)
 
     q, k, v = projected("query", heads), projected("key", key_heads), projected("value", key_heads)
+    q, k = unit_rms(q), unit_rms(k)
     window = config.get("window", 0)
     if window:
         share = 1 / (1 + np.exp(-(x @ p["window.weight"].T + p["window.bias"])))
@@ -117,7 +118,7 @@ def layer(p, config, x):
         kh = h // (heads // key_heads)  # queries in order share a key head
         factors = [{member: p[f"mixtures.{kh}.factors.{i}.{member}"] for member in members}
                    for i in range(len(config["components"]))]
-        r_q, r_k = responsibilities(unit_rms(q[h]), factors), responsibilities(unit_rms(k[kh]), factors)
+        r_q, r_k = responsibilities(q[h], factors), responsibilities(k[kh], factors)
         y.append(attention(r_q, r_k, v[kh], g[:, kh], config["is_causal"], config["normalization"]))
         if window:
             s = share[:, h : h + 1]

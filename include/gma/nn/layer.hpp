@@ -9,9 +9,9 @@
 //   y       = gain o y / rms(y),  y o sigmoid(x Wg^T)             where they are asked for
 //   out     = y Wo^T
 //
-// with w the softmax attention of the head over the last tokens, of q and k before they are scaled, with rotary
-// positions (window.hpp). No other position enters: order reaches the layer through the convolution and the
-// forgetting. Verbs: layer_forward.hpp, layer_backward.hpp; start: layer_initialization.hpp; files:
+// with w the softmax attention of the same q, k and v over the last tokens, with rotary positions (window.hpp): scores
+// are at most sqrt(d), whatever the weights. No other position enters: order reaches the layer through the convolution
+// and the forgetting. Verbs: layer_forward.hpp, layer_backward.hpp; start: layer_initialization.hpp; files:
 // gma/io/layer_safetensors.hpp.
 #pragma once
 

@@ -96,11 +96,11 @@ struct LayerBackward {
     attend_backward();
     scratch.usage_penalty = 0;
     if (options.usage_penalty != 0) add_usage_penalty();
-    scale_backward();
     if (shape.window > 0) {
       window().attend_backward([&](Index i) { return initial == nullptr ? nullptr : initial->data() + i; },
                                scratch.d_window, scratch.heads.queries, scratch.heads.keys, scratch.heads.values);
     }
+    scale_backward();
     part_backward(0, scratch.heads.queries, layer.query_filter, gradient.query_filter);
     part_backward(shape.queries, scratch.heads.keys, layer.key_filter, gradient.key_filter);
     part_backward(shape.queries + shape.keys, scratch.heads.values, layer.value_filter, gradient.value_filter);
@@ -134,8 +134,16 @@ struct LayerBackward {
 
   LayerWindow<S> window() const {
     set_rotations(scratch.rotations, layer.config.window, shape.head_width);
-    return {shape,        layer.config.window, scratch.rotations, cache.inputs.sequences.offsets,
-            cache.values, cache.window,        options.executor,  scratch.workspace};
+    return {shape,
+            layer.config.window,
+            scratch.rotations,
+            cache.inputs.sequences.offsets,
+            cache.queries,
+            cache.keys,
+            cache.values,
+            cache.window,
+            options.executor,
+            scratch.workspace};
   }
 
   void attend_backward() {

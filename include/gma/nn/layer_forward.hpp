@@ -104,8 +104,8 @@ struct LayerForward {
     part(0, shape.queries, cache.queries);
     part(shape.queries, shape.keys, cache.keys);
     part(shape.queries + shape.keys, shape.values, cache.values);
-    if (shape.window > 0) window().attend(cache.queries, cache.keys, [&](Index i) { return state_of(i); });
     scale();
+    if (shape.window > 0) window().attend([&](Index i) { return state_of(i); });
     if (shape.forgetting > 0) forget();
     attend();
     if (shape.window > 0) window().mix(cache.projected, layer.window_bias, cache.mixed);
@@ -119,8 +119,9 @@ struct LayerForward {
   }
 
   LayerWindow<S> window() const {
-    return {shape,        layer.config.window, layer.rotations, cache.inputs.sequences.offsets,
-            cache.values, cache.window,        executor,        cache.workspace};
+    return {shape,         layer.config.window, layer.rotations, cache.inputs.sequences.offsets,
+            cache.queries, cache.keys,          cache.values,    cache.window,
+            executor,      cache.workspace};
   }
   const LayerState<S>* state_of(Index sequence) const { return states == nullptr ? nullptr : states[sequence]; }
 

@@ -13,7 +13,8 @@ namespace gma {
 /// Projections from Normal(0, 1 / inputs); filters that almost pass the present token on; mixtures as
 /// random_product_mixture(); gates of exp(bf) = one over time constants spread evenly in the logarithm from
 /// config.shortest_time to longest_time, their weights a tenth of a projection's, a = 0; so are the weights of the
-/// window's gate, which begins about half open, bs = 0; gains of one. Throws as validate(config).
+/// window's gate, which begins at an eighth, bs = -2, so that the mixture learns from the start; gains of one. Throws
+/// as validate(config).
 template <class S, class Covariance = Diagonal>
 AttentionLayer<S, Covariance> random_layer(const LayerConfig& config, std::uint64_t seed);
 
@@ -49,6 +50,7 @@ AttentionLayer<S, Covariance> random_layer(const LayerConfig& config, std::uint6
   }
   detail::fill_normal(layer.forget_weight, 0.1 * scale, random);
   detail::fill_normal(layer.window_weight, 0.1 * scale, random);
+  layer.window_bias.setConstant(S(-2));
   for (Index h = 0; h < shape.forgetting; ++h) {
     const double last = static_cast<double>(shape.key_heads - 1), at = static_cast<double>(h);
     const double position = last > 0 ? at / last : 0.5;

@@ -17,7 +17,7 @@ struct LayerState {
 
   std::vector<Memory<S>> memories;  ///< H, each K x e
   Matrix<S> history;                ///< taps - 1 x channels: projected tokens, oldest first; zeros before the first
-  Matrix<S> window_keys;            ///< W - 1 x H d: as the convolution left them, token p in row p mod (W - 1)
+  Matrix<S> window_keys;            ///< W - 1 x H d: of unit root mean square, token p in row p mod (W - 1)
   Matrix<S> window_values;          ///< W - 1 x H e: the same
   Index position = 0;               ///< tokens taken in
 };

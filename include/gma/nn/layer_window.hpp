@@ -16,10 +16,9 @@ namespace gma {
 /// What a forward pass leaves of its window for the backward pass, and for streams.
 template <class S>
 struct WindowCache {
-  Matrix<S> queries, keys;  ///< N x Hq d, N x H d: as the convolution left them
-  Matrix<S> output;         ///< N x Hq e
-  Matrix<S> log_sum_exp;    ///< Hq x N: of the scores
-  Matrix<S> gate;           ///< N x Hq: the window's share of the outputs
+  Matrix<S> output;       ///< N x Hq e
+  Matrix<S> log_sum_exp;  ///< Hq x N: of the scores
+  Matrix<S> gate;         ///< N x Hq: the window's share of the outputs
 };
 
 namespace detail {
@@ -32,29 +31,26 @@ struct LayerWindow {
   Index window;
   const Matrix<S>& rotations;
   const std::vector<std::int64_t>& offsets;  // of the sequences
-  const Matrix<S>& values;
+  const Matrix<S>&queries, &keys, &values;   // of unit root mean square, but for the values
   WindowCache<S>& cache;
   const Executor* executor;
   Workspace<S>& workspace;
 
-  /// Queries and keys as the convolution left them.
   template <class StateOf>
-  void attend(const Matrix<S>& queries, const Matrix<S>& keys, const StateOf& state_of) const {
+  void attend(const StateOf& state_of) const {
     const Index d = shape.head_width, e = shape.value_width;
-    cache.queries = queries;
-    cache.keys = keys;
     cache.output.resize(queries.rows(), shape.mixed());
     cache.log_sum_exp.resize(shape.query_heads, queries.rows());
     for_each_head(state_of, [&](const WindowHead<S>& head, Index first, Index group, Index row) {
       const Index count = head.keys.rows();
       head.forward(
-          group, [&](Index g) { return part(std::as_const(cache.queries), first + g, d, row, count); },
+          group, [&](Index g) { return part(queries, first + g, d, row, count); },
           [&](Index g) { return part(cache.output, first + g, e, row, count); },
           [&](Index g) { return cache.log_sum_exp.row(first + g).data() + row; });
     });
   }
 
-  /// Adds to the gradients of queries and keys as the convolution left them, and of values.
+  /// Adds to the gradients of queries, keys and values.
   template <class StateOf>
   void attend_backward(const StateOf& state_of, const Matrix<S>& d_output, Matrix<S>& d_queries, Matrix<S>& d_keys,
                        Matrix<S>& d_values) const {
@@ -62,10 +58,10 @@ struct LayerWindow {
     for_each_head(state_of, [&](const WindowHead<S>& head, Index first, Index group, Index row) {
       const Index count = head.keys.rows(), key_head = first / group;
       for (Index h = first; h < first + group; ++h) {
-        head.backward(part(std::as_const(cache.queries), h, d, row, count),
-                      part(std::as_const(cache.output), h, e, row, count), cache.log_sum_exp.row(h).data() + row,
-                      part(d_output, h, e, row, count), part(d_queries, h, d, row, count),
-                      part(d_keys, key_head, d, row, count), part(d_values, key_head, e, row, count));
+        head.backward(part(queries, h, d, row, count), part(std::as_const(cache.output), h, e, row, count),
+                      cache.log_sum_exp.row(h).data() + row, part(d_output, h, e, row, count),
+                      part(d_queries, h, d, row, count), part(d_keys, key_head, d, row, count),
+                      part(d_values, key_head, e, row, count));
       }
     });
   }
@@ -102,7 +98,7 @@ struct LayerWindow {
   void advance(LayerState<S>& state, Index row, Index count) const {
     for (Index t = (std::max)(Index(0), count - shape.past); t < count && shape.past > 0; ++t) {
       const Index to = (state.position + t) % shape.past;
-      state.window_keys.row(to) = cache.keys.row(row + t);
+      state.window_keys.row(to) = keys.row(row + t);
       state.window_values.row(to) = values.row(row + t);
     }
   }
@@ -133,7 +129,7 @@ struct LayerWindow {
       const Index count = static_cast<Index>(offsets[static_cast<std::size_t>(i) + 1]) - row;
       const WindowHead<S> head{rotations,
                                window,
-                               part(std::as_const(cache.keys), h, shape.head_width, row, count),
+                               part(keys, h, shape.head_width, row, count),
                                part(values, h, shape.value_width, row, count),
                                past_of(state_of(i), h),
                                workspace.worker(worker)};
