@@ -73,7 +73,11 @@ void write_panel(std::string& script, const std::vector<Runs>& best, const char*
   if (!plot.empty()) script += data + settings + plot + "\n";
 }
 
-std::string script_of(const std::vector<Runs>& best, const std::string& image) {
+// Of variants whose loss is far from the best one's there is a line in the tables and none in the plot.
+std::string script_of(std::vector<Runs> best, const std::string& image) {
+  const double most = 1.3 * mean(best.front(), "validation_loss");
+  const auto is_far = [&](const Runs& runs) { return mean(runs, "validation_loss") > most; };
+  best.erase(std::remove_if(best.begin(), best.end(), is_far), best.end());
   std::string script = "set terminal svg size 1200,460 font 'sans,11' background 'white'\nset output '" + image +
                        "'\nset multiplot layout 1,3\nset grid lc rgb 'gray85'\nset key font ',8' samplen 1.5\n"
                        "set ylabel 'nats a token, held out'\n";
