@@ -2,11 +2,10 @@
 //
 // Tables of mixers at equal numbers of parameters, sequences and schedule. Every finished run is added to a JSON file
 // at once, and runs that are there already are not made again: the tables may be made in pieces, and on several
-// machines.
+// machines. A run that is interrupted is saved, and goes on the next time.
 
 #include <cstdio>
 #include <filesystem>
-#include <stdexcept>
 
 #include "commands.hpp"
 #include "compare_report.hpp"
@@ -91,9 +90,7 @@ class Comparison {
         format("%s, %s, rate %g, seed %lld", name_.c_str(), variant.name, rate, static_cast<long long>(seed));
     training.train(line, false);
     training.save(unfinished);
-    if (is_interrupted())
-      throw std::runtime_error("interrupted; what is finished is in " + options_.results + ", the run under way in " +
-                               unfinished);
+    if (is_interrupted()) throw_interrupted(options_.results, unfinished);
     result.update(json_of(training.test(line, false)));
     result["chance"] = task_->chance();
     result["machine"] = machine(pool_.size());

@@ -121,9 +121,7 @@ class Comparison {
     if (std::filesystem::exists(run_options.checkpoint))
       training.restore(load_checkpoint(run_options.checkpoint, layout_of));
     const RunResult r = training.train();
-    if (is_interrupted())
-      throw std::runtime_error("interrupted; what is finished is in " + options_.results + ", the run under way in " +
-                               run_options.checkpoint);
+    if (is_interrupted()) throw_interrupted(options_.results, run_options.checkpoint);
     const double nats = text_.bytes_per_token() / bits_per_nat;  // a token, of a bit a byte
     nlohmann::json curve = nlohmann::json::array(), positions = nlohmann::json::array();
     for (const CurvePoint& p : r.curve)

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,6 +45,10 @@ inline std::string file_name(const Variant& variant, double learning_rate, std::
   std::string name = format("%s seed %llu rate %g", variant.name, static_cast<unsigned long long>(seed), learning_rate);
   std::replace(name.begin(), name.end(), ' ', '_');
   return name;
+}
+
+[[noreturn]] inline void throw_interrupted(const std::string& results, const std::string& unfinished) {
+  throw std::runtime_error("interrupted; what is finished is in " + results + ", the run under way in " + unfinished);
 }
 
 // Runs of one variant at one learning rate: its seeds.

@@ -39,13 +39,12 @@ void sdpa_forward_into(SdpaForward<typename Queries::Scalar>& forward, const Eig
 
 namespace detail {
 
+/// The same once its arguments have been checked; log_sum_exp may be null.
 template <class Out, class Queries, class Keys, class Values>
-void sdpa_into(const char* function, const Eigen::MatrixBase<Out>& out, const Eigen::MatrixBase<Queries>& queries,
+void sdpa_into(const Eigen::MatrixBase<Out>& out, const Eigen::MatrixBase<Queries>& queries,
                const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values, const SdpaOptions& options,
                typename Queries::Scalar* log_sum_exp, Workspace<typename Queries::Scalar>& workspace) {
   using S = typename Queries::Scalar;
-  check_sdpa(function, queries, keys, values, options);
-  check_shape(function, "out", out.rows(), out.cols(), queries.rows(), values.cols(), "queries x value width");
   Evaluated<Queries> q = queries.derived();
   Evaluated<Keys> k = keys.derived();
   Evaluated<Values> v = values.derived();
@@ -59,7 +58,10 @@ template <class Out, class Queries, class Keys, class Values>
 void sdpa_into(const Eigen::MatrixBase<Out>& out, const Eigen::MatrixBase<Queries>& queries,
                const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values, const SdpaOptions& options,
                Workspace<typename Queries::Scalar>& workspace) {
-  detail::sdpa_into<Out>("baselines::sdpa", out, queries, keys, values, options, nullptr, workspace);
+  constexpr const char* function = "baselines::sdpa";
+  detail::check_sdpa(function, queries, keys, values, options);
+  detail::check_shape(function, "out", out.rows(), out.cols(), queries.rows(), values.cols(), "queries x value width");
+  detail::sdpa_into<Out>(out, queries, keys, values, options, nullptr, workspace);
 }
 
 template <class Queries, class Keys, class Values>
@@ -75,11 +77,10 @@ template <class Queries, class Keys, class Values>
 void sdpa_forward_into(SdpaForward<typename Queries::Scalar>& forward, const Eigen::MatrixBase<Queries>& queries,
                        const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values,
                        const SdpaOptions& options, Workspace<typename Queries::Scalar>& workspace) {
-  constexpr const char* function = "baselines::sdpa_forward";
-  detail::check_sdpa(function, queries, keys, values, options);
+  detail::check_sdpa("baselines::sdpa_forward", queries, keys, values, options);
   forward.output.resize(queries.rows(), values.cols());
   forward.log_sum_exp.resize(queries.rows());
-  detail::sdpa_into(function, forward.output, queries, keys, values, options, forward.log_sum_exp.data(), workspace);
+  detail::sdpa_into(forward.output, queries, keys, values, options, forward.log_sum_exp.data(), workspace);
 }
 
 template <class Queries, class Keys, class Values>

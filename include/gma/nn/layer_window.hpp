@@ -13,7 +13,7 @@
 
 namespace gma {
 
-/// What a forward pass leaves of its window for the backward pass, and for streams.
+/// What a forward pass leaves of its window for the backward pass.
 template <class S>
 struct WindowCache {
   Matrix<S> output;       ///< N x Hq e
