@@ -34,7 +34,7 @@ std::size_t bytes(const LayerState<S>& state);
 template <class S>
 void reset(LayerState<S>& state);
 
-/// Writes `state` in a binary form that is the same on every machine: magic "GMASTATE", version 2, header and checksum
+/// Writes `state` in a binary form that is the same on every machine: magic "GMASTATE", version 3, header and checksum
 /// as described in core/binary.hpp; then int64 position, rows and columns of the history, rows of the window, columns
 /// of its keys and of its values, number of memories; history, keys and values row by row, and every memory as save()
 /// of one. Throws std::runtime_error if the stream fails.
@@ -95,7 +95,7 @@ void reset(LayerState<S>& state) {
 
 namespace detail {
 
-inline constexpr BinaryFormat layer_state_format{"GMASTATE", "layer state", 2};
+inline constexpr BinaryFormat layer_state_format{"GMASTATE", "layer state", 3};
 
 /// Why a state that was read is none of the shape of `expected`; empty if it is.
 template <class S>
