@@ -307,7 +307,7 @@ void expect_close(const std::vector<Part>& actual, const std::vector<Part>& expe
 /// which would bring the token back, has a slope.
 bool is_absent(const std::string& part, double number) { return part == "key_weights" && !(number > 0); }
 
-/// Fourth-order central differences of every number of the problem. Masses and weights are divided by, or may not
+/// Difference quotients of every number of the problem. Masses and weights are divided by, or may not
 /// become negative, and so are stepped in proportion to themselves; sharp components need a shorter step.
 template <class M>
 std::vector<Part> differences(Direction direction, Regime regime, Problem<double, M> problem,
@@ -320,17 +320,12 @@ std::vector<Part> differences(Direction direction, Regime regime, Problem<double
       double& number = matrix.data()[i];
       const double kept = number;
       const double step = name == "key_weights" || name == "memory.mass" ? 1e-3 * kept : unit;
-      const auto at = [&](double offset) {
-        number = kept + offset;
-        const double value = loss<double>(forward<double>(direction, problem, options), upstream);
-        number = kept;
-        return value;
-      };
       if (step == 0 || is_absent(name, kept)) {
         part.values(i) = 0;
         continue;
       }
-      part.values(i) = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step);
+      part.values(i) = difference_quotient(
+          number, step, [&] { return loss<double>(forward<double>(direction, problem, options), upstream); });
     }
     parts.push_back(part);
   });

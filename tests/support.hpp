@@ -249,6 +249,20 @@ testing::AssertionResult close(const Memory<S>& a, const Memory<S>& b, double to
   return testing::AssertionFailure() << "log_forgetting " << g_a << " and " << g_b;
 }
 
+/// The slope of loss() in `number` by fourth-order central differences. The error is of the order of step^4, and of
+/// rounding by loss / step.
+template <class Loss>
+double difference_quotient(double& number, double step, const Loss& loss) {
+  const double kept = number;
+  const auto at = [&](double offset) -> double {
+    number = kept + offset;
+    const double value = loss();
+    number = kept;
+    return value;
+  };
+  return (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step);
+}
+
 /// Equal to the bit, NaN included.
 template <class A, class B>
 bool same_bits(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {

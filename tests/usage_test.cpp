@@ -25,23 +25,12 @@ using Families =
     testing::Types<Flat<gma::Isotropic>, Flat<gma::Diagonal>, Flat<gma::Tied>, Flat<gma::Full>, Product<gma::Diagonal>>;
 TYPED_TEST_SUITE(Usages, Families, FamilyNames);
 
-/// Fourth-order central differences of loss() in every coefficient of `numbers`.
+/// The slopes of loss() in every coefficient of `numbers`.
 template <class Derived, class Loss>
 Matrix<double> differences(Eigen::MatrixBase<Derived>& numbers, Loss&& loss) {
-  constexpr double step = 1e-3;
   Matrix<double> result(numbers.rows(), numbers.cols());
   for (Index i = 0; i < numbers.rows(); ++i) {
-    for (Index j = 0; j < numbers.cols(); ++j) {
-      double& number = numbers.derived()(i, j);
-      const double kept = number;
-      const auto at = [&](double offset) {
-        number = kept + offset;
-        const double value = loss();
-        number = kept;
-        return value;
-      };
-      result(i, j) = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step);
-    }
+    for (Index j = 0; j < numbers.cols(); ++j) result(i, j) = difference_quotient(numbers.derived()(i, j), 1e-3, loss);
   }
   return result;
 }
