@@ -88,16 +88,13 @@ class Training {
 
   // Saves all that is needed to go on as if the run had never stopped.
   void save(const std::string& path) const {
-    save_training_file(
-        path, file_kind,
-        {{"model", model_.config()},
-         {"train", config_},
-         {"steps", optimization_.steps},
-         {"tokens", result_.tokens},
-         {"seconds", result_.seconds},
-         {"losses", result_.losses}},
-        model_.layout(),
-        {&optimization_.parameters, &optimization_.optimizer.first_moment, &optimization_.optimizer.second_moment});
+    save_training_file(path, file_kind,
+                       {{"model", model_.config()},
+                        {"train", config_},
+                        {"tokens", result_.tokens},
+                        {"seconds", result_.seconds},
+                        {"losses", result_.losses}},
+                       model_.layout(), optimization_.state());
   }
 
   // Goes on from a file that a run of the same model and configuration, on the same task, has saved. Throws
@@ -105,20 +102,14 @@ class Training {
   void restore(const std::string& path) {
     TrainingFile file(path, file_kind);
     RunResult result;
-    std::int64_t steps = 0;
     file.header([&](const nlohmann::json& header) {
       if (header.at("model") != nlohmann::json(model_.config()) || header.at("train") != nlohmann::json(config_))
         throw std::runtime_error(path + " is of a run with another model or another configuration");
-      header.at("steps").get_to(steps);
       header.at("tokens").get_to(result.tokens);
       header.at("seconds").get_to(result.seconds);
       header.at("losses").get_to(result.losses);
     });
-    auto [parameters, first_moment, second_moment] = file.tensors(model_.layout());
-    optimization_.parameters = std::move(parameters);
-    optimization_.optimizer.first_moment = std::move(first_moment);
-    optimization_.optimizer.second_moment = std::move(second_moment);
-    optimization_.steps = steps;
+    optimization_.restore(file.state(model_.layout()));
     result_ = std::move(result);
     model_.prepare(optimization_.parameters);
   }

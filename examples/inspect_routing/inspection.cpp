@@ -189,7 +189,7 @@ Inspection inspect(const Checkpoint& checkpoint, const Text& text, const Inspect
   result.model = checkpoint.model;
   result.text = text.name;
   result.is_bytes = text.vocabulary.is_bytes();
-  result.steps = checkpoint.steps;
+  result.steps = checkpoint.state.steps;
   result.context = checkpoint.train.context;
   result.factors = checkpoint.model.mixer == transformer::MixerKind::gma
                        ? checkpoint.model.components

@@ -30,7 +30,7 @@ const transformer::ModelConfig& with_components(const transformer::ModelConfig& 
 
 RoutingReader::RoutingReader(const language_model::Checkpoint& checkpoint)
     : checkpoint_(checkpoint), model_(with_components(checkpoint.model)), cache_(model_.make_cache()) {
-  model_.prepare(checkpoint_.parameters);
+  model_.prepare(checkpoint_.state.parameters);
 }
 
 Index RoutingReader::components() const { return mixer_of(model_, 0).layer().mixtures.front().components(); }
@@ -43,7 +43,7 @@ std::vector<double> RoutingReader::temperatures(Index layer, Index head) const {
 }
 
 void RoutingReader::read(const Token* tokens, Index count, const Visitor& visit) {
-  model_.forward(checkpoint_.parameters, tokens, count, nullptr, cache_);
+  model_.forward(checkpoint_.state.parameters, tokens, count, nullptr, cache_);
   HeadRouting routing;
   for (Index l = 0; l < checkpoint_.model.layers; ++l) {
     const auto& layer = mixer_of(model_, l).layer();

@@ -5,13 +5,14 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
+#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "baselines.hpp"
 #include "run_result.hpp"
+#include "transformer/write_file.hpp"
 
 namespace language_model {
 
@@ -21,13 +22,13 @@ struct NamedRun {
 };
 
 inline void write_curves(const std::filesystem::path& path, const std::vector<NamedRun>& runs) {
-  std::ofstream out(path);
-  out << "mixer,budget,steps,bytes,seconds,training_bits_per_byte,validation_bits_per_byte\n";
-  for (const NamedRun& run : runs)
-    for (const CurvePoint& p : run.result.curve)
-      out << name_of(run.result.model.mixer) << ',' << run.budget << ',' << p.steps << ',' << p.bytes << ','
-          << p.seconds << ',' << p.training << ',' << p.validation << '\n';
-  if (!out) throw std::runtime_error("cannot write " + path.string());
+  write_file(path, [&](std::ostream& out) {
+    out << "mixer,budget,steps,bytes,seconds,training_bits_per_byte,validation_bits_per_byte\n";
+    for (const NamedRun& run : runs)
+      for (const CurvePoint& p : run.result.curve)
+        out << name_of(run.result.model.mixer) << ',' << run.budget << ',' << p.steps << ',' << p.bytes << ','
+            << p.seconds << ',' << p.training << ',' << p.validation << '\n';
+  });
 }
 
 namespace detail {
@@ -52,21 +53,21 @@ inline void write_panel(std::ostream& out, const std::vector<NamedRun>& runs, co
 // Writes curve.gnuplot into the directory and runs it, which gives curve.svg. False where gnuplot is missing.
 inline bool draw_curves(const std::filesystem::path& directory, const std::vector<NamedRun>& runs,
                         const Baselines& baselines) {
-  std::ofstream out(directory / "curve.gnuplot");
-  for (std::size_t i = 0; i < runs.size(); ++i) {
-    out << "$run" << i << " << EOD\n";
-    for (const CurvePoint& p : runs[i].result.curve)
-      out << double(p.bytes) / 1e6 << ' ' << p.seconds << ' ' << p.validation << '\n';
-    out << "EOD\n";
-  }
-  out << "set terminal svg size 1100,480 font 'sans,12' background 'white'\n"
-         "set output 'curve.svg'\n"
-         "set multiplot layout 1,2\n"
-         "set ylabel 'validation, bits per byte'\nset yrange [1.8:4]\nset grid\nset key top right\n";
-  detail::write_panel(out, runs, baselines, "same bytes", "megabytes of text trained on", "1:3");
-  detail::write_panel(out, runs, baselines, "same seconds", "seconds of training", "2:3");
-  out << "unset multiplot\n";
-  out.close();
+  write_file(directory / "curve.gnuplot", [&](std::ostream& out) {
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      out << "$run" << i << " << EOD\n";
+      for (const CurvePoint& p : runs[i].result.curve)
+        out << double(p.bytes) / 1e6 << ' ' << p.seconds << ' ' << p.validation << '\n';
+      out << "EOD\n";
+    }
+    out << "set terminal svg size 1100,480 font 'sans,12' background 'white'\n"
+           "set output 'curve.svg'\n"
+           "set multiplot layout 1,2\n"
+           "set ylabel 'validation, bits per byte'\nset yrange [1.8:4]\nset grid\nset key top right\n";
+    detail::write_panel(out, runs, baselines, "same bytes", "megabytes of text trained on", "1:3");
+    detail::write_panel(out, runs, baselines, "same seconds", "seconds of training", "2:3");
+    out << "unset multiplot\n";
+  });
   const std::string command = "cd '" + directory.string() + "' && gnuplot curve.gnuplot >/dev/null 2>&1";
   return std::system(command.c_str()) == 0;
 }

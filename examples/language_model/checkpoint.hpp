@@ -17,10 +17,9 @@ struct Checkpoint {
   TrainConfig train;
   std::string text_name, vocabulary;  // the vocabulary serialized; empty for bytes
   std::int64_t text_size = 0;         // in tokens; resuming on another text would be a mistake that nobody notices
-  std::int64_t steps = 0;
-  double seconds = 0;             // of training
-  std::vector<CurvePoint> curve;  // so far
-  Vector<float> parameters, first_moment, second_moment;
+  double seconds = 0;                 // of training
+  std::vector<CurvePoint> curve;      // so far
+  TrainingState<float> state;
 };
 
 namespace detail {
@@ -53,10 +52,9 @@ inline void save_checkpoint(const std::string& path, const Checkpoint& c, const 
                                  {"text", c.text_name},
                                  {"text_size", c.text_size},
                                  {"vocabulary", detail::to_hexadecimal(c.vocabulary)},
-                                 {"steps", c.steps},
                                  {"seconds", c.seconds},
                                  {"curve", c.curve}};
-  save_training_file(path, detail::checkpoint_kind, header, layout, {&c.parameters, &c.first_moment, &c.second_moment});
+  save_training_file(path, detail::checkpoint_kind, header, layout, c.state);
 }
 
 // make_layout(const ModelConfig&) gives the layout that the tensors of the file must have.
@@ -70,14 +68,10 @@ Checkpoint load_checkpoint(const std::string& path, MakeLayout&& make_layout) {
     header.at("text").get_to(c.text_name);
     header.at("text_size").get_to(c.text_size);
     c.vocabulary = detail::from_hexadecimal(header.at("vocabulary").get<std::string>());
-    header.at("steps").get_to(c.steps);
     header.at("seconds").get_to(c.seconds);
     header.at("curve").get_to(c.curve);
   });
-  auto [parameters, first_moment, second_moment] = file.tensors(make_layout(c.model));
-  c.parameters = std::move(parameters);
-  c.first_moment = std::move(first_moment);
-  c.second_moment = std::move(second_moment);
+  c.state = file.state(make_layout(c.model));
   return c;
 }
 

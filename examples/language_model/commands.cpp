@@ -54,8 +54,8 @@ int train_command(const CommonOptions& common, TrainOptions options) {
 int generate_command(const GenerateOptions& options) {
   const Checkpoint checkpoint = load_checkpoint(options.checkpoint, layout_of);
   Model<float> model(checkpoint.model);
-  model.prepare(checkpoint.parameters);
-  Sampler<float> sampler(model, checkpoint.parameters, Vocabulary::deserialize(checkpoint.vocabulary),
+  model.prepare(checkpoint.state.parameters);
+  Sampler<float> sampler(model, checkpoint.state.parameters, Vocabulary::deserialize(checkpoint.vocabulary),
                          checkpoint.train.context, options.sampling);
   sampler.read(options.prompt);
   std::fputs(options.prompt.c_str(), stdout);
@@ -73,11 +73,12 @@ int evaluate_command(const CommonOptions& common, const std::string& path) {
   const Text text = load_text(common.text, checkpoint.train.context, 0, &vocabulary);
   ThreadPool pool(common.threads);
   Model<float> model(checkpoint.model);
-  model.prepare(checkpoint.parameters);
+  model.prepare(checkpoint.state.parameters);
   Evaluator<float> evaluator(model, text, checkpoint.train.context, pool);
   std::printf("windows of %lld tokens: %.4f bits/byte\n", static_cast<long long>(checkpoint.train.context),
-              evaluator.windowed(checkpoint.parameters));
-  if (model.is_constant_memory()) std::printf("streamed: %.4f bits/byte\n", evaluator.streamed(checkpoint.parameters));
+              evaluator.windowed(checkpoint.state.parameters));
+  if (model.is_constant_memory())
+    std::printf("streamed: %.4f bits/byte\n", evaluator.streamed(checkpoint.state.parameters));
   return 0;
 }
 

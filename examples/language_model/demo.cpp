@@ -5,12 +5,12 @@
 
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 
 #include "chart.hpp"
 #include "commands.hpp"
 #include "sampler.hpp"
 #include "training_run.hpp"
+#include "transformer/write_file.hpp"
 
 namespace language_model {
 
@@ -88,7 +88,7 @@ class Demo {
   }
 
   void write_files() const {
-    std::ofstream(directory_ / "sample.txt") << sample_ << '\n';
+    write_file(directory_ / "sample.txt", sample_ + "\n");
     write_curves(directory_ / "curves.csv", runs_);
     nlohmann::json results;
     results["text"] = {{"name", text_.name}, {"bytes", text_.size()}, {"held_out", text_.held_out()}};
@@ -101,9 +101,7 @@ class Demo {
       json["budget"] = run.budget;
       results["runs"].push_back(json);
     }
-    std::ofstream out(directory_ / "results.json");
-    out << results.dump(2) << '\n';
-    if (!out) throw std::runtime_error("cannot write " + (directory_ / "results.json").string());
+    write_file(directory_ / "results.json", results.dump(2) + "\n");
 
     const bool is_drawn = draw_curves(directory_, runs_, baselines_);
     std::printf("\nWritten to %s:\n", directory_.string().c_str());

@@ -32,14 +32,10 @@ class TrainingRun {
     if (c.text_size != text_.size())
       throw std::runtime_error("the checkpoint was trained on " + c.text_name + " of " + std::to_string(c.text_size) +
                                " tokens, this text has " + std::to_string(text_.size()));
-    auto& optimization = trainer_.optimization;
-    optimization.parameters = c.parameters;
-    optimization.optimizer.first_moment = c.first_moment;
-    optimization.optimizer.second_moment = c.second_moment;
-    optimization.steps = c.steps;
+    trainer_.optimization.restore(c.state);
     seconds_ = c.seconds;
     curve_ = c.curve;
-    model_.prepare(optimization.parameters);
+    model_.prepare(trainer_.parameters());
   }
 
   // Trains until the budget is used up, evaluates over all of the held-out text, saves.
@@ -128,12 +124,9 @@ class TrainingRun {
     c.text_name = text_.name;
     c.text_size = text_.size();
     c.vocabulary = text_.vocabulary.serialized();
-    c.steps = trainer_.steps();
     c.seconds = seconds_;
     c.curve = curve_;
-    c.parameters = trainer_.parameters();
-    c.first_moment = trainer_.optimization.optimizer.first_moment;
-    c.second_moment = trainer_.optimization.optimizer.second_moment;
+    c.state = trainer_.optimization.state();
     save_checkpoint(options_.checkpoint, c, model_.layout());
   }
 

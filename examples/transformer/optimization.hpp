@@ -54,6 +54,14 @@ class Optimization {
     return loss;
   }
 
+  TrainingState<S> state() const { return {steps, parameters, optimizer.first_moment, optimizer.second_moment}; }
+  void restore(TrainingState<S> state) {
+    steps = state.steps;
+    parameters = std::move(state.parameters);
+    optimizer.first_moment = std::move(state.first_moment);
+    optimizer.second_moment = std::move(state.second_moment);
+  }
+
   std::int64_t steps = 0;  // done so far
   Vector<S> parameters;
   AdamW<S> optimizer;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 
 #include "config.hpp"
 #include "tensors.hpp"
@@ -19,6 +20,13 @@ inline double schedule(const TrainConfig& config, std::int64_t step, double prog
   const double decayed = config.final_learning_rate + (1 - config.final_learning_rate) * cosine;
   return config.learning_rate * (std::min)(warmup, 1.0) * decayed;
 }
+
+// What training changes, from which it goes on: each a buffer of the layout, and the steps done so far.
+template <class S>
+struct TrainingState {
+  std::int64_t steps = 0;
+  Vector<S> parameters, first_moment, second_moment;
+};
 
 // Per parameter, with gradient g and step count t:
 //   m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2

@@ -4,29 +4,16 @@
 // need not be made again, so a table can be made in pieces, and on several machines.
 #pragma once
 
-#include <filesystem>
 #include <fstream>
-#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "types.hpp"
+#include "write_file.hpp"
 
 namespace transformer {
-
-// Written beside the file, then renamed over it: it is never half written, and a full disk costs nothing.
-inline void write_file(const std::filesystem::path& path, const std::string& contents) {
-  if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path());
-  const std::filesystem::path fresh = path.string() + ".new";
-  {
-    std::ofstream out(fresh, std::ios::binary);
-    out << contents;
-    if (!out.flush()) throw std::runtime_error("cannot write " + path.string());
-  }
-  std::filesystem::rename(fresh, path);
-}
 
 class Results {
  public:

@@ -4,24 +4,21 @@
 // tensor with its moments.
 //
 //   magic, version           8 bytes, u32: the program's own
-//   length, header           u64, that many bytes of JSON; "tensors" has the names and shapes
+//   length, header           u64, that many bytes of JSON; "tensors" has the names and shapes, "steps" those done
 //   values, moments          for every tensor in order: its values, first and second moments, as 32-bit floats
 //
-// All numbers are little endian. The file is written under another name and renamed, so that a reader never sees half
-// of one and a full disk does not cost the previous one.
+// All numbers are little endian.
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
 
-#include "tensors.hpp"
+#include "optimizer.hpp"
+#include "write_file.hpp"
 
 namespace transformer {
 
@@ -68,28 +65,20 @@ inline nlohmann::json names_and_shapes(const Layout& layout) {
 
 }  // namespace detail
 
-// Values, first and second moments, each a buffer of the layout.
-using TrainedBuffers = std::array<const Vector<float>*, 3>;
-
 inline void save_training_file(const std::string& path, const FileKind& kind, nlohmann::json header,
-                               const Layout& layout, const TrainedBuffers& buffers) {
+                               const Layout& layout, const TrainingState<float>& state) {
   header["tensors"] = detail::names_and_shapes(layout);
-  const std::string text = header.dump(), fresh = path + ".new";
-  {
-    std::ofstream out(fresh, std::ios::binary | std::ios::trunc);
+  header["steps"] = state.steps;
+  const std::string text = header.dump();
+  write_file(path, [&](std::ostream& out) {
     out.write(kind.magic, 8);
     detail::put(out, kind.version);
     detail::put(out, std::uint64_t(text.size()));
     out << text;
     for (const auto& entry : layout.entries())
-      for (const auto* buffer : buffers) detail::put(out, *buffer, entry.tensor);
-    out.flush();
-    if (!out) {
-      std::remove(fresh.c_str());
-      throw std::runtime_error("cannot write the checkpoint " + path);
-    }
-  }
-  std::filesystem::rename(fresh, path);
+      for (const auto* buffer : {&state.parameters, &state.first_moment, &state.second_moment})
+        detail::put(out, *buffer, entry.tensor);
+  });
 }
 
 // Throws std::runtime_error, with the file's name, where it is not of this kind, is damaged or does not fit.
@@ -124,17 +113,18 @@ class TrainingFile {
     }
   }
 
-  // Values, first and second moments.
-  std::array<Vector<float>, 3> tensors(const Layout& layout) {
+  TrainingState<float> state(const Layout& layout) {
     if (header_.value("tensors", nlohmann::json()) != detail::names_and_shapes(layout))
       throw std::runtime_error(path_ + " holds other tensors than this program's model has");
-    std::array<Vector<float>, 3> buffers;
-    for (auto& buffer : buffers) buffer.setZero(layout.size());
+    TrainingState<float> state;
+    header([&](const nlohmann::json& members) { members.at("steps").get_to(state.steps); });
+    const auto buffers = {&state.parameters, &state.first_moment, &state.second_moment};
+    for (auto* buffer : buffers) buffer->setZero(layout.size());
     for (const auto& entry : layout.entries())
-      for (auto& buffer : buffers) detail::take(in_, buffer, entry.tensor);
+      for (auto* buffer : buffers) detail::take(in_, *buffer, entry.tensor);
     if (!in_) throw std::runtime_error(path_ + " is cut short");
     if (in_.peek() != std::ifstream::traits_type::eof()) throw std::runtime_error(path_ + " has bytes after its end");
-    return buffers;
+    return state;
   }
 
  private:

@@ -179,14 +179,14 @@ void expect_routing_explains(transformer::MixerKind mixer) {
   config.components = {3, 2};
   config.plain_components = 5;
   language_model::Model<float> model(config);
-  checkpoint.parameters = model.initial_parameters(1);
-  checkpoint.parameters += 0.2f * random_matrix<Vector<float>>(checkpoint.parameters.size(), 1, 9);
+  checkpoint.state.parameters = model.initial_parameters(1);
+  checkpoint.state.parameters += 0.2f * random_matrix<Vector<float>>(checkpoint.state.parameters.size(), 1, 9);
   std::vector<Token> tokens;
   for (Index t = 0; t < 50; ++t) tokens.push_back(Token('a' + t * t % 23));
 
-  model.prepare(checkpoint.parameters);
+  model.prepare(checkpoint.state.parameters);
   auto cache = model.make_cache();
-  model.forward(checkpoint.parameters, tokens.data(), 50, nullptr, cache);
+  model.forward(checkpoint.state.parameters, tokens.data(), 50, nullptr, cache);
   RoutingReader reader(checkpoint);
   EXPECT_EQ(reader.components(), mixer == transformer::MixerKind::gma ? 6 : 5);
   EXPECT_EQ(reader.temperatures(1, 1).size(), mixer == transformer::MixerKind::gma ? 2u : 1u);
