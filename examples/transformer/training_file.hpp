@@ -113,6 +113,7 @@ class TrainingFile {
     }
   }
 
+  // What was saved, of a model with this layout.
   TrainingState<float> state(const Layout& layout) {
     if (header_.value("tensors", nlohmann::json()) != detail::names_and_shapes(layout))
       throw std::runtime_error(path_ + " holds other tensors than this program's model has");
