@@ -17,14 +17,14 @@ namespace transformer {
 // what was there, where that fails.
 template <class Write>
 void write_file(const std::filesystem::path& path, const Write& write) {
-  if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path());
+  std::error_code ignored;  // where it matters, the file cannot be written either
+  if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path(), ignored);
   const std::filesystem::path fresh = path.string() + ".new";
   {
     std::ofstream out(fresh, std::ios::binary);
     write(static_cast<std::ostream&>(out));
     out.close();
     if (!out) {
-      std::error_code ignored;
       std::filesystem::remove(fresh, ignored);
       throw std::runtime_error("cannot write " + path.string());
     }
