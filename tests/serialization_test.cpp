@@ -189,6 +189,25 @@ TEST(SavedMemory, RefusesOtherFormatsByName) {
   expect_refused<float>(good, {"8 bytes, expected 4"});
 }
 
+TEST(BinaryReader, TakesEveryVersionFromTheOldestOn) {
+  const auto read = [](std::uint32_t written, const gma::detail::BinaryFormat& format) {
+    std::stringstream stream(binary);
+    gma::detail::BinaryWriter::start<float>("save", {"GMATHING", "thing", written}, stream).finish();
+    auto reader = gma::detail::BinaryReader::start<float>("load", format, stream);
+    reader.finish();
+    return reader.version();
+  };
+  for (const std::uint32_t version : {2u, 3u, 4u}) EXPECT_EQ(read(version, {"GMATHING", "thing", 4, 2}), version);
+  const auto refused = [&](std::uint32_t version, const gma::detail::BinaryFormat& format, const char* words) {
+    expect_error<std::runtime_error>([&] { read(version, format); }, {"gma::load", "no valid thing", words});
+  };
+  refused(1, {"GMATHING", "thing", 4, 2}, "it is of version 1, expected 2 to 4");
+  refused(5, {"GMATHING", "thing", 4, 2}, "it is of version 5, expected 2 to 4");
+  EXPECT_EQ(read(4, {"GMATHING", "thing", 4}), 4u);
+  refused(3, {"GMATHING", "thing", 4}, "it is of version 3, expected 4");
+  refused(0, {"GMATHING", "thing", 4}, "it is of version 0, expected 4");
+}
+
 TEST(SavedMemory, RefusesImpossibleSizesWithoutBelievingThem) {
   const std::string good = saved(random_memory<double>(3, 2, 10));
   const std::uint64_t most = static_cast<std::uint64_t>(gma::detail::largest_saved_size);

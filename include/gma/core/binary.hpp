@@ -26,11 +26,13 @@
 
 namespace gma::detail {
 
-/// What a stream holds: `magic` has 8 characters, `content` is its name in messages, as in "memory".
+/// What a stream holds: `magic` has 8 characters, `content` is its name in messages, as in "memory". Writers write
+/// `version`; readers take every version from `oldest` on, where 0 stands for `version` alone.
 struct BinaryFormat {
   const char* magic;
   const char* content;
   std::uint32_t version;
+  std::uint32_t oldest = 0;
 };
 
 /// Bytes of the magic, the header and the checksum: what a saved object takes besides its content.
@@ -83,9 +85,12 @@ class BinaryWriter {
 /// finish().
 class BinaryReader {
  public:
-  /// Reads magic and header, and refuses all but the format's version and numbers of type S.
+  /// Reads magic and header, and refuses all but the format's versions and numbers of type S.
   template <class S>
   static BinaryReader start(const char* function, const BinaryFormat& format, std::istream& stream);
+
+  /// The version of the format that the stream is of: what its content looks like.
+  std::uint32_t version() const { return version_; }
 
   /// `what` is the name of the value in messages.
   template <class Integer>
@@ -118,6 +123,7 @@ class BinaryReader {
   const char* function_;
   BinaryFormat format_;
   std::istream& stream_;
+  std::uint32_t version_ = 0;
   std::uint64_t hash_ = 0;
   std::uint64_t position_ = 0;
 };
@@ -255,8 +261,12 @@ inline void BinaryReader::read_header(std::uint32_t scalar_size) {
   const std::uint32_t mark = integer<std::uint32_t>("byte-order mark");
   if (mark == reversed_byte_order_mark) refuse("its byte order is big-endian, expected little-endian");
   if (mark != byte_order_mark) refuse("its byte-order mark is ", mark, ", expected ", byte_order_mark);
-  const std::uint32_t version = integer<std::uint32_t>("version");
-  if (version != format_.version) refuse("it is of version ", version, ", expected ", format_.version);
+  version_ = integer<std::uint32_t>("version");
+  const std::uint32_t oldest = format_.oldest == 0 ? format_.version : format_.oldest;
+  if (version_ < oldest || version_ > format_.version) {
+    const std::string older = oldest < format_.version ? concatenate(oldest, " to ") : std::string();
+    refuse("it is of version ", version_, ", expected ", older, format_.version);
+  }
   const std::uint32_t size = integer<std::uint32_t>("scalar size");
   if (size != scalar_size) refuse("its numbers have ", size, " bytes, expected ", scalar_size);
 }
