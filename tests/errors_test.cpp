@@ -188,6 +188,103 @@ TEST_F(Errors, MixturesWithoutComponentsOrDimension) {
   EXPECT_TRUE(same_bits(memory, before));
 }
 
+/// Products of counts that wrap round: to 0, to a believable 6,464, to a negative number; and one just above the bound.
+TEST_F(Errors, SlotsThatAreTooMany) {
+  const std::vector<std::vector<Index>> sizes = {{8192, 8192, 8192, 8192, 8192},
+                                                 {5154, 6872, 4566, 4090, 27889},
+                                                 {2, 2, 2, 2, 2, 2, 2, 23, 23, 37, 67, 149, 853, 1471, 2939},
+                                                 std::vector<Index>(63, 2),
+                                                 {4096, 4097}};
+  for (const std::vector<Index>& components : sizes) {
+    gma::ProductMixture<double, gma::Diagonal> bad;
+    gma::CompiledMixture<double> compiled;
+    for (const Index count : components) {
+      bad.factors.emplace_back(count, 1);
+      compiled.factors.push_back(gma::compile(bad.factors.back()).factors.front());
+    }
+    const Index dim = bad.dim();
+    EXPECT_GT(bad.components(), gma::max_slots);
+    EXPECT_EQ(bad.components(), compiled.components());
+    const Matrix<double> x = random.matrix<double>(3, dim), v = random.matrix<double>(3, 2);
+    const Words words = {"slots", "expected at most 16777216"};
+    expect_error([&] { gma::validate(bad); }, words);
+    expect_error([&] { gma::compile(bad); }, words);
+    expect_error([&] { gma::responsibilities_backward(bad, x, x); }, words);
+    expect_error([&] { gma::causal_backward(bad, x, x, v, v); }, words);
+    expect_error([&] { gma::usage_penalty_backward(bad, x); }, words);
+    expect_error([&] { gma::reference::affinity(bad, x, x, options, false); }, words);
+    expect_error([&] { gma::random_product_mixture<double>(components, dim, 1); }, words);
+    const auto fails = [&](const auto& mixture_of_any_form) {
+      Memory<double> fresh;
+      expect_error([&] { gma::responsibilities(mixture_of_any_form, x); }, words);
+      expect_error([&] { gma::log_density(mixture_of_any_form, x); }, words);
+      expect_error([&] { gma::usage(mixture_of_any_form, x); }, words);
+      expect_error([&] { gma::write(mixture_of_any_form, x, v, fresh); }, words);
+      expect_error([&] { gma::read(mixture_of_any_form, x, fresh); }, words);
+      expect_error([&] { gma::causal(mixture_of_any_form, x, x, v, fresh); }, words);
+      expect_error([&] { gma::bidirectional(mixture_of_any_form, x, x, v); }, words);
+      EXPECT_TRUE(fresh.empty());
+    };
+    fails(bad);
+    fails(compiled);
+    gma::LayerConfig config;
+    config.width = dim;
+    config.components = components;
+    expect_error([&] { gma::validate(config); }, words);
+    expect_error([&] { gma::random_layer<double>(config, 1); }, words);
+  }
+  expect_error([] { Mixture(gma::max_slots + 1, 1); }, {"components is 16777217", "at most 16777216"});
+  expect_error([] { gma::random_product_mixture<double>({gma::max_slots, 2}, 2, 1); }, {"slots"});
+}
+
+TEST(Counts, NeverOverflow) {
+  using gma::detail::product_of_counts;
+  using gma::detail::sum_of_counts;
+  constexpr Index most = std::numeric_limits<Index>::max();
+  EXPECT_EQ(product_of_counts(3, 4), 12);
+  EXPECT_EQ(product_of_counts(most, 1), most);
+  EXPECT_EQ(product_of_counts(most / 2, 2), most - 1);
+  EXPECT_EQ(product_of_counts(most / 2 + 1, 2), most);
+  EXPECT_EQ(product_of_counts(most, most), most);
+  EXPECT_EQ(product_of_counts(most, 0), 0);
+  EXPECT_EQ(product_of_counts(-2, most), 0);
+  EXPECT_EQ(sum_of_counts(3, 4), 7);
+  EXPECT_EQ(sum_of_counts(most, 0), most);
+  EXPECT_EQ(sum_of_counts(most - 1, 2), most);
+  EXPECT_EQ(sum_of_counts(1, most, most), most);
+  EXPECT_EQ(gma::Full::scale_cols(most / 2), most);
+}
+
+TEST(Counts, LayersThatAreTooLarge) {
+  constexpr Index most = std::numeric_limits<Index>::max();
+  gma::LayerConfig good;
+  good.width = 16;
+  good.heads = 2;
+  good.window = gma::max_window;
+  gma::validate(good);
+  const auto fails = [&](auto change, const std::string& member) {
+    gma::LayerConfig config = good;
+    change(config);
+    expect_error([&] { gma::validate(config); }, {"LayerConfig", member, "expected at most"});
+  };
+  for (const Index count : {most, most - 1, most / 2 + 1, Index(1) << 32, gma::max_columns + 2}) {
+    fails([&](gma::LayerConfig& c) { c.width = count; }, "width");
+    fails([&](gma::LayerConfig& c) { c.heads = c.width = count; }, "width");
+    fails([&](gma::LayerConfig& c) { c.heads = count; }, "heads");
+    fails([&](gma::LayerConfig& c) { c.key_value_heads = count; }, "key_value_heads");
+    fails([&](gma::LayerConfig& c) { c.head_width = count; }, "head_width");
+    fails([&](gma::LayerConfig& c) { c.value_width = count; }, "value_width");
+    fails([&](gma::LayerConfig& c) { c.convolution = count; }, "convolution");
+    fails([&](gma::LayerConfig& c) { c.window = count; }, "window");
+    fails([&](gma::LayerConfig& c) { c.components = {count}; }, "components");
+    fails([&](gma::LayerConfig& c) { c.components = {count, count}; }, "components");
+  }
+  fails([](gma::LayerConfig& c) { c.window = gma::max_window + 1; }, "window");
+  fails([](gma::LayerConfig& c) { c.head_width = gma::max_columns; }, "heads, head_width and value_width");
+  fails([](gma::LayerConfig& c) { c.value_width = gma::max_columns / 2; }, "heads, head_width and value_width");
+  fails([](gma::LayerConfig& c) { c.heads = c.width = gma::max_columns; }, "heads, head_width and value_width");
+}
+
 TEST_F(Errors, ParametersOfAnotherShape) {
   const auto fails = [&](const Mixture& bad, const Words& words) {
     expect_error([&] { gma::validate(bad); }, words);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "gma/baselines/feature_maps.hpp"
+#include "gma/mixture/initialization.hpp"
 #include "gma/nn/layer_routing.hpp"
 
 namespace gma::baselines {
@@ -48,9 +49,7 @@ struct LayerRouting<S, baselines::RandomFeatures> : FixedRouting<baselines::Posi
   /// A gradient has features too, which nothing reads: the fewest.
   static Map zeros(const LayerConfig&, Index head_width) { return Map(1, head_width, 0); }
   static Map start(const LayerConfig& config, Index head_width, Random& random) {
-    Index components = 1;
-    for (const Index count : config.components) components *= count;
-    return Map(components, head_width, static_cast<std::uint64_t>(random.uniform() * 0x1p53));
+    return Map(slots_of(config.components), head_width, static_cast<std::uint64_t>(random.uniform() * 0x1p53));
   }
 };
 

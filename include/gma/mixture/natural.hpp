@@ -48,18 +48,19 @@ struct CompiledMixture {
 
   Index components() const {
     Index product = factors.empty() ? 0 : 1;
-    for (const NaturalParameters<S>& factor : factors) product *= factor.components();
+    for (const NaturalParameters<S>& factor : factors)
+      product = detail::product_of_counts(product, factor.components());
     return product;
   }
   Index dim() const {
     Index sum = 0;
-    for (const NaturalParameters<S>& factor : factors) sum += factor.dim;
+    for (const NaturalParameters<S>& factor : factors) sum = detail::sum_of_counts(sum, factor.dim);
     return sum;
   }
 };
 
 /// Natural parameters of a mixture. Cost O(K d), for Full O(K d^2). Throws std::invalid_argument if the shapes of the
-/// parameters do not fit together.
+/// parameters do not fit together, or if there are more than max_slots components.
 template <class S, class Covariance>
 CompiledMixture<S> compile(const Mixture<S, Covariance>& mixture);
 template <class S, class Covariance>

@@ -66,6 +66,7 @@ const CompiledMixture<S>& compiled(const char* function, const CompiledMixture<S
   if (mixture.components() < 1 || mixture.dim() < 1) {
     invalid_argument(function, "mixture is empty, expected the result of gma::compile");
   }
+  check_slots(function, "mixture", mixture.components());
   return mixture;
 }
 
