@@ -48,8 +48,10 @@ class Input {
 
 inline std::vector<unsigned char> join(const std::vector<Piece>& pieces);
 
-/// A foreign text as it may stand in a message: quoted, cut after `limit` bytes, one '?' for each that is not
-/// printable.
+/// A foreign text as it may stand in a message: cut after `limit` bytes, one '?' for each that is not printable.
+inline std::string shown(std::string_view text, std::size_t limit = 80);
+
+/// The same, in quotes.
 inline std::string excerpt(std::string_view text, std::size_t limit = 80);
 
 // Implementation -----------------------------------------------------------------------------------------------------
@@ -110,10 +112,12 @@ inline std::vector<unsigned char> join(const std::vector<Piece>& pieces) {
   return bytes;
 }
 
-inline std::string excerpt(std::string_view text, std::size_t limit) {
-  std::string shown = "'";
-  for (const char c : text.substr(0, limit)) shown += c >= ' ' && c <= '~' ? c : '?';
-  return shown + (text.size() > limit ? "...'" : "'");
+inline std::string shown(std::string_view text, std::size_t limit) {
+  std::string result;
+  for (const char c : text.substr(0, limit)) result += c >= ' ' && c <= '~' ? c : '?';
+  return result + (text.size() > limit ? "..." : "");
 }
+
+inline std::string excerpt(std::string_view text, std::size_t limit) { return "'" + shown(text, limit) + "'"; }
 
 }  // namespace gma::io::detail
