@@ -59,9 +59,22 @@ struct LayerRouting {
   template <class Get>
   static void get_constants(const Get&, const LayerConfig&, Index, Type&) {}
 
+  /// Throws where a checked mixture is none of the config's.
+  static void check_config(const char* function, const Type& mixture, const LayerConfig& config) {
+    check_size(function, "layer.mixtures", "factors", static_cast<Index>(mixture.factors.size()),
+               static_cast<Index>(config.components.size()), "from layer.config");
+    for (std::size_t m = 0; m < mixture.factors.size(); ++m) {
+      check_size(function, "layer.mixtures", "components in a factor", mixture.factors[m].components(),
+                 config.components[m], "from layer.config");
+    }
+  }
+
   /// visit(name, matrix or number, the same of every other) for every parameter of one head.
   template <class Visitor, class First, class... Others>
   static void visit(const Visitor& visit, First& first, Others&... others) {
+    (check_size("visit_parameters", "layer.mixtures", "factors", static_cast<Index>(others.factors.size()),
+                static_cast<Index>(first.factors.size()), "as of the first layer"),
+     ...);
     for (std::size_t m = 0; m < first.factors.size(); ++m) {
       const std::string name = "factors." + std::to_string(m) + ".";
       visit(name + "weight_logits", first.factors[m].weight_logits, others.factors[m].weight_logits...);

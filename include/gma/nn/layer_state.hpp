@@ -2,6 +2,7 @@
 // What a layer remembers of one stream of tokens: of one size however long the stream is.
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "gma/attention/memory.hpp"
@@ -20,6 +21,10 @@ struct LayerState {
   Matrix<S> window_keys;            ///< W - 1 x H d: of unit root mean square, token p in row p mod (W - 1)
   Matrix<S> window_values;          ///< W - 1 x H e: the same
   Index position = 0;               ///< tokens taken in
+
+  /// Set while a call changes the numbers in place, and left set where it throws: the state is then good for nothing
+  /// but reset(), load(), assignment and destruction.
+  bool is_torn = false;
 };
 
 /// The state before the first token. Throws std::invalid_argument for a layer that is not causal.
@@ -91,9 +96,13 @@ void reset(LayerState<S>& state) {
   for (Memory<S>& memory : state.memories) reset(memory);
   for (Matrix<S>* past : {&state.history, &state.window_keys, &state.window_values}) past->setConstant(S(0));
   state.position = 0;
+  state.is_torn = false;
 }
 
 namespace detail {
+
+/// The most tokens that a stream may have taken in: so many that no sum of positions overflows.
+inline constexpr Index largest_position = std::numeric_limits<Index>::max() / 2;
 
 inline constexpr BinaryFormat layer_state_format{"GMASTATE", "layer state", 3};
 
@@ -117,9 +126,19 @@ std::string layer_state_fault(const LayerState<S>& read, const LayerState<S>& ex
   return {};
 }
 
+template <class S>
+void check_not_torn(const char* function, const LayerState<S>& state) {
+  if (state.is_torn) {
+    invalid_argument(function,
+                     "state was left unfinished by a call that threw, expected a whole one: reset() it, or go "
+                     "on from a copy");
+  }
+}
+
 template <class L, class S>
 void check_state(const char* function, const L& layer, const LayerState<S>& state) {
   const LayerShape shape(layer.config);
+  check_not_torn(function, state);
   check_size(function, "state.memories", "entries", static_cast<Index>(state.memories.size()), shape.key_heads,
              "one per key head: make it with gma::begin_stream");
   for (std::size_t h = 0; h < state.memories.size(); ++h) {
@@ -134,12 +153,16 @@ void check_state(const char* function, const L& layer, const LayerState<S>& stat
   check_shape(function, "state.window_values", values.rows(), values.cols(), past, past > 0 ? shape.values : 0,
               "window - 1 x width of all values");
   if (state.position < 0) invalid_argument(function, "state.position is ", state.position, ", expected 0 or more");
+  if (state.position > largest_position) {
+    invalid_argument(function, "state.position is ", state.position, ", expected at most ", largest_position);
+  }
 }
 
 }  // namespace detail
 
 template <class S>
 void save(const LayerState<S>& state, std::ostream& stream) {
+  detail::check_not_torn("save", state);
   detail::BinaryWriter writer = detail::BinaryWriter::start<S>("save", detail::layer_state_format, stream);
   writer.size(state.position);
   writer.size(state.history.rows());
