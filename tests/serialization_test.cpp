@@ -276,6 +276,19 @@ TEST(SavedMemory, SaysThatTheStreamFailed) {
   expect_error<std::runtime_error>([&] { gma::save(memory, broken); }, {"gma::save"});
 }
 
+/// Takes bytes into a buffer of its own, and meets the end of the disk when it is to hand them over.
+class BufferBeforeAFullDisk : public std::stringbuf {
+ protected:
+  int sync() override { return -1; }
+};
+
+TEST(SavedMemory, MeetsTheFullDiskBehindABuffer) {
+  BufferBeforeAFullDisk disk;
+  std::ostream stream(&disk);
+  expect_error<std::runtime_error>([&] { gma::save(random_memory<double>(3, 2, 13), stream); },
+                                   {"gma::save", "the stream failed"});
+}
+
 TEST(MemorySizes, CountBytesAndShares) {
   EXPECT_EQ(gma::bytes(gma::empty_memory<float>(4, 3)), (4 * 3 + 4 + 1) * sizeof(float));
   EXPECT_EQ(gma::bytes(Memory<double>()), sizeof(double));

@@ -68,7 +68,8 @@ class BinaryWriter {
     numbers(values.data(), values.size());
   }
 
-  /// Writes the checksum. Throws std::runtime_error if the stream has failed.
+  /// Writes the checksum and flushes the stream, so that a full disk is met here and not when nobody looks any more.
+  /// Throws std::runtime_error if the stream has failed.
   void finish();
 
  private:
@@ -97,6 +98,8 @@ class BinaryReader {
   Integer integer(const char* what);
   /// A number of rows, columns, layers: from 0 to largest_saved_size.
   Index size(const char* what);
+  /// How often something happened: from 0 to `most`, with nothing allocated for it.
+  Index count(const char* what, Index most);
   /// The product of two sizes, refused beyond largest_saved_size.
   Index size_of(const char* what, Index rows, Index cols) const;
   template <class S>
@@ -219,6 +222,7 @@ void BinaryWriter::numbers(const S* values, Index count) {
 
 inline void BinaryWriter::finish() {
   integer(hash_);
+  stream_.flush();
   if (!stream_) runtime_error(function_, "the stream failed");
 }
 
@@ -284,6 +288,12 @@ inline Index BinaryReader::size(const char* what) {
   if (value > static_cast<std::uint64_t>(largest_saved_size)) {
     refuse("impossible size: ", what, " is ", value, ", expected at most ", largest_saved_size);
   }
+  return static_cast<Index>(value);
+}
+
+inline Index BinaryReader::count(const char* what, Index most) {
+  const std::uint64_t value = integer<std::uint64_t>(what);
+  if (value > static_cast<std::uint64_t>(most)) refuse("its ", what, " is ", value, ", expected at most ", most);
   return static_cast<Index>(value);
 }
 

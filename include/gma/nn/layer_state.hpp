@@ -42,7 +42,9 @@ void reset(LayerState<S>& state);
 /// Writes `state` in a binary form that is the same on every machine: magic "GMASTATE", version 3, header and checksum
 /// as described in core/binary.hpp; then int64 position, rows and columns of the history, rows of the window, columns
 /// of its keys and of its values, number of memories; history, keys and values row by row, and every memory as save()
-/// of one. Throws std::runtime_error if the stream fails.
+/// of one. The stream is flushed. Throws std::runtime_error if it fails, on a full disk too, and std::invalid_argument
+/// for a state that load() would refuse: a memory whose mass is NaN or negative, say, which one NaN among the tokens
+/// leaves behind.
 template <class S>
 void save(const LayerState<S>& state, std::ostream& stream);
 
@@ -102,9 +104,26 @@ void reset(LayerState<S>& state) {
 namespace detail {
 
 /// The most tokens that a stream may have taken in: so many that no sum of positions overflows.
-inline constexpr Index largest_position = std::numeric_limits<Index>::max() / 2;
+inline constexpr Index largest_position = (std::numeric_limits<Index>::max)() / 2;
 
 inline constexpr BinaryFormat layer_state_format{"GMASTATE", "layer state", 3};
+
+/// What is wrong with a state, whatever its shape, that streams leave behind; "" if nothing is.
+template <class S>
+std::string layer_state_fault(const LayerState<S>& state) {
+  if (state.position < 0 || state.position > largest_position) {
+    return concatenate("position is ", state.position, ", expected 0 to ", largest_position);
+  }
+  if (state.window_keys.rows() != state.window_values.rows()) {
+    return concatenate("window_values has ", state.window_values.rows(), " rows, expected ", state.window_keys.rows(),
+                       " (as window_keys)");
+  }
+  for (std::size_t h = 0; h < state.memories.size(); ++h) {
+    const std::string fault = memory_fault(state.memories[h]);
+    if (!fault.empty()) return concatenate("memory ", h, ": ", fault);
+  }
+  return {};
+}
 
 /// Why a state that was read is none of the shape of `expected`; empty if it is.
 template <class S>
@@ -120,10 +139,8 @@ std::string layer_state_fault(const LayerState<S>& read, const LayerState<S>& ex
   for (std::size_t h = 0; h < expected.memories.size(); ++h) {
     const Matrix<S>&a = read.memories[h].slots, &b = expected.memories[h].slots;
     if (sizes(a) != sizes(b)) return concatenate("memory ", h, " is ", sizes(a), ", expected ", sizes(b));
-    fault = memory_fault(read.memories[h]);
-    if (!fault.empty()) return concatenate("memory ", h, ": ", fault);
   }
-  return {};
+  return layer_state_fault(read);
 }
 
 template <class S>
@@ -163,6 +180,8 @@ void check_state(const char* function, const L& layer, const LayerState<S>& stat
 template <class S>
 void save(const LayerState<S>& state, std::ostream& stream) {
   detail::check_not_torn("save", state);
+  const std::string fault = detail::layer_state_fault(state);
+  if (!fault.empty()) detail::invalid_argument("save", "state: ", fault);
   detail::BinaryWriter writer = detail::BinaryWriter::start<S>("save", detail::layer_state_format, stream);
   writer.size(state.position);
   writer.size(state.history.rows());
@@ -188,7 +207,7 @@ template <class S>
 void load(LayerState<S>& state, std::istream& stream) {
   detail::BinaryReader reader = detail::BinaryReader::start<S>("load", detail::layer_state_format, stream);
   LayerState<S> loaded;
-  loaded.position = reader.size("position");
+  loaded.position = reader.count("position", detail::largest_position);
   const Index rows = reader.size("history's rows"), cols = reader.size("history's columns");
   const Index past = reader.size("window's rows");
   const Index key_cols = reader.size("window's columns of keys"),
