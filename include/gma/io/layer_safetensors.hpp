@@ -237,6 +237,28 @@ inline void validate_from_file(const std::string& origin, const LayerConfig& con
 #endif
 }
 
+/// The layer that a file holds and describes.
+template <class S, class Covariance>
+AttentionLayer<S, Covariance> described_layer(const std::string& origin, const SafeTensors& file) {
+  const auto refuse = [&](const std::string& fault) { gma::detail::raise<std::runtime_error>(origin + fault); };
+  const auto text = [&](const char* key) -> std::string {
+    const auto found = file.metadata.find(key);
+    return found == file.metadata.end() ? std::string() : found->second;
+  };
+  const std::string format = text(file.metadata.count("gma_format") > 0 ? "gma_format" : "format");
+  if (format != layer_format) {
+    refuse("it has the format \"" + shown(format) + "\" in its metadata, expected \"" + layer_format + "\"");
+  }
+  if (text("covariance") != Covariance::name) {
+    refuse("it has " + shown(text("covariance")) + " covariances, expected " + Covariance::name);
+  }
+  LayerConfig config;
+  const std::string fault = read_config(text("config"), config);
+  if (!fault.empty()) refuse(fault);
+  validate_from_file(origin, config);
+  return layer_of<S, Covariance>(origin, file, config, "");
+}
+
 }  // namespace detail
 
 template <class S, class Covariance>
@@ -272,25 +294,7 @@ void write_layer(const std::filesystem::path& path, const AttentionLayer<S, Cova
 template <class S, class Covariance>
 AttentionLayer<S, Covariance> read_layer(const std::filesystem::path& path) {
   const SafeTensors file = read_safetensors(path);
-  const std::string origin = "gma::io::read_layer: " + path.string() + ": ";
-  const auto refuse = [&](const std::string& fault) { gma::detail::raise<std::runtime_error>(origin + fault); };
-  const auto text = [&](const char* key) -> std::string {
-    const auto found = file.metadata.find(key);
-    return found == file.metadata.end() ? std::string() : found->second;
-  };
-  const std::string format = text(file.metadata.count("gma_format") > 0 ? "gma_format" : "format");
-  if (format != detail::layer_format) {
-    refuse("it has the format \"" + detail::shown(format) + "\" in its metadata, expected \"" + detail::layer_format +
-           "\"");
-  }
-  if (text("covariance") != Covariance::name) {
-    refuse("it has " + detail::shown(text("covariance")) + " covariances, expected " + Covariance::name);
-  }
-  LayerConfig config;
-  const std::string fault = detail::read_config(text("config"), config);
-  if (!fault.empty()) refuse(fault);
-  detail::validate_from_file(origin, config);
-  return detail::layer_of<S, Covariance>(origin, file, config, "");
+  return detail::described_layer<S, Covariance>("gma::io::read_layer: " + path.string() + ": ", file);
 }
 
 }  // namespace gma::io
