@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Bad input: the type of the exception, a message that names the function, the argument and both sizes, and outputs and
 // memories that are as they were.
+#include <limits>
+#include <locale>
+
 #include "support.hpp"
 
 namespace gma_test {
@@ -317,6 +320,46 @@ TEST_F(Errors, ValidateFindsWhatIsNotFinite) {
     fails([&](Mixture& m) { m.log_temperature = value; }, {"log_temperature"});
   }
   gma::validate(mixture);
+}
+
+/// Any number may be given for "all tokens": gradients are those of one interval.
+TEST_F(Errors, CheckpointIntervalsOfAnyLength) {
+  Random source(3);
+  const Matrix<double> x = source.matrix<double>(300, 3), v = source.matrix<double>(300, 2);
+  Options options_of_one;
+  options_of_one.checkpoint_interval = 300;
+  const auto expected = gma::causal_backward(mixture, x, x, v, v, options_of_one);
+  constexpr Index most = std::numeric_limits<Index>::max();
+  for (const Index interval : {most, most - 1, most - 300, most / 2}) {
+    for (const Index tile : {Index(0), Index(7), most}) {
+      Options long_ones;
+      long_ones.checkpoint_interval = interval;
+      long_ones.tile = tile;
+      const auto actual = gma::causal_backward(mixture, x, x, v, v, long_ones);
+      EXPECT_LE(relative_error(actual.queries, expected.queries), autodiff_tolerance);
+      EXPECT_LE(relative_error(actual.keys, expected.keys), autodiff_tolerance);
+      EXPECT_LE(relative_error(actual.values, expected.values), autodiff_tolerance);
+      EXPECT_LE(relative_error(actual.mixture.means, expected.mixture.means), autodiff_tolerance);
+    }
+  }
+}
+
+/// Numbers with points for thousands and commas for fractions, as a program may have asked for everywhere.
+struct Foreign : std::numpunct<char> {
+  char do_decimal_point() const override { return ','; }
+  char do_thousands_sep() const override { return '.'; }
+  std::string do_grouping() const override { return "\3"; }
+};
+
+TEST(Messages, DoNotDependOnTheLocale) {
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Foreign));
+  Vector<double> weights = Vector<double>::Ones(12345);
+  weights(9876) = -0.5;
+  const Mixture mixture(1, 1);
+  const Matrix<double> x = Matrix<double>::Zero(12345, 1);
+  expect_error([&] { gma::causal(mixture, x.topRows(1234), x, x); }, {"1234 rows, expected 12345"});
+  expect_error([&] { gma::causal(mixture, x, x, x, Options{}, {weights, {}}); }, {"is -0.5 at token 9876"});
+  std::locale::global(before);
 }
 
 TEST_F(Errors, OptionsOutOfRange) {

@@ -157,7 +157,7 @@ void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen
   }
 
   const Index tile = detail::tile_size(options, detail::causal_backward_tile(components), n);
-  const Index interval = (options.checkpoint_interval + tile - 1) / tile * tile;
+  const Index interval = (detail::checkpoint_interval(options, n) + tile - 1) / tile * tile;
   const Index intervals = (n + interval - 1) / interval;
   detail::FeatureMapOf<M>& gradient = detail::zero_gradient(natural, workspace);
   typename Workspace<S>::Frame frame(workspace);

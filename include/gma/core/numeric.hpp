@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Numeric helpers that hold for float, double and autodiff scalars alike. They rely on NaN and infinity, so the library
-// does not support -ffast-math.
+// Numeric helpers that hold for float, double and autodiff scalars alike. They rely on NaN and infinity (see
+// types.hpp).
 #pragma once
 
 #include <cmath>

@@ -97,6 +97,7 @@ template <class S, class Covariance>
 Mixture<S, Covariance> fit_mixture(const char* function, Index components, const Samples& samples,
                                    const InitializationOptions& options, Random& random) {
   if (components < 1) invalid_argument(function, "components is ", components, ", expected at least 1");
+  check_slots(function, "components", components);
   const FitFloors floors{options.variance_floor, options.weight_floor / static_cast<double>(components)};
   const double spread = std::exp(single_gaussian<Isotropic>(samples, floors).log_scales(0, 0));
   const Clusters clusters = kmeans(samples, components, options.kmeans_iterations, spread, random);
