@@ -194,7 +194,7 @@ TYPED_TEST(Sdpa, AWindowOfAnyLengthIsAllKeys) {
 TYPED_TEST(Sdpa, GradientsOfHugeScoresStayFinite) {
   using S = TypeParam;
   for (const double size : {1e3, 1e6, 1e9}) {
-    Case<S> it(200, 200, 16, 4);
+    Case<S> it(200, 200, 15, 4);  // scales that are no power of two
     it.queries *= static_cast<S>(size);
     it.keys *= static_cast<S>(size);
     SdpaOptions options;
