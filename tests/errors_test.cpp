@@ -283,6 +283,11 @@ TEST(Counts, LayersThatAreTooLarge) {
     fails([&](gma::LayerConfig& c) { c.components = {count, count}; }, "components");
   }
   fails([](gma::LayerConfig& c) { c.window = gma::max_window + 1; }, "window");
+  gma::LayerConfig never_forgets = good;
+  never_forgets.longest_time = infinity;
+  expect_error([&] { gma::validate(never_forgets); }, {"longest_time", "inf", "expected finite times"});
+  never_forgets.longest_time = 1e300;  // a gate that is 0 to begin with
+  EXPECT_TRUE(gma::random_layer<float>(never_forgets, 1).forget_bias.allFinite());
   fails([](gma::LayerConfig& c) { c.head_width = gma::max_columns; }, "heads, head_width and value_width");
   fails([](gma::LayerConfig& c) { c.value_width = gma::max_columns / 2; }, "heads, head_width and value_width");
   fails([](gma::LayerConfig& c) { c.heads = c.width = gma::max_columns; }, "heads, head_width and value_width");

@@ -42,8 +42,11 @@ S bounded_temperature(const S& log_temperature) {
 /// least 2^-48 times that.
 template <class S>
 S largest_precision(const S& reach, const S& beta) {
-  const S one(1), size = reach > one ? reach : one;
-  return power_of_range<S>(0.75) / (beta > one ? beta : one) / size / size;
+  S most = power_of_range<S>(0.75);  // one operation at a time: autodiff scalars want no longer expressions
+  if (beta > S(1)) most /= beta;
+  if (reach > S(1)) most /= reach;
+  if (reach > S(1)) most /= reach;
+  return most;
 }
 
 /// The largest |mu_ki - c_i|. Cost O(K d).
@@ -85,21 +88,22 @@ S center_of(const Matrix<S>& means, Index i, RowVector<S>& scratch) {
 }
 
 /// Chooses the centre (d numbers, zeros where it is not worth it); returns whether any is not zero. A coordinate is
-/// looked at where its means are on average more than 4 of the smallest standard deviations from the origin, as the
-/// softmax sees them. Precisions have a row per component or one, and a column per coordinate or one. Cost O(K d), a
-/// median more for each coordinate that is looked at.
+/// looked at where its means are on average more than 4 of the smallest standard deviations from the origin; at a
+/// temperature below 1, which sharpens, 4 sqrt(tau). Precisions have a row per component or one, and a column per
+/// coordinate or one. Cost O(K d), and O(K) for each coordinate that is looked at.
 template <class S>
 bool choose_center(const Matrix<S>& means, const Matrix<S>& precisions, const S& beta, RowVector<S>& scratch,
                    RowVector<S>& center) {
   const S zero(0), enough = S(16) / (beta > S(1) ? beta : S(1));
   center = means.colwise().sum();
   center *= S(1 / static_cast<double>(means.rows()));
-  const S narrowest = precisions.maxCoeff(), farthest = center.cwiseProduct(center).maxCoeff();
+  const S narrowest = precisions.maxCoeff();
   bool is_centered = false;
   for (Index i = 0; i < center.size(); ++i) {
-    const bool is_far =
-        farthest * narrowest > enough &&
-        center(i) * center(i) * precisions.col((std::min)(i, precisions.cols() - 1)).maxCoeff() > enough;
+    S distance = center(i);
+    distance *= distance;
+    const bool is_far = distance * narrowest > enough &&  // the cheap question first
+                        distance * precisions.col((std::min)(i, precisions.cols() - 1)).maxCoeff() > enough;
     center(i) = is_far ? center_of(means, i, scratch) : zero;
     is_centered = is_centered || center(i) != zero;
   }
