@@ -103,7 +103,7 @@ void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, cons
   detail::MemoryView<S> memory = detail::take_memory(natural.components(), values.cols(), workspace);
   memory.set_zero();
   detail::write_tokens(natural, stream, write_tile, options.executor, memory, workspace);
-  gradients.queries.resize(queries.rows(), queries.cols());
+  detail::resize(gradients.queries, queries.rows(), queries.cols());
   detail::set_zero(gradients.memory, natural.components(), values.cols());
   detail::read_tokens_backward(natural, view, memory, detail::TokenView<S>(dy), options.normalization, read_tile,
                                options.executor, gradients.queries, detail::view(gradients.memory), gradient,

@@ -144,13 +144,13 @@ void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen
   const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
 
   const Index n = stream.size();
-  gradients.queries.resize(n, queries.cols());
-  gradients.keys.resize(n, keys.cols());
-  gradients.values.resize(n, width);
-  gradients.key_weights.resize(stream.weighted() ? n : 0);
-  gradients.log_forgetting.resize(stream.forgets() ? n : 0);
+  detail::resize(gradients.queries, n, queries.cols());
+  detail::resize(gradients.keys, n, keys.cols());
+  detail::resize(gradients.values, n, width);
+  detail::resize(gradients.key_weights, stream.weighted() ? n : 0);
+  detail::resize(gradients.log_forgetting, stream.forgets() ? n : 0);
+  if (&gradients.memory != &d_final_memory) detail::set_zero(gradients.memory, components, width);
   if (d_final_memory.empty()) {
-    detail::set_zero(gradients.memory, components, width);
     gradients.memory.log_forgetting = d_final_memory.log_forgetting;
   } else {
     gradients.memory = d_final_memory;

@@ -13,6 +13,7 @@
 
 #include "gma/core/binary.hpp"
 #include "gma/core/checks.hpp"
+#include "gma/core/resize.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/core/workspace.hpp"
 
@@ -90,8 +91,8 @@ void check_memory(const char* function, const char* argument, const Memory<S>& m
 
 template <class S>
 void set_zero(Memory<S>& memory, Index components, Index width) {
-  memory.slots.setConstant(components, width, S(0));
-  memory.mass.setConstant(components, S(0));
+  set_constant(memory.slots, components, width, S(0));
+  set_constant(memory.mass, components, S(0));
   memory.log_forgetting = S(0);
 }
 

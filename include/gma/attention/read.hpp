@@ -216,7 +216,7 @@ Gradients<M> read_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries
   detail::Evaluated<D> dy = d_output.derived();
   Gradients<M> out;
   detail::FeatureMapOf<M>& gradient = detail::zero_gradient(natural, workspace);
-  out.queries.resize(queries.rows(), queries.cols());
+  detail::resize(out.queries, queries.rows(), queries.cols());
   detail::set_zero(out.memory, natural.components(), memory.slots.cols());
   Memory<S> copy = memory;
   detail::read_tokens_backward(natural, detail::TokenView<S>(q), detail::view(copy), detail::TokenView<S>(dy),

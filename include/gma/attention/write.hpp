@@ -169,10 +169,10 @@ void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, 
                            const Executor* executor, TokenGradients<S> out, FeatureMap& gradient,
                            Workspace<S>& workspace) {
   const Index n = stream.size(), K = map.components(), e = stream.values.cols();
-  out.keys.resize(n, stream.keys.cols());
-  out.values.resize(n, e);
-  out.key_weights.resize(stream.weighted() ? n : 0);
-  out.log_forgetting.resize(stream.forgets() ? n : 0);
+  resize(out.keys, n, stream.keys.cols());
+  resize(out.values, n, e);
+  resize(out.key_weights, stream.weighted() ? n : 0);
+  resize(out.log_forgetting, stream.forgets() ? n : 0);
   typename Workspace<S>::Frame frame(workspace);
   const Stretches stretches(n, tile);
   Tile<S> later = workspace.take(1, stretches.count() + 1);  // of the stretches from i on
