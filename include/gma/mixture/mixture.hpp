@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "gma/core/checks.hpp"
+#include "gma/core/resize.hpp"
 #include "gma/core/types.hpp"
 
 namespace gma {
@@ -195,9 +196,9 @@ void add_parameters(ProductMixture<S, Covariance>& sum, const ProductMixture<S, 
 
 template <class S, class Covariance>
 void set_zero_like(Mixture<S, Covariance>& mixture, const Mixture<S, Covariance>& like) {
-  mixture.weight_logits.setConstant(like.weight_logits.size(), S(0));
-  mixture.means.setConstant(like.means.rows(), like.means.cols(), S(0));
-  mixture.log_scales.setConstant(like.log_scales.rows(), like.log_scales.cols(), S(0));
+  set_constant(mixture.weight_logits, like.weight_logits.size(), S(0));
+  set_constant(mixture.means, like.means.rows(), like.means.cols(), S(0));
+  set_constant(mixture.log_scales, like.log_scales.rows(), like.log_scales.cols(), S(0));
   mixture.log_temperature = S(0);
 }
 template <class S, class Covariance>

@@ -103,7 +103,7 @@ struct Family<S, Isotropic> {
     const Index d = mixture.dim();
     const Matrix<S>& p = natural.precisions;
     natural.features = Features::squared_norm;
-    natural.weights.resize(d + 1, mixture.components());
+    resize(natural.weights, d + 1, mixture.components());
     for (Index k = 0; k < mixture.components(); ++k) {
       for (Index i = 0; i < d; ++i) {
         const S mu = mixture.means(k, i);
@@ -139,7 +139,7 @@ struct Family<S, Diagonal> {
     const Index d = mixture.dim();
     const Matrix<S>& p = natural.precisions;
     natural.features = Features::squares;
-    natural.weights.resize(2 * d, mixture.components());
+    resize(natural.weights, 2 * d, mixture.components());
     for (Index k = 0; k < mixture.components(); ++k) {
       for (Index i = 0; i < d; ++i) {
         const S mu = mixture.means(k, i);
@@ -172,7 +172,7 @@ struct Family<S, Tied> {
     const Index d = mixture.dim();
     const Matrix<S>& p = natural.precisions;
     natural.features = Features::linear;
-    natural.weights.resize(d, mixture.components());
+    resize(natural.weights, d, mixture.components());
     for (Index k = 0; k < mixture.components(); ++k) {
       for (Index i = 0; i < d; ++i) {
         const S mu = mixture.means(k, i);
@@ -210,8 +210,8 @@ struct Family<S, Full> {
   static void compile(const Mixture<S, Full>& mixture, const S& /*beta*/, NaturalParameters<S>& natural) {
     const Index d = mixture.dim();
     natural.features = Features::whitened;
-    natural.means = mixture.means;
-    natural.weights.resize(mixture.components() * d, d);
+    assign(natural.means, mixture.means);
+    resize(natural.weights, mixture.components() * d, d);
     for (Index k = 0; k < mixture.components(); ++k) {
       for (Index i = 0; i < d; ++i) {
         for (Index j = 0; j < d; ++j) natural.weights(k * d + i, j) = lower(mixture, k, i, j);
@@ -224,7 +224,7 @@ struct Family<S, Full> {
   static void pull_back(const Mixture<S, Full>& mixture, const NaturalParameters<S>& /*natural*/,
                         const NaturalParameters<S>& gradient, Mixture<S, Full>& out) {
     const Index d = mixture.dim();
-    out.means = gradient.means;
+    assign(out.means, gradient.means);
     for (Index k = 0; k < mixture.components(); ++k) {
       for (Index i = 0; i < d; ++i) {
         for (Index j = 0; j < i; ++j) out.log_scales(k, i * d + j) = gradient.weights(k * d + i, j);
@@ -242,12 +242,12 @@ void compile_factor(const Mixture<S, Covariance>& mixture, NaturalParameters<S>&
   natural.dim = mixture.dim();
   natural.temperature = exp(mixture.log_temperature);
   natural.log_normalizer = S(-0.5 * log_two_pi * static_cast<double>(mixture.dim()));
-  natural.bias = (mixture.weight_logits.array() - log_sum_exp(mixture.weight_logits)).matrix().transpose();
-  if constexpr (!is_full) natural.precisions = (mixture.log_scales.array() * S(-2)).exp();
+  assign(natural.bias, (mixture.weight_logits.array() - log_sum_exp(mixture.weight_logits)).matrix().transpose());
+  if constexpr (!is_full) assign(natural.precisions, (mixture.log_scales.array() * S(-2)).exp().matrix());
   const S beta = S(1) / natural.temperature;
   Family<S, Covariance>::compile(mixture, beta, natural);
   natural.bias *= beta;
-  if constexpr (!is_full) natural.transposed_weights = natural.weights.transpose();
+  if constexpr (!is_full) assign(natural.transposed_weights, natural.weights.transpose());
 }
 
 /// Into `out`, whose memory is reused; `gradient` is used up.
@@ -259,12 +259,13 @@ void pull_back_factor(const Mixture<S, Covariance>& mixture, const NaturalParame
   const S beta = S(1) / natural.temperature;
   gradient.bias *= beta;
   if (natural.features != Features::whitened) gradient.weights *= beta;
-  out.means.resize(mixture.components(), mixture.dim());
-  out.log_scales.setConstant(mixture.log_scales.rows(), mixture.log_scales.cols(), S(0));
+  resize(out.means, mixture.components(), mixture.dim());
+  set_constant(out.log_scales, mixture.log_scales.rows(), mixture.log_scales.cols(), S(0));
   Family<S, Covariance>::pull_back(mixture, natural, gradient, out);
   // d logits = d log pi - pi sum d log pi
   const S log_sum = log_sum_exp(mixture.weight_logits), total = gradient.bias.sum();
-  out.weight_logits = gradient.bias.transpose() - ((mixture.weight_logits.array() - log_sum).exp() * total).matrix();
+  assign(out.weight_logits,
+         gradient.bias.transpose() - ((mixture.weight_logits.array() - log_sum).exp() * total).matrix());
 }
 
 template <class S, class Covariance>
@@ -285,9 +286,9 @@ void set_zero_like(CompiledMixture<S>& gradient, const CompiledMixture<S>& natur
   for (std::size_t m = 0; m < natural.factors.size(); ++m) {
     NaturalParameters<S>& factor = gradient.factors[m];
     const NaturalParameters<S>& like = natural.factors[m];
-    factor.weights.setConstant(like.weights.rows(), like.weights.cols(), S(0));
-    factor.means.setConstant(like.means.rows(), like.means.cols(), S(0));
-    factor.bias.setConstant(like.bias.size(), S(0));
+    set_constant(factor.weights, like.weights.rows(), like.weights.cols(), S(0));
+    set_constant(factor.means, like.means.rows(), like.means.cols(), S(0));
+    set_constant(factor.bias, like.bias.size(), S(0));
   }
 }
 

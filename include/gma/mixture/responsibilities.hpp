@@ -299,7 +299,7 @@ void backward_tiles(const CompiledMixture<S>& natural, Index count, Load&& load_
                     CompiledMixture<S>& gradient, Workspace<S>& workspace) {
   constexpr Index stretch = 16 * default_tile;
   CompiledMixture<S>& part = workspace.template keep<CompiledMixture<S>>(2);  // 0 and 1: the mixture, its gradient
-  d_tokens.resize(count, natural.dim());
+  resize(d_tokens, count, natural.dim());
   for (Index start = 0; start < count; start += stretch) {
     set_zero_like(part, natural);
     const Index end = (std::min)(count, start + stretch);
