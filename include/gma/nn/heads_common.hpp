@@ -41,7 +41,7 @@ struct HeadCall {
 template <class S>
 void copy_memory(const Memory<S>& from, Memory<S>& to) {
   const bool is_of_same_size = from.slots.rows() == to.slots.rows() && from.slots.cols() == to.slots.cols() &&
-                               from.mass.size() == to.mass.size();
+                               from.mass.size() == to.mass.size() && bytes(from) == bytes(to);
   if (is_of_same_size) {
     to = from;
   } else {

@@ -58,6 +58,12 @@ void check_memories(const char* function, const char* argument, const std::vecto
   }
 }
 
+/// Whether a call may make a memory larger.
+template <class S>
+bool may_grow(const Memory<S>& memory) {
+  return memory.empty();
+}
+
 /// The memories that a call of these types runs on: copies, which take the place of the caller's at the end, or the
 /// caller's where nothing can fail.
 template <class S, class M, class Out, class Q, class K, class V>
@@ -81,7 +87,7 @@ class MemoryAdvance {
               inputs.key_weights.size() == 0 ? 0 : 1,
               inputs.log_forgetting.size() == 0 ? 0 : 1};
     is_in_place_ = options.executor == nullptr && is_short_call<S>(queries.rows(), call.queries.count()) &&
-                   known_.has(sizes_) && are_there(memories) && are_alike(mixtures);
+                   known_.has(sizes_) && are_sized(memories) && are_alike(mixtures);
     if (is_in_place_) return &memories;
     known_.reserve();
     copies_.resize(static_cast<std::size_t>(call.jobs()));
@@ -103,11 +109,8 @@ class MemoryAdvance {
   }
 
  private:
-  static bool are_there(const std::vector<Memory<S>>& memories) {
-    for (const Memory<S>& memory : memories) {
-      if (memory.empty()) return false;
-    }
-    return !memories.empty();
+  static bool are_sized(const std::vector<Memory<S>>& memories) {
+    return !memories.empty() && std::none_of(memories.begin(), memories.end(), may_grow<S>);
   }
   template <class Map>
   static bool are_alike(const std::vector<Map>& mixtures) {
