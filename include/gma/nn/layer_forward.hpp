@@ -65,8 +65,8 @@ struct LayerCache {
 /// Hq e) operations in projections, and the heads'; a window of W tokens adds 2 N Hq (W + 63) (d + e). Throws
 /// std::invalid_argument on shapes that do not fit, and where the forgetting gate meets a NaN, which is an error of the
 /// whole call. Nothing else looks for numbers that are not finite: without a gate a NaN, and in any layer an infinity,
-/// reaches the outputs and the state of its own sequence from that row on, and no others; a parameter that is not
-/// finite reaches all of them (see validate()).
+/// reaches the outputs of its own sequence from that row on, with a window those of the block of tokens before it too,
+/// and its state, but no other sequence; a parameter that is not finite reaches all of them (see validate()).
 template <class L, class X>
 Matrix<typename L::Scalar> forward(const L& layer, const Eigen::MatrixBase<X>& x, const Sequences& sequences = {},
                                    const LayerOptions& options = {});
