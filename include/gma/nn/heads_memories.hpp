@@ -84,10 +84,12 @@ class MemoryAdvance {
               static_cast<Index>(options.normalization),
               options.tile,
               call.keys.is_masked ? 1 : 0,
-              inputs.key_weights.size() == 0 ? 0 : 1,
+              0,
               inputs.log_forgetting.size() == 0 ? 0 : 1};
-    is_in_place_ = options.executor == nullptr && is_short_call<S>(queries.rows(), call.queries.count()) &&
-                   known_.has(sizes_) && are_sized(memories) && are_alike(mixtures);
+    // Whether a weight is zero decides how much scratch a tile takes.
+    is_in_place_ = options.executor == nullptr && inputs.key_weights.size() == 0 &&
+                   is_short_call<S>(queries.rows(), call.queries.count()) && known_.has(sizes_) &&
+                   are_sized(memories) && are_alike(mixtures);
     if (is_in_place_) return &memories;
     known_.reserve();
     copies_.resize(static_cast<std::size_t>(call.jobs()));

@@ -16,7 +16,6 @@
 #pragma once
 
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -278,38 +277,6 @@ inline bool are_alike(const LayerConfig& a, const LayerConfig& b) {
          a.is_causal == b.is_causal && a.normalization == b.normalization && a.convolution == b.convolution &&
          a.has_forgetting == b.has_forgetting && a.window == b.window && a.has_output_norm == b.has_output_norm &&
          a.has_output_gate == b.has_output_gate;
-}
-
-/// Whether two layers of the same config have the same numbers, to the bit. False where that can't be told.
-template <class S, class Covariance>
-bool have_same_numbers(const AttentionLayer<S, Covariance>& a, const AttentionLayer<S, Covariance>& b) {
-  using Layer = AttentionLayer<S, Covariance>;
-  if constexpr (!std::is_arithmetic_v<S> || is_feature_map<typename LayerRouting<S, Covariance>::Type>) {
-    return false;
-  } else {
-    const auto same = [](const auto& x, const auto& y) {
-      const std::size_t bytes = static_cast<std::size_t>(x.size()) * sizeof(S);
-      return x.size() == y.size() && (bytes == 0 || std::memcmp(x.data(), y.data(), bytes) == 0);
-    };
-    for (const auto part : {&Layer::query_weight, &Layer::key_weight, &Layer::value_weight, &Layer::query_filter,
-                            &Layer::key_filter, &Layer::value_filter, &Layer::forget_weight, &Layer::window_weight,
-                            &Layer::gate_weight, &Layer::output_weight}) {
-      if (!same(a.*part, b.*part)) return false;
-    }
-    for (const auto part : {&Layer::forget_bias, &Layer::forget_rate, &Layer::window_bias, &Layer::norm_gain}) {
-      if (!same(a.*part, b.*part)) return false;
-    }
-    for (std::size_t h = 0; h < a.mixtures.size(); ++h) {
-      for (std::size_t m = 0; m < a.mixtures[h].factors.size(); ++m) {
-        const auto &x = a.mixtures[h].factors[m], &y = b.mixtures[h].factors[m];
-        if (!same(x.weight_logits, y.weight_logits) || !same(x.means, y.means) || !same(x.log_scales, y.log_scales) ||
-            !(x.log_temperature == y.log_temperature)) {
-          return false;
-        }
-      }
-    }
-    return true;
-  }
 }
 
 /// `compiled` keeps its memory from call to call.

@@ -90,7 +90,8 @@ inline void place_packed(const char* function, const char* argument, const std::
       invalid_argument(function, argument, ".offsets fall from ", offsets[i], " to ", offsets[i + 1], " at ", i + 1,
                        ", expected them monotone");
     }
-    placement.spans.push_back({static_cast<Index>(offsets[i]), static_cast<Index>(offsets[i + 1] - offsets[i])});
+    const std::int64_t begin = offsets[i], count = offsets[i + 1] - begin;
+    placement.spans.push_back({static_cast<Index>(begin), static_cast<Index>(count)});
   }
 }
 
