@@ -203,7 +203,7 @@ struct LayerBackward {
   /// Columns [begin, ...) of the projection get the gradient of what the convolution made of them.
   void part_backward(Index begin, const Matrix<S>& dy, const Matrix<S>& filter, Matrix<S>& d_filter) {
     if (layer.config.convolution == 1) {
-      scratch.d_projected.middleCols(begin, dy.cols()) = dy;
+      columns(scratch.d_projected, begin, dy.cols()) = dy;
       return;
     }
     Matrix<S>&taps = scratch.taps, &d_taps = scratch.d_taps;
@@ -231,8 +231,9 @@ struct LayerBackward {
   /// dz = -dg sigmoid(z) exp(a), da = sum_t dg g, with z = x Wf^T + bf.
   void forget_backward() {
     const Matrix<S>&dg = scratch.heads.log_forgetting, &g = cache.inputs.log_forgetting;
-    auto dz = scratch.d_projected.middleCols(shape.channels(), shape.forgetting);
-    const auto z = cache.projected.middleCols(shape.channels(), shape.forgetting);
+    Tile<S> dz = columns(scratch.d_projected, shape.channels(), shape.forgetting);
+    if (dg.rows() == 0) return;
+    const ConstTile<S> z = columns(std::as_const(cache.projected), shape.channels(), shape.forgetting);
     for (Index t = 0; t < dg.rows(); ++t) {
       dz.row(t) = -(dg.row(t).array() * layer.forget_rate.transpose().array().exp() /
                     (S(1) + (-(z.row(t) + layer.forget_bias.transpose()).array()).exp()))

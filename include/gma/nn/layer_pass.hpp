@@ -76,7 +76,7 @@ struct LayerForward {
   void part(Index begin, Index count, Matrix<S>& y) {
     resize(y, cache.projected.rows(), count);
     if (layer.config.convolution == 1) {
-      y = cache.projected.middleCols(begin, count);
+      y = columns(std::as_const(cache.projected), begin, count);
       return;
     }
     const Matrix<S>& taps = layer.taps;
@@ -115,7 +115,7 @@ struct LayerForward {
   /// g = -softplus(z) exp(a).
   void forget() {
     Matrix<S>& g = cache.inputs.log_forgetting;
-    assign(g, cache.projected.middleCols(shape.channels(), shape.forgetting));
+    assign(g, columns(std::as_const(cache.projected), shape.channels(), shape.forgetting));
     for (Index t = 0; t < g.rows(); ++t) g.row(t) += layer.forget_bias;
     softplus(g.data(), g.size());
     for (Index t = 0; t < g.rows(); ++t) g.row(t).array() *= -layer.forget_factor.array();

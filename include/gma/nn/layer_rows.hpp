@@ -24,13 +24,16 @@ void for_blocks(const Executor* executor, Index size, Index block, const F& f) {
                [&](Index i, Index) { f(i * block, (std::min)(block, size - i * block)); });
 }
 
+/// Columns of a matrix, which may have no rows and no data.
 template <class S>
 Tile<S> columns(Matrix<S>& matrix, Index begin, Index count) {
-  return Tile<S>(matrix.data() + begin, matrix.rows(), count, Eigen::OuterStride<>(matrix.cols()));
+  return Tile<S>(matrix.size() == 0 ? matrix.data() : matrix.data() + begin, matrix.rows(), count,
+                 Eigen::OuterStride<>(matrix.cols()));
 }
 template <class S>
 ConstTile<S> columns(const Matrix<S>& matrix, Index begin, Index count) {
-  return ConstTile<S>(matrix.data() + begin, matrix.rows(), count, Eigen::OuterStride<>(matrix.cols()));
+  return ConstTile<S>(matrix.size() == 0 ? matrix.data() : matrix.data() + begin, matrix.rows(), count,
+                      Eigen::OuterStride<>(matrix.cols()));
 }
 template <class S>
 ConstTile<S> read_only(const Tile<S>& tile) {
