@@ -292,6 +292,42 @@ TYPED_TEST(Kernels, ScansEqualThePlainOnesInBothDirections) {
   }
 }
 
+/// The state is multiplied once on the way in and once on the way out, also where a part of the scan has one token.
+TYPED_TEST(Kernels, ScansOfAnyNumberOfPartsScaleTheStateOnce) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    constexpr Index rows = 5, cols = 7, part = kernels::packets::scan_tokens;
+    Random random(10);
+    for (const Index parts : {1, 2, 3, 4}) {
+      for (const Index beyond : {-1, 0, 1, 2}) {
+        const Index tokens = parts * part + beyond;
+        const Matrix<S> writes = random.matrix<S>(tokens, rows), reads = random.matrix<S>(tokens, rows);
+        const Matrix<S> values = random.matrix<S>(tokens, cols), state = random.matrix<S>(rows, cols, 100);
+        Matrix<S> out[2] = {Matrix<S>(tokens, cols), Matrix<S>(tokens, cols)}, after[2] = {state, state};
+        for (const int plain : {0, 1}) {
+          kernels::Scan<S> scan{tokens,
+                                rows,
+                                cols,
+                                {writes.data(), rows},
+                                {values.data(), cols},
+                                {reads.data(), rows},
+                                {out[plain].data(), cols},
+                                after[plain].data()};
+          scan.before = S(0.25);
+          scan.after = S(0.5);
+          if (plain == 1) {
+            kernels::plain::scan(scan);
+          } else {
+            kernels::scan(scan);
+          }
+        }
+        EXPECT_TRUE(close(out[0], out[1], forward_tolerance<S>())) << tokens;
+        EXPECT_TRUE(close(after[0], after[1], forward_tolerance<S>())) << tokens;
+      }
+    }
+  }
+}
+
 TYPED_TEST(Kernels, AScanThatEndsInARestartLeavesZeros) {
   using S = TypeParam;
   Random random(8);
