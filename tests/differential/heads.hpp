@@ -411,9 +411,11 @@ void check_head_backward(const HeadCase& c, gma::Workspace<S>& workspace) {
                  memories[i].memory_log_forgetting, tolerance, floor);
   }
   for (Size h = 0; h < H; ++h) {
-    oracle::for_each_part([&](const char* name, const Numbers<double>& a,
-                              const Numbers<double>& b) { expect_close(name, a, b, tolerance, floor); },
-                          actual_mixtures[h], mixtures[h]);
+    oracle::for_each_part(
+        [&](const char* name, const Numbers<double>& a, const Numbers<double>& b) {
+          expect_close(name, a, b, tolerance, floor_of(name, floor, c.tolerance_factor));
+        },
+        actual_mixtures[h], mixtures[h]);
   }
 }
 

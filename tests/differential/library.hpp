@@ -184,6 +184,12 @@ inline void expect_absent_gradients(const Given<double>& given, const Given<doub
   }
 }
 
+/// What a part is held to at least: `floor`, and, since the gradient of log tau is a sum of logits times their
+/// gradients, that times the largest logit.
+inline double floor_of(const std::string& part, double floor, double largest_logit) {
+  return part == "log_temperature" ? floor * largest_logit : floor;
+}
+
 /// Compares with the whole gradient where that is cheap, else with slopes along one random direction per part.
 /// Parts that `actual` leaves out are not compared. A part that is small beside the whole, since its terms cancel, is
 /// held to `floor` times the size of the whole.
@@ -204,7 +210,7 @@ inline void expect_gradient(const Case& c, const Given<double>& actual, double t
     const Given<double> expected = oracle::gradient(c.verb, c.divisor, given, c.upstream);
     oracle::for_each_part(
         [&](const char* name, const Numbers<double>& a, const Numbers<double>& b) {
-          if (!a.empty()) expect_close(name, a, b, tolerance, floor);
+          if (!a.empty()) expect_close(name, a, b, tolerance, floor_of(name, floor, c.tolerance_factor));
         },
         actual, expected);
     return;
@@ -224,7 +230,8 @@ inline void expect_gradient(const Case& c, const Given<double>& actual, double t
         double slope = 0;
         for (Size i = 0; i < part.size(); ++i) slope += part[i] * along[i];
         // Errors of random signs add up to their norm; five times that is not met by chance.
-        const double scale = 5 * std::max(norm(part), floor), error = std::abs(slope - wanted);
+        const double least = floor_of(name, floor, c.tolerance_factor);
+        const double scale = 5 * std::max(norm(part), least), error = std::abs(slope - wanted);
         EXPECT_TRUE(error <= tolerance * scale) << name << ": the slope along a random direction is off by "
                                                 << error / scale << ", more than " << tolerance;
       },
