@@ -191,13 +191,14 @@ inline double floor_of(const std::string& part, double floor, double largest_log
 }
 
 /// Compares with the whole gradient where that is cheap, else with slopes along one random direction per part.
-/// Parts that `actual` leaves out are not compared. A part that is small beside the whole, since its terms cancel, is
-/// held to `floor` times the size of the whole.
-inline void expect_gradient(const Case& c, const Given<double>& actual, double tolerance, double floor,
-                            Random& random) {
+/// Parts that `actual` leaves out are not compared. A part that is small beside the whole, since its terms cancel
+/// (where one responsibility is nearly 1 they do), is held to `floor` times the size of the whole, in which `size`
+/// counts for the parts that are left out.
+inline void expect_gradient(const Case& c, const Given<double>& actual, double tolerance, double floor, Random& random,
+                            double size = 0) {
   const Given<double>& given = c.given;
   Size numbers = 0;
-  double total = 0;
+  double total = size * size;
   oracle::for_each_part(
       [&](const char*, const Numbers<double>& part) {
         numbers += part.size();
