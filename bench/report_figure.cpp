@@ -130,7 +130,9 @@ bool draw_figure(const Report& report, const std::string& folder) {
   file << "# Drawn by gnuplot from the numbers of report.json: gnuplot time_memory.gp\n" << script(report);
   file.close();
   if (!file) return false;
-  const std::string command = "cd '" + folder + "' && gnuplot time_memory.gp";
+  std::string quoted;  // for the shell
+  for (const char c : folder) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  const std::string command = "cd -- '" + quoted + "' && gnuplot time_memory.gp";
   return std::system(command.c_str()) == 0;
 }
 

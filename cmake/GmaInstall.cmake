@@ -6,7 +6,8 @@ include(CMakePackageConfigHelpers)
 
 set(gma_package_dir "${CMAKE_INSTALL_DATADIR}/cmake/gma")
 
-install(DIRECTORY include/gma DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.hpp")
+install(DIRECTORY include/gma DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.hpp"
+  PATTERN "*.md")  # that comments cite
 install(TARGETS gma EXPORT gmaTargets INCLUDES DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT gmaTargets NAMESPACE gma:: DESTINATION "${gma_package_dir}")
 
@@ -14,16 +15,28 @@ install(EXPORT gmaTargets NAMESPACE gma:: DESTINATION "${gma_package_dir}")
 configure_package_config_file(cmake/gmaConfig.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/gmaConfig.cmake"
   INSTALL_DESTINATION "${gma_package_dir}"
   NO_SET_AND_CHECK_MACRO)
-# Before 1.0 a minor version may break its users.
-write_basic_package_version_file("${CMAKE_CURRENT_BINARY_DIR}/gmaConfigVersion.cmake"
-  COMPATIBILITY SameMinorVersion
-  ARCH_INDEPENDENT)
+configure_file(cmake/gmaConfigVersion.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/gmaConfigVersion.cmake" @ONLY)
 install(FILES
   cmake/GmaJson.cmake
   "${CMAKE_CURRENT_BINARY_DIR}/gmaConfig.cmake"
   "${CMAKE_CURRENT_BINARY_DIR}/gmaConfigVersion.cmake"
   DESTINATION "${gma_package_dir}")
 
+# Relative to where the file lies, as far as the folders are relative to the prefix: the whole can then be moved.
+if(IS_ABSOLUTE "${CMAKE_INSTALL_DATADIR}")
+  set(gma_pc_prefix "${CMAKE_INSTALL_PREFIX}")
+else()
+  file(RELATIVE_PATH gma_pc_prefix "${CMAKE_INSTALL_FULL_DATADIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
+  string(REGEX REPLACE "/+$" "" gma_pc_prefix "\${pcfiledir}/${gma_pc_prefix}")
+endif()
+if(IS_ABSOLUTE "${CMAKE_INSTALL_INCLUDEDIR}")
+  set(gma_pc_includedir "${CMAKE_INSTALL_INCLUDEDIR}")
+else()
+  set(gma_pc_includedir "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
+endif()
+foreach(variable gma_pc_prefix gma_pc_includedir)
+  string(REPLACE " " "\\ " ${variable} "${${variable}}")
+endforeach()
 configure_file(cmake/gma.pc.in "${CMAKE_CURRENT_BINARY_DIR}/gma.pc" @ONLY)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/gma.pc" DESTINATION "${CMAKE_INSTALL_DATADIR}/pkgconfig")
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")

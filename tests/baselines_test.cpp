@@ -167,6 +167,46 @@ TYPED_TEST(Sdpa, AWindowIsAttentionToTheLastTokens) {
   }
 }
 
+TYPED_TEST(Sdpa, AWindowOfAnyLengthIsAllKeys) {
+  using S = TypeParam;
+  const Case<S> it(130, 150, 4, 3);
+  SdpaOptions all;
+  all.is_causal = true;
+  const Matrix<S> expected = sdpa(it.queries, it.keys, it.values, all);
+  const SdpaGradients<S> gradients = sdpa_backward(it.queries, it.keys, it.values, it.d_output, all);
+  constexpr Index most = std::numeric_limits<Index>::max();
+  for (const Index window : {Index(150), Index(1000), most / 2 + 1, most - 1, most}) {
+    SdpaOptions options = all;
+    options.window = window;
+    EXPECT_LE(relative_error(sdpa(it.queries, it.keys, it.values, options), expected), Tolerance<S>::forward);
+    EXPECT_LE(relative_error(sdpa_dense(it.queries, it.keys, it.values, options), expected), Tolerance<S>::forward);
+    const SdpaGradients<S> actual = sdpa_backward(it.queries, it.keys, it.values, it.d_output, options);
+    EXPECT_LE(relative_error(actual.queries, gradients.queries), Tolerance<S>::gradient);
+    EXPECT_LE(relative_error(actual.keys, gradients.keys), Tolerance<S>::gradient);
+    EXPECT_LE(relative_error(actual.values, gradients.values), Tolerance<S>::gradient);
+    options.query_tile = options.key_tile = most;
+    EXPECT_LE(relative_error(sdpa(it.queries, it.keys, it.values, options), expected), Tolerance<S>::forward);
+  }
+}
+
+/// The scores of the backward pass are rounded otherwise than those of the forward pass, here by more than the largest
+/// exponent.
+TYPED_TEST(Sdpa, GradientsOfHugeScoresStayFinite) {
+  using S = TypeParam;
+  for (const double size : {1e3, 1e6, 1e9}) {
+    Case<S> it(200, 200, 15, 4);  // scales that are no power of two
+    it.queries *= static_cast<S>(size);
+    it.keys *= static_cast<S>(size);
+    SdpaOptions options;
+    options.is_causal = true;
+    const SdpaGradients<S> gradients = sdpa_backward(it.queries, it.keys, it.values, it.d_output, options);
+    EXPECT_TRUE(gradients.queries.allFinite()) << size;
+    EXPECT_TRUE(gradients.keys.allFinite()) << size;
+    EXPECT_TRUE(gradients.values.allFinite()) << size;
+    EXPECT_LE(gradients.values.norm(), 200 * it.d_output.norm()) << size;  // weights are at most 1
+  }
+}
+
 TYPED_TEST(Sdpa, LongerThanThreeDefaultTiles) {
   for (const bool is_causal : {false, true}) {
     SdpaOptions options;
@@ -347,6 +387,15 @@ TEST(SdpaErrors, NameTheFunctionTheArgumentAndBothSizes) {
             "gma::baselines::sdpa_backward: forward.output is 0 x 0, expected 6 x 3 (queries x value width)");
 }
 
+TEST(SdpaErrors, NameNegativeSizesOfTheCache) {
+  try {
+    KeyValueCache<float>(2, 3, -1);
+    FAIL();
+  } catch (const std::invalid_argument& error) {
+    EXPECT_STREQ(error.what(), "gma::baselines::KeyValueCache: d, e and tokens are 2, 3 and -1, expected 0 or more");
+  }
+}
+
 TEST(SdpaErrors, NameTheOption) {
   const Case<double> it(6, 8, 4, 3);
   SdpaOptions tiles, scale, window;
@@ -360,6 +409,21 @@ TEST(SdpaErrors, NameTheOption) {
             "gma::baselines::sdpa: options.query_tile is 96 and options.key_tile is 0, expected at least 1");
   EXPECT_EQ(message_of([&] { sdpa(it.queries, it.keys, it.values, scale); }),
             "gma::baselines::sdpa: options.scale is inf, expected a finite number");
+}
+
+TEST(KeyValueCache, TakesItsOwnKeysAndValues) {
+  const Case<float> it(0, 7, 3, 3);
+  KeyValueCache<float> cache;
+  cache.append(it.keys, it.values);
+  for (Index count = 7; count < 500; count *= 2) {
+    const Matrix<float> keys = cache.keys(), values = cache.values();
+    cache.append(cache.values(), cache.keys());  // swapped, while it grows
+    ASSERT_EQ(cache.size(), 2 * count);
+    EXPECT_EQ(cache.keys().topRows(count), keys);
+    EXPECT_EQ(cache.keys().bottomRows(count), values);
+    EXPECT_EQ(cache.values().topRows(count), values);
+    EXPECT_EQ(cache.values().bottomRows(count), keys);
+  }
 }
 
 TEST(SdpaErrors, OfTheCacheLeaveItAsItWas) {

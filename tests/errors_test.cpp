@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Bad input: the type of the exception, a message that names the function, the argument and both sizes, and outputs and
 // memories that are as they were.
+#include <limits>
+#include <locale>
+
 #include "support.hpp"
 
 namespace gma_test {
@@ -188,6 +191,108 @@ TEST_F(Errors, MixturesWithoutComponentsOrDimension) {
   EXPECT_TRUE(same_bits(memory, before));
 }
 
+/// Products of counts that wrap round: to 0, to a believable 6,464, to a negative number; and one just above the bound.
+TEST_F(Errors, SlotsThatAreTooMany) {
+  const std::vector<std::vector<Index>> sizes = {{8192, 8192, 8192, 8192, 8192},
+                                                 {5154, 6872, 4566, 4090, 27889},
+                                                 {2, 2, 2, 2, 2, 2, 2, 23, 23, 37, 67, 149, 853, 1471, 2939},
+                                                 std::vector<Index>(63, 2),
+                                                 {4096, 4097}};
+  for (const std::vector<Index>& components : sizes) {
+    gma::ProductMixture<double, gma::Diagonal> bad;
+    gma::CompiledMixture<double> compiled;
+    for (const Index count : components) {
+      bad.factors.emplace_back(count, 1);
+      compiled.factors.push_back(gma::compile(bad.factors.back()).factors.front());
+    }
+    const Index dim = bad.dim();
+    EXPECT_GT(bad.components(), gma::max_slots);
+    EXPECT_EQ(bad.components(), compiled.components());
+    const Matrix<double> x = random.matrix<double>(3, dim), v = random.matrix<double>(3, 2);
+    const Words words = {"slots", "expected at most 16777216"};
+    expect_error([&] { gma::validate(bad); }, words);
+    expect_error([&] { gma::compile(bad); }, words);
+    expect_error([&] { gma::responsibilities_backward(bad, x, x); }, words);
+    expect_error([&] { gma::causal_backward(bad, x, x, v, v); }, words);
+    expect_error([&] { gma::usage_penalty_backward(bad, x); }, words);
+    expect_error([&] { gma::reference::affinity(bad, x, x, options, false); }, words);
+    expect_error([&] { gma::random_product_mixture<double>(components, dim, 1); }, words);
+    const auto fails = [&](const auto& mixture_of_any_form) {
+      Memory<double> fresh;
+      expect_error([&] { gma::responsibilities(mixture_of_any_form, x); }, words);
+      expect_error([&] { gma::log_density(mixture_of_any_form, x); }, words);
+      expect_error([&] { gma::usage(mixture_of_any_form, x); }, words);
+      expect_error([&] { gma::write(mixture_of_any_form, x, v, fresh); }, words);
+      expect_error([&] { gma::read(mixture_of_any_form, x, fresh); }, words);
+      expect_error([&] { gma::causal(mixture_of_any_form, x, x, v, fresh); }, words);
+      expect_error([&] { gma::bidirectional(mixture_of_any_form, x, x, v); }, words);
+      EXPECT_TRUE(fresh.empty());
+    };
+    fails(bad);
+    fails(compiled);
+    gma::LayerConfig config;
+    config.width = dim;
+    config.components = components;
+    expect_error([&] { gma::validate(config); }, words);
+    expect_error([&] { gma::random_layer<double>(config, 1); }, words);
+  }
+  expect_error([] { Mixture(gma::max_slots + 1, 1); }, {"components is 16777217", "at most 16777216"});
+  expect_error([] { gma::random_product_mixture<double>({gma::max_slots, 2}, 2, 1); }, {"slots"});
+}
+
+TEST(Counts, NeverOverflow) {
+  using gma::detail::product_of_counts;
+  using gma::detail::sum_of_counts;
+  constexpr Index most = std::numeric_limits<Index>::max();
+  EXPECT_EQ(product_of_counts(3, 4), 12);
+  EXPECT_EQ(product_of_counts(most, 1), most);
+  EXPECT_EQ(product_of_counts(most / 2, 2), most - 1);
+  EXPECT_EQ(product_of_counts(most / 2 + 1, 2), most);
+  EXPECT_EQ(product_of_counts(most, most), most);
+  EXPECT_EQ(product_of_counts(most, 0), 0);
+  EXPECT_EQ(product_of_counts(-2, most), 0);
+  EXPECT_EQ(sum_of_counts(3, 4), 7);
+  EXPECT_EQ(sum_of_counts(most, 0), most);
+  EXPECT_EQ(sum_of_counts(most - 1, 2), most);
+  EXPECT_EQ(sum_of_counts(1, most, most), most);
+  EXPECT_EQ(gma::Full::scale_cols(most / 2), most);
+}
+
+TEST(Counts, LayersThatAreTooLarge) {
+  constexpr Index most = std::numeric_limits<Index>::max();
+  gma::LayerConfig good;
+  good.width = 16;
+  good.heads = 2;
+  good.window = gma::max_window;
+  gma::validate(good);
+  const auto fails = [&](auto change, const std::string& member) {
+    gma::LayerConfig config = good;
+    change(config);
+    expect_error([&] { gma::validate(config); }, {"LayerConfig", member, "expected at most"});
+  };
+  for (const Index count : {most, most - 1, most / 2 + 1, Index(1) << 32, gma::max_columns + 2}) {
+    fails([&](gma::LayerConfig& c) { c.width = count; }, "width");
+    fails([&](gma::LayerConfig& c) { c.heads = c.width = count; }, "width");
+    fails([&](gma::LayerConfig& c) { c.heads = count; }, "heads");
+    fails([&](gma::LayerConfig& c) { c.key_value_heads = count; }, "key_value_heads");
+    fails([&](gma::LayerConfig& c) { c.head_width = count; }, "head_width");
+    fails([&](gma::LayerConfig& c) { c.value_width = count; }, "value_width");
+    fails([&](gma::LayerConfig& c) { c.convolution = count; }, "convolution");
+    fails([&](gma::LayerConfig& c) { c.window = count; }, "window");
+    fails([&](gma::LayerConfig& c) { c.components = {count}; }, "components");
+    fails([&](gma::LayerConfig& c) { c.components = {count, count}; }, "components");
+  }
+  fails([](gma::LayerConfig& c) { c.window = gma::max_window + 1; }, "window");
+  gma::LayerConfig never_forgets = good;
+  never_forgets.longest_time = infinity;
+  expect_error([&] { gma::validate(never_forgets); }, {"longest_time", "inf", "expected finite times"});
+  never_forgets.longest_time = 1e300;  // a gate that is 0 to begin with
+  EXPECT_TRUE(gma::random_layer<float>(never_forgets, 1).forget_bias.allFinite());
+  fails([](gma::LayerConfig& c) { c.head_width = gma::max_columns; }, "heads, head_width and value_width");
+  fails([](gma::LayerConfig& c) { c.value_width = gma::max_columns / 2; }, "heads, head_width and value_width");
+  fails([](gma::LayerConfig& c) { c.heads = c.width = gma::max_columns; }, "heads, head_width and value_width");
+}
+
 TEST_F(Errors, ParametersOfAnotherShape) {
   const auto fails = [&](const Mixture& bad, const Words& words) {
     expect_error([&] { gma::validate(bad); }, words);
@@ -220,6 +325,46 @@ TEST_F(Errors, ValidateFindsWhatIsNotFinite) {
     fails([&](Mixture& m) { m.log_temperature = value; }, {"log_temperature"});
   }
   gma::validate(mixture);
+}
+
+/// Any number may be given for "all tokens": gradients are those of one interval.
+TEST_F(Errors, CheckpointIntervalsOfAnyLength) {
+  Random source(3);
+  const Matrix<double> x = source.matrix<double>(300, 3), v = source.matrix<double>(300, 2);
+  Options options_of_one;
+  options_of_one.checkpoint_interval = 300;
+  const auto expected = gma::causal_backward(mixture, x, x, v, v, options_of_one);
+  constexpr Index most = std::numeric_limits<Index>::max();
+  for (const Index interval : {most, most - 1, most - 300, most / 2}) {
+    for (const Index tile : {Index(0), Index(7), most}) {
+      Options long_ones;
+      long_ones.checkpoint_interval = interval;
+      long_ones.tile = tile;
+      const auto actual = gma::causal_backward(mixture, x, x, v, v, long_ones);
+      EXPECT_LE(relative_error(actual.queries, expected.queries), autodiff_tolerance);
+      EXPECT_LE(relative_error(actual.keys, expected.keys), autodiff_tolerance);
+      EXPECT_LE(relative_error(actual.values, expected.values), autodiff_tolerance);
+      EXPECT_LE(relative_error(actual.mixture.means, expected.mixture.means), autodiff_tolerance);
+    }
+  }
+}
+
+/// Numbers with points for thousands and commas for fractions, as a program may have asked for everywhere.
+struct Foreign : std::numpunct<char> {
+  char do_decimal_point() const override { return ','; }
+  char do_thousands_sep() const override { return '.'; }
+  std::string do_grouping() const override { return "\3"; }
+};
+
+TEST(Messages, DoNotDependOnTheLocale) {
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Foreign));
+  Vector<double> weights = Vector<double>::Ones(12345);
+  weights(9876) = -0.5;
+  const Mixture mixture(1, 1);
+  const Matrix<double> x = Matrix<double>::Zero(12345, 1);
+  expect_error([&] { gma::causal(mixture, x.topRows(1234), x, x); }, {"1234 rows, expected 12345"});
+  expect_error([&] { gma::causal(mixture, x, x, x, Options{}, {weights, {}}); }, {"is -0.5 at token 9876"});
+  std::locale::global(before);
 }
 
 TEST_F(Errors, OptionsOutOfRange) {

@@ -140,6 +140,76 @@ TYPED_TEST(Extremes, VeryNarrowAndVeryWideComponents) {
   check(gma::ProductMixture<S, gma::Diagonal>());
 }
 
+/// Whatever an optimiser makes of a parameter, numbers stay finite: it counts as at the bound of what can be computed.
+template <class S, class M>
+void expect_finite_at_the_ends(M mixture) {
+  Random random(5);
+  randomize(mixture, 4, 2, Regime::generic, random);
+  const Matrix<S> tokens = random.matrix<S>(7, 2), values = random.matrix<S>(7, 1);
+  const auto set = [](M& extreme, const std::string& parameter, double value) {
+    for_each_parameter(extreme, "", [&](const std::string& name, auto& part) {
+      if (name.find(parameter) != std::string::npos) part.setConstant(static_cast<S>(value));
+    });
+  };
+  const auto check = [&](const M& extreme) {
+    expect_finite(extreme, tokens, tokens, values);
+    const Matrix<S> r = gma::responsibilities(extreme, tokens);
+    EXPECT_LE((r.rowwise().sum().array() - S(1)).abs().maxCoeff(), S(1e-5));
+  };
+  for (const double log_scale : {-1e30, -1e4, -40.0, 0.0, 40.0, 1e4, 1e30}) {
+    for (const double log_temperature : {-1e30, -1e3, -20.0, 0.0, 20.0, 1e3, 1e30}) {
+      SCOPED_TRACE(log_scale);
+      SCOPED_TRACE(log_temperature);
+      M extreme = mixture;
+      set(extreme, "log_scales", log_scale);
+      set(extreme, "log_temperature", log_temperature);
+      check(extreme);
+      for_each_parameter(extreme, "", [&](const std::string& name, auto& part) {
+        if (name.find("weight_logits") != std::string::npos) part(0) = S(1e30);
+        if (name.find("weight_logits") != std::string::npos) part(part.size() - 1) = S(-1e30);
+      });
+      check(extreme);
+    }
+  }
+}
+
+TYPED_TEST(Extremes, ParametersAtTheirEnds) {
+  expect_finite_at_the_ends<TypeParam>(gma::Mixture<TypeParam, gma::Isotropic>());
+  expect_finite_at_the_ends<TypeParam>(gma::Mixture<TypeParam, gma::Diagonal>());
+  expect_finite_at_the_ends<TypeParam>(gma::Mixture<TypeParam, gma::Tied>());
+  expect_finite_at_the_ends<TypeParam>(gma::Mixture<TypeParam, gma::Full>());
+  expect_finite_at_the_ends<TypeParam>(gma::ProductMixture<TypeParam, gma::Diagonal>());
+}
+
+/// Within the bounds nothing changes: mixtures of very small and of very large tokens are those of tokens of unit size.
+TYPED_TEST(Extremes, UnitsOfMeasureDoNotMatter) {
+  using S = TypeParam;
+  Random random(6);
+  gma::Mixture<S, gma::Diagonal> mixture;
+  randomize(mixture, 4, 3, Regime::generic, random);
+  const Matrix<S> tokens = random.matrix<S>(20, 3);
+  const Matrix<S> expected = gma::responsibilities(mixture, tokens);
+  for (const int exponent : {-45, -20, 20, 45}) {  // powers of two change no digit
+    auto scaled = mixture;
+    scaled.means *= static_cast<S>(std::ldexp(1.0, exponent));
+    scaled.log_scales.array() += static_cast<S>(exponent * 0.6931471805599453);
+    const Matrix<S> r = gma::responsibilities(scaled, Matrix<S>(tokens * static_cast<S>(std::ldexp(1.0, exponent))));
+    EXPECT_TRUE(close(r, expected, forward_tolerance<S>() * 4)) << exponent;  // the log scales are rounded
+  }
+}
+
+/// Components of weight zero are not there, in gradients either.
+TYPED_TEST(Extremes, WeightsOfZero) {
+  using S = TypeParam;
+  Random random(7);
+  gma::Mixture<S, gma::Diagonal> mixture;
+  randomize(mixture, 4, 3, Regime::generic, random);
+  mixture.weight_logits(1) = -static_cast<S>(infinity);
+  const Matrix<S> tokens = random.matrix<S>(9, 3), values = random.matrix<S>(9, 2);
+  EXPECT_LE(gma::responsibilities(mixture, tokens).col(1).maxCoeff(), std::numeric_limits<S>::min());
+  expect_finite(mixture, tokens, tokens, values);
+}
+
 TYPED_TEST(Extremes, TwinsShareAndAnImpossibleComponentGetsNothing) {
   using S = TypeParam;
   Random random(4);

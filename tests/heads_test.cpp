@@ -172,6 +172,173 @@ TEST(Heads, EqualSingleHeadVerbsToTheBit) {
   });
 }
 
+TEST(Heads, EqualSingleHeadVerbsToTheBitInGroupsStepsAndTiles) {
+  Random random(11);
+  const auto mixtures = random_mixtures(2, 5);
+  for (const Index count : {1, 2, 70, 300}) {
+    for (const Index group : {1, 2, 4}) {
+      const Matrix<double> q = random.matrix<double>(count, 2 * group * head_width);
+      const Matrix<double> k = random.matrix<double>(count, 2 * head_width);
+      const Matrix<double> v = random.matrix<double>(count, 2 * value_width);
+      HeadInputs<double> inputs;
+      inputs.log_forgetting = -random.matrix<double>(count, 2).cwiseAbs();
+      for (const Normalization normalization : all_normalizations) {
+        for (const Index tile : {0, 1, 7, 1000}) {
+          SCOPED_TRACE(testing::Message() << count << " tokens, groups of " << group << ", tile " << tile << ", "
+                                          << name_of(normalization));
+          Options options;
+          options.normalization = normalization;
+          options.tile = tile;
+          std::vector<Memory<double>> memories(2);
+          for (Index h = 0; h < 2; ++h) {
+            gma::write(mixtures[static_cast<std::size_t>(h)], random.matrix<double>(9, head_width),
+                       random.matrix<double>(9, value_width), memories[static_cast<std::size_t>(h)]);
+          }
+          const std::vector<Memory<double>> before = memories;
+          const Matrix<double> causal = gma::causal(mixtures, q, k, v, memories, options, inputs);
+          const Matrix<double> both = gma::bidirectional(mixtures, q, k, v, options, inputs);
+          for (Index h = 0; h < 2 * group; ++h) {
+            const std::size_t kh = static_cast<std::size_t>(h / group);
+            const TokenInputs<double> tokens{{}, inputs.log_forgetting.col(h / group)};
+            const auto of = [](const Matrix<double>& m, Index head, Index width) {
+              return m.middleCols(head * width, width);
+            };
+            Memory<double> memory = before[kh];
+            EXPECT_TRUE(same_bits(of(causal, h, value_width),
+                                  gma::causal(mixtures[kh], of(q, h, head_width), of(k, h / group, head_width),
+                                              of(v, h / group, value_width), memory, options, tokens)));
+            EXPECT_TRUE(same_bits(memory, memories[kh]));
+            EXPECT_TRUE(same_bits(of(both, h, value_width),
+                                  gma::bidirectional(mixtures[kh], of(q, h, head_width), of(k, h / group, head_width),
+                                                     of(v, h / group, value_width), options, tokens)));
+          }
+        }
+      }
+    }
+  }
+}
+
+/// A buffer of rows of 40 numbers, in which tensors lie at some offset: side by side, or over each other.
+struct Shared {
+  Matrix<double> numbers;
+  explicit Shared(std::uint64_t seed) : numbers(Random(seed).matrix<double>(24, 40)) {}
+  HeadTensor<double> at(Index offset, Index heads, Index width) {
+    HeadTensor<double> tensor = gma::batch_tokens_heads(numbers.data() + offset, 2, 12, heads, width);
+    tensor.token_stride = 40;
+    tensor.batch_stride = 12 * 40;
+    return tensor;
+  }
+};
+
+TEST(Heads, OutputsMayOverlapInputs) {
+  const Mixtures mixtures = random_mixtures(2, 5);
+  HeadInputs<double> inputs;
+  inputs.sequences = Sequences::padded({12, 7});
+  gma::Workspace<double> workspace;
+  for (const bool is_causal : {false, true}) {
+    for (const Index group : {1, 2}) {
+      const auto run = [&](Shared& shared, Index at, Index token_shift) {
+        const auto q = shared.at(0, 2 * group, head_width), k = shared.at(16, 2, head_width);
+        const auto v = shared.at(24, 2, value_width);
+        HeadTensor<double> out = shared.at(at, 2 * group, value_width);
+        if (token_shift != 0) {  // entries swapped: what one sequence writes another has yet to read
+          out.data += out.batch_stride;
+          out.batch_stride = -out.batch_stride;
+        }
+        if (is_causal) {
+          gma::causal_into(out, mixtures, q, k, v, Options{}, inputs, workspace);
+        } else {
+          gma::bidirectional_into(out, mixtures, q, k, v, Options{}, inputs, workspace);
+        }
+        Matrix<double> result(24, 2 * group * value_width);
+        for (Index b = 0; b < 2; ++b) {
+          for (Index h = 0; h < 2 * group; ++h) {
+            result.block(b * 12, h * value_width, 12, value_width) = out.head(h, b * 12, 12);
+          }
+        }
+        return result;
+      };
+      Shared apart(3);
+      EXPECT_FALSE(gma::detail::may_overlap(apart.at(30, 2, 3), apart.at(24, 2, 3)));
+      EXPECT_TRUE(gma::detail::may_overlap(apart.at(29, 2, 3), apart.at(24, 2, 3)));
+      Matrix<double> elsewhere(24, 2 * group * value_width);
+      if (is_causal) {
+        gma::causal_into(gma::batch_tokens_heads(elsewhere.data(), 2, 12, 2 * group, value_width), mixtures,
+                         apart.at(0, 2 * group, head_width), apart.at(16, 2, head_width), apart.at(24, 2, value_width),
+                         Options{}, inputs, workspace);
+      } else {
+        gma::bidirectional_into(gma::batch_tokens_heads(elsewhere.data(), 2, 12, 2 * group, value_width), mixtures,
+                                apart.at(0, 2 * group, head_width), apart.at(16, 2, head_width),
+                                apart.at(24, 2, value_width), Options{}, inputs, workspace);
+      }
+      for (const Index at : {0, 2, 14, 17, 24, 25, 28}) {
+        for (const Index shift : {0, 1}) {
+          Shared shared(3);
+          EXPECT_TRUE(same_bits(run(shared, at, shift), elsewhere)) << "out at " << at << ", " << shift;
+        }
+      }
+    }
+  }
+}
+
+TEST(Heads, GradientsMayTakeThePlaceOfInputs) {
+  using Gradients = gma::HeadGradients<gma::ProductMixture<double>>;
+  const HeadProblem problem(all_batches()[0], 4, 2, true);
+  std::vector<Memory<double>> memories;
+  gma::causal(problem.mixtures, problem.queries, problem.keys, problem.values, memories, Options{}, problem.inputs);
+  gma::Workspace<double> workspace;
+  const std::vector<Memory<double>> none;
+  Gradients expected, actual;
+  const auto heads = [](const Matrix<double>& m, Index count) { return gma::split_heads(m, count); };
+  gma::causal_backward_into(expected, problem.mixtures, heads(problem.queries, 4), heads(problem.keys, 2),
+                            heads(problem.values, 2), heads(problem.d_output, 4), memories, none, Options{},
+                            problem.inputs, workspace);
+  const auto expect = [&](const char* what) {
+    EXPECT_TRUE(same_bits(actual.queries, expected.queries) && same_bits(actual.keys, expected.keys) &&
+                same_bits(actual.values, expected.values) && same_bits(actual.memories[1], expected.memories[1]) &&
+                same_bits(actual.mixtures[1].factors[0].means, expected.mixtures[1].factors[0].means))
+        << what;
+  };
+  for (Matrix<double> Gradients::*place : {&Gradients::queries, &Gradients::keys, &Gradients::values}) {
+    actual.*place = problem.d_output;
+    gma::causal_backward_into(actual, problem.mixtures, heads(problem.queries, 4), heads(problem.keys, 2),
+                              heads(problem.values, 2), heads(actual.*place, 4), memories, none, Options{},
+                              problem.inputs, workspace);
+    expect("d_output");
+    actual.*place = problem.values;
+    gma::causal_backward_into(actual, problem.mixtures, heads(problem.queries, 4), heads(problem.keys, 2),
+                              heads(actual.*place, 2), heads(problem.d_output, 4), memories, none, Options{},
+                              problem.inputs, workspace);
+    expect("values");
+  }
+  actual.memories = memories;
+  gma::causal_backward_into(actual, problem.mixtures, heads(problem.queries, 4), heads(problem.keys, 2),
+                            heads(problem.values, 2), heads(problem.d_output, 4), actual.memories, none, Options{},
+                            problem.inputs, workspace);
+  expect("memories");
+}
+
+TEST(Heads, EmptyListsOfSequencesAreNoDefaults) {
+  const Mixtures mixtures = random_mixtures(2, 5);
+  const auto call = [&](const Sequences& sequences, Index rows) {
+    Random random(1);
+    HeadInputs<double> inputs;
+    inputs.sequences = sequences;
+    const Matrix<double> x = random.matrix<double>(rows, 8), v = random.matrix<double>(rows, 6);
+    std::vector<Memory<double>> memories;
+    gma::causal(mixtures, x, x, v, memories, Options{}, inputs);
+    gma::causal_backward(mixtures, x, x, v, v, Options{}, inputs);
+    return memories.size();
+  };
+  EXPECT_EQ(call(Sequences{}, 0), 2u);
+  EXPECT_EQ(call(Sequences::packed({0}), 0), 0u);
+  EXPECT_EQ(call(Sequences::padded({}), 0), 0u);
+  EXPECT_EQ(call(Sequences::masked({}), 0), 2u);
+  expect_error([&] { call(Sequences::padded({}), 3); }, {"lengths has 0 entries for 3 rows"});
+  expect_error([&] { call(Sequences::masked({}), 3); }, {"keep has 0 entries, expected 3"});
+  expect_error([&] { Sequences::packed({}); }, {"Sequences::packed: offsets is empty"});
+}
+
 /// Adds the single-head gradients of one sequence and query head where they belong.
 void add_expected(const HeadProblem& p, std::size_t i, Index h, bool is_causal,
                   gma::HeadGradients<gma::ProductMixture<double>>& all) {

@@ -301,6 +301,47 @@ TEST(FitProduct, FitsEveryFactorToItsColumns) {
   }
 }
 
+/// Floors as low and as high as they may be, with equal tokens, whose variances are at the floor: fits and their
+/// posteriors are finite in the mixture's scalar, and distinct.
+template <class S>
+void expect_floors_to_fit(double least, double most) {
+  const Matrix<double> equal = Matrix<double>::Constant(20, 3, 0.25);
+  for (const double floor : {least, 1e-12, 1e12, most}) {
+    InitializationOptions options;
+    options.variance_floor = floor;
+    options.em_iterations = 2;
+    options.temperature = 1;
+    const auto check = [&](const auto& mixture) {
+      gma::validate(mixture);
+      EXPECT_TRUE(all_finite(gma::responsibilities(mixture, Matrix<S>(equal.template cast<S>())))) << floor;
+    };
+    check(gma::fit_mixture<S, gma::Diagonal>(3, equal, options));
+    check(gma::fit_mixture<S, gma::Isotropic>(3, equal, options));
+    check(gma::fit_mixture<S, gma::Tied>(3, equal, options));
+    check(gma::fit_mixture<S, gma::Full>(3, equal, options));
+  }
+  for (const double floor : {0.0, -1.0, least / 2, most * 2, infinity, not_a_number}) {
+    InitializationOptions options;
+    options.variance_floor = floor;
+    expect_error([&] { gma::fit_mixture<S>(3, equal, options); }, {"variance_floor", "expected a positive number"});
+  }
+}
+
+TEST(FitFloors, AreOfTheScalarsRange) {
+  expect_floors_to_fit<float>(1e-28, 1e28);
+  expect_floors_to_fit<double>(1e-230, 1e230);
+  const Matrix<double> tokens = clouds(10, 4);
+  for (const double weight : {1e-300, 1e-30, 1.0}) {
+    InitializationOptions options;
+    options.weight_floor = weight;
+    options.em_iterations = 2;
+    gma::validate(gma::fit_mixture<float>(5, tokens, options));
+  }
+  InitializationOptions options;
+  options.weight_floor = 1e-310;
+  expect_error([&] { gma::fit_mixture<float>(5, tokens, options); }, {"weight_floor"});
+}
+
 TEST(FitErrors, NameFunctionArgumentAndSizes) {
   const Matrix<double> tokens = clouds(10, 4);
   Matrix<double> bad = tokens;

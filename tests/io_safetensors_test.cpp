@@ -119,7 +119,7 @@ TEST(SafeTensorsFiles, EntriesMustBeSound) {
   refused(R"({"dtype":"U8","dtype":"U8"})", "has dtype twice");
   refused(R"({"shape":[2],"dtype":"U8","shape":[2]})", "has shape twice");
   refused(R"({"data_offsets":[0,2],"data_offsets":[0,2]})", "has data_offsets twice");
-  for (const char* type : {"F8_E4M3", "F8_E5M2", "C64", "u8", "", "BOOL "}) {
+  for (const char* type : {"f8_e4m3", "F8-E5M2", "8BIT", "u8", "", "BOOL "}) {
     refused(std::string(R"({"dtype":")") + type + "\"}", std::string("has dtype '") + type + "', expected F64");
   }
   refused(R"({"shape":[{}]})", "has an object in its shape");
@@ -137,6 +137,37 @@ TEST(SafeTensorsFiles, EntriesMustBeSound) {
   refused(R"({"dtype":"U8","shape":[2],"data_offsets":[0,1]})", "data of 1 bytes, expected 2 (shape [2] of u8)");
   refused(R"({"dtype":"U16","shape":[2],"data_offsets":[0,2]})", "data of 2 bytes, expected 4 (shape [2] of u16)");
   refused(R"({"dtype":"BOOL","shape":[2],"data_offsets":[0,2]})", "the byte 97 for a boolean");
+}
+
+TEST(SafeTensorsFiles, OtherTypesAreKeptAsBytes) {
+  const std::string header = R"({"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[8,11]},)"
+                             R"("b":{"dtype":"C64","shape":[1],"data_offsets":[0,8]},)"
+                             R"("c":{"dtype":"F4","shape":[2],"data_offsets":[11,12]}})";
+  const SafeTensors file = parse(file_of(header, "complex!fp8x"));
+  EXPECT_EQ(file.tensors.at("a"), (Tensor{DataType::other, {3}, {'f', 'p', '8'}, "F8_E4M3"}));
+  EXPECT_EQ(file.tensors.at("b").other_type, "C64");
+  const std::vector<unsigned char> bytes = gma::io::serialize_safetensors(file);
+  const SafeTensors again = gma::io::parse_safetensors(bytes.data(), bytes.size());
+  EXPECT_EQ(again.tensors, file.tensors);  // and in the same order, that of the widths
+  EXPECT_EQ(std::string(bytes.end() - 12, bytes.end()), "complex!fp8x");
+  expect_error([&] { file.tensors.at("a").matrix<float>(); }, {"gma::io::Tensor::matrix", "F8_E4M3"});
+  expect_error([&] { file.tensors.at("b").vector<float>(); }, {"gma::io::Tensor::vector", "C64"});
+
+  const auto not_written = [](const Tensor& tensor, const std::string& word) {
+    SafeTensors bad;
+    bad.tensors["w"] = tensor;
+    expect_error([&] { gma::io::serialize_safetensors(bad); }, {"tensor 'w' has ", word});
+  };
+  not_written({DataType::other, {3}, {1, 2, 3}}, "other_type ''");
+  not_written({DataType::u8, {3}, {1, 2, 3}, "U8"}, "other_type 'U8'");
+  not_written({DataType::other, {3}, {1, 2, 3}, "U8"}, "dtype 'U8', expected");
+  not_written({DataType::other, {3}, {1, 2, 3}, "\"U8"}, "dtype '\"U8', expected");
+  not_written({DataType::other, {-3}, {1, 2, 3}, "F8"}, "negative");
+}
+
+TEST(SafeTensorsFiles, TextsAndForeignFilesAreNamedAsSuch) {
+  expect_refused("version https://git-lfs.github.com/spec/v1", "is no safetensors file: it starts with 'version '");
+  expect_refused("\x89PNG\r\n\x1a\n0123", "is no safetensors file: it starts with '?PNG");
 }
 
 TEST(SafeTensorsFiles, NamesComeOnce) {

@@ -98,14 +98,14 @@ void for_each_damage(const std::vector<unsigned char>& good, F&& f) {
   }
 }
 
-/// Calls f() while no file can grow beyond 64 KiB. False, and no call, where the system has no such limit.
+/// Calls f() while no file can grow beyond so many bytes. False, and no call, where the system has no such limit.
 template <class F>
-bool with_small_files(F&& f) {
+bool with_small_files(F&& f, std::size_t most = 1 << 16) {
 #if defined(__unix__)
   rlimit before{};
   if (getrlimit(RLIMIT_FSIZE, &before) != 0) return false;
   rlimit small_files = before;
-  small_files.rlim_cur = 1 << 16;
+  small_files.rlim_cur = most;
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);  // else it ends the program
   const bool limited = setrlimit(RLIMIT_FSIZE, &small_files) == 0;
   if (limited) f();
@@ -113,6 +113,7 @@ bool with_small_files(F&& f) {
   std::signal(SIGXFSZ, handler);
   return limited;
 #else
+  static_cast<void>(most);
   return false;
 #endif
 }

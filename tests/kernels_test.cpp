@@ -261,7 +261,7 @@ TYPED_TEST(Kernels, ScansEqualThePlainOnesInBothDirections) {
           const Matrix<S> state = random.matrix<S>(rows, cols);
           for (const bool backwards : {false, true}) {
             const Index direction = backwards ? -1 : 1, first = backwards ? tokens - 1 : 0;
-            for (const double factor : {1.0, 0.5, 0.0}) {
+            for (const double factor : {1.0, 0.9, 0.5, 0.0}) {
               Matrix<S> out[2] = {before, before}, after[2] = {state, state};
               for (const int plain : {0, 1}) {
                 if (factor == 0) after[plain](0, 0) = static_cast<S>(not_a_number);  // a restart forgets that, too
@@ -273,8 +273,8 @@ TYPED_TEST(Kernels, ScansEqualThePlainOnesInBothDirections) {
                                             {reads.row(first).data(), direction * reads.cols()},
                                             {out[plain].row(first).data(), direction * before.cols()},
                                             after[plain].data(),
-                                            static_cast<S>(factor),
-                                            factor == 0 ? S(2) : static_cast<S>(factor),
+                                            kernels::decay_of(static_cast<S>(std::log(factor))),
+                                            kernels::decay_of(static_cast<S>(std::log(factor == 0 ? 0.75 : factor))),
                                             factor == 0.5};
                 if (plain == 1) {
                   kernels::plain::scan(scan);
@@ -287,6 +287,42 @@ TYPED_TEST(Kernels, ScansEqualThePlainOnesInBothDirections) {
             }
           }
         }
+      }
+    }
+  }
+}
+
+/// The state is multiplied once on the way in and once on the way out, also where a part of the scan has one token.
+TYPED_TEST(Kernels, ScansOfAnyNumberOfPartsScaleTheStateOnce) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    constexpr Index rows = 5, cols = 7, part = kernels::packets::scan_tokens;
+    Random random(10);
+    for (const Index parts : {1, 2, 3, 4}) {
+      for (const Index beyond : {-1, 0, 1, 2}) {
+        const Index tokens = parts * part + beyond;
+        const Matrix<S> writes = random.matrix<S>(tokens, rows), reads = random.matrix<S>(tokens, rows);
+        const Matrix<S> values = random.matrix<S>(tokens, cols), state = random.matrix<S>(rows, cols, 100);
+        Matrix<S> out[2] = {Matrix<S>(tokens, cols), Matrix<S>(tokens, cols)}, after[2] = {state, state};
+        for (const int plain : {0, 1}) {
+          kernels::Scan<S> scan{tokens,
+                                rows,
+                                cols,
+                                {writes.data(), rows},
+                                {values.data(), cols},
+                                {reads.data(), rows},
+                                {out[plain].data(), cols},
+                                after[plain].data()};
+          scan.before = kernels::decay_of(static_cast<S>(std::log(0.25)));
+          scan.after = kernels::decay_of(static_cast<S>(std::log(0.5)));
+          if (plain == 1) {
+            kernels::plain::scan(scan);
+          } else {
+            kernels::scan(scan);
+          }
+        }
+        EXPECT_TRUE(close(out[0], out[1], forward_tolerance<S>())) << tokens;
+        EXPECT_TRUE(close(after[0], after[1], forward_tolerance<S>())) << tokens;
       }
     }
   }
@@ -306,8 +342,8 @@ TYPED_TEST(Kernels, AScanThatEndsInARestartLeavesZeros) {
                       {writes.data(), 6},
                       {out.data(), 9},
                       state.data(),
-                      S(1),
-                      S(0)});
+                      {},
+                      kernels::restart<S>()});
     EXPECT_EQ(state, (Matrix<S>::Zero(6, 9)));
   }
 }
@@ -321,9 +357,11 @@ TYPED_TEST(Kernels, MassesAndTheirGradientsEqualThePlainOnes) {
       for (const Normalization normalization : all_normalizations) {
         for (const bool scales : {false, true}) {
           const Matrix<S> q = random.matrix<S>(tokens, cols).cwiseAbs(), r = random.matrix<S>(tokens, cols).cwiseAbs();
-          Matrix<S> weights = random.matrix<S>(1, tokens).cwiseAbs(), kept = random.matrix<S>(1, tokens).cwiseAbs();
-          Matrix<S> decay = weights * S(0.3), base = random.matrix<S>(1, cols).cwiseAbs();
-          decay(0, 3) = S(0);
+          const Matrix<S> weights = random.matrix<S>(1, tokens).cwiseAbs();
+          const Matrix<S> kept = random.matrix<S>(1, tokens).cwiseAbs(), shift = random.matrix<S>(1, tokens);
+          const Matrix<S> base = random.matrix<S>(1, cols).cwiseAbs();
+          const kernels::Decay<S> before = scales ? kernels::decay_of(S(-0.1)) : kernels::Decay<S>();
+          const kernels::Decay<S> after = scales ? kernels::decay_of(S(-2)) : kernels::Decay<S>();
           Matrix<S> reads[2], writes[2], masses[2], mass[2], d_reads[2], d_writes[2], d_mass[2], energy[2];
           const Matrix<S> d = random.matrix<S>(tokens, cols), d_w = random.matrix<S>(tokens, cols);
           for (const int plain : {0, 1}) {
@@ -336,15 +374,16 @@ TYPED_TEST(Kernels, MassesAndTheirGradientsEqualThePlainOnes) {
                                        tokens,
                                        cols,
                                        scales ? weights.data() : nullptr,
-                                       scales ? decay.data() : nullptr,
-                                       kept.data(),
+                                       scales ? kept.data() : nullptr,
                                        scales ? base.data() : nullptr,
-                                       kept.data(),
+                                       scales ? kept.data() : nullptr,
                                        {reads[plain].data(), cols},
                                        {writes[plain].data(), cols},
                                        {reads[plain].data(), cols},
                                        {writes[plain].data(), cols},
                                        mass[plain].data(),
+                                       before,
+                                       after,
                                        {masses[plain].data(), cols}};
             d_reads[plain] = d;
             d_writes[plain] = d_w;
@@ -359,12 +398,17 @@ TYPED_TEST(Kernels, MassesAndTheirGradientsEqualThePlainOnes) {
             const kernels::MassesBackward<S> b{normalization,
                                                tokens,
                                                cols,
-                                               scales ? decay.data() : nullptr,
+                                               scales ? kept.data() : nullptr,
+                                               scales ? base.data() : nullptr,
+                                               kept.data(),
+                                               scales ? shift.data() : nullptr,
                                                {q.data(), cols},
                                                {masses[plain].data(), cols},
                                                {d_reads[plain].data(), cols},
                                                {d_writes[plain].data(), cols},
                                                d_mass[plain].data(),
+                                               before,
+                                               after,
                                                energy[plain].data()};
             if (plain == 1) {
               kernels::plain::masses_backward(b);
@@ -384,6 +428,87 @@ TYPED_TEST(Kernels, MassesAndTheirGradientsEqualThePlainOnes) {
         }
       }
     }
+  }
+}
+
+TYPED_TEST(Kernels, SumsOfTwoNumbersTakeInWhatOneRoundsAway) {
+  using S = TypeParam;
+  for (const Index count : sizes) {
+    for (const double log_decay : {0.0, -1e-3, -2.0, -std::numeric_limits<double>::infinity()}) {
+      Random random(10);
+      Matrix<S> high[2], low[2];
+      high[0] = high[1] = random.matrix<S>(1, count) * S(1000);
+      low[0] = low[1] = Matrix<S>::Zero(1, count);
+      Matrix<long double> expected = high[0].template cast<long double>();
+      const kernels::Decay<S> decay = kernels::decay_of(static_cast<S>(log_decay));
+      for (int step = 0; step < 200; ++step) {
+        const Matrix<S> change = random.matrix<S>(1, count) * S(1e-3);
+        kernels::settle(decay, change.data(), count, high[0].data(), low[0].data());
+        kernels::plain::settle(decay, change.data(), count, high[1].data(), low[1].data());
+        const long double factor = std::exp(static_cast<long double>(static_cast<S>(log_decay)));
+        expected = expected * factor + change.template cast<long double>();
+      }
+      const long double eps = static_cast<long double>(std::numeric_limits<S>::epsilon());
+      for (const int plain : {0, 1}) {
+        const Matrix<long double> sum =
+            high[plain].template cast<long double>() + low[plain].template cast<long double>();
+        // Plain sums would be some 4 eps off. Fast forgetting leaves nothing but the last few numbers.
+        const long double scale =
+            log_decay < -1 ? 1e-3L * std::sqrt(static_cast<long double>(count)) : expected.norm() / 4;
+        EXPECT_LE((sum - expected).norm(), eps * scale) << count << " " << log_decay;
+      }
+    }
+  }
+}
+
+TYPED_TEST(Kernels, ACompensatedStepEqualsThePlainOne) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    Random random(11);
+    for (const Index cols : sizes) {
+      for (const double log_decay : {0.0, -1e-3, -2.0, -std::numeric_limits<double>::infinity()}) {
+        constexpr Index rows = 5;
+        const Matrix<S> state = random.matrix<S>(rows, cols), rest = random.matrix<S>(rows, cols) * S(1e-9);
+        const Matrix<S> writes = random.matrix<S>(1, rows), reads = random.matrix<S>(1, rows);
+        const Matrix<S> values = random.matrix<S>(1, cols);
+        const S left = static_cast<S>(std::exp(log_decay));
+        Matrix<S> out[2], after[2] = {state, state}, remainder[2] = {rest, rest};
+        for (const int plain : {0, 1}) {
+          out[plain].resize(1, cols);
+          const kernels::Scan<S> scan{1,
+                                      rows,
+                                      cols,
+                                      {writes.data(), rows},
+                                      {values.data(), cols},
+                                      {reads.data(), rows},
+                                      {out[plain].data(), cols},
+                                      after[plain].data(),
+                                      kernels::decay_of(static_cast<S>(log_decay))};
+          if (plain == 1) {
+            kernels::plain::compensated_step(scan, remainder[plain].data(), left);
+          } else {
+            kernels::compensated_step(scan, remainder[plain].data(), left);
+          }
+        }
+        ASSERT_TRUE(close(out[0], out[1], forward_tolerance<S>())) << cols;
+        ASSERT_TRUE(close(after[0], after[1], forward_tolerance<S>())) << cols;
+      }
+    }
+  }
+}
+
+TYPED_TEST(Kernels, FindsNumbersBetweenZeroAndALimit) {
+  using S = TypeParam;
+  for (const Index count : sizes) {
+    Matrix<S> values = Matrix<S>::Ones(1, count);
+    const auto found = [&] { return kernels::any_between_zero_and(S(1e-3), values.data(), count); };
+    EXPECT_FALSE(found());
+    values(0, count - 1) = S(1e-3);
+    EXPECT_FALSE(found());
+    values(0, count - 1) = S(0);
+    EXPECT_FALSE(found());
+    values(0, count / 2) = S(1e-30);
+    EXPECT_TRUE(found());
   }
 }
 

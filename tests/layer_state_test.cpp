@@ -3,6 +3,8 @@
 // that are taken back.
 #include "gma/nn/layer_state.hpp"
 
+#include <cstdint>
+#include <limits>
 #include <sstream>
 
 #include "gma/nn/layer_forward.hpp"
@@ -106,6 +108,66 @@ TYPED_TEST(LayerStates, OtherShapesAreRefusedByName) {
   std::ostringstream foreign;
   gma::save(this->state.memories[0], foreign);
   expect_error<std::runtime_error>([&] { load_from(this->state, foreign.str()); }, {"GMAMEMRY", "expected GMASTATE"});
+}
+
+/// `bytes` with the checksum that fits.
+std::string with_checksum(std::string bytes) {
+  const std::size_t end = bytes.size() - 8;
+  gma::detail::to_little_endian(gma::detail::fnv_1a(gma::detail::fnv_start, &bytes[8], end - 8), &bytes[end]);
+  return bytes;
+}
+
+TYPED_TEST(LayerStates, NumbersThatNoStreamLeavesAreNeitherSavedNorLoaded) {
+  using S = TypeParam;
+  const LayerState<S> before = this->state;
+  const std::string bytes = saved(before);
+  const auto expect = [&](const std::vector<std::string>& words, const auto& spoil, std::size_t at, auto value) {
+    LayerState<S> spoilt = before;
+    spoil(spoilt);
+    std::ostringstream stream;
+    expect_error([&] { gma::save(spoilt, stream); }, words);
+    EXPECT_TRUE(stream.str().empty());
+    std::string changed = bytes;
+    gma::detail::to_little_endian(value, &changed[at]);
+    LayerState<S> target = before;
+    expect_error<std::runtime_error>([&] { load_from(target, with_checksum(changed)); }, words);
+    EXPECT_TRUE(same_state(target, before));
+  };
+  const S nan = std::numeric_limits<S>::quiet_NaN();
+  // Of the last memory, before its flags and the checksum: 4 masses, the forgetting and the number of tokens.
+  const auto from_the_end = [&](std::size_t numbers) { return bytes.size() - 12 - numbers * sizeof(S); };
+  expect(
+      {"memory 1: mass is nan at slot 0"}, [&](auto& s) { s.memories[1].mass(0) = nan; }, from_the_end(6), nan);
+  expect(
+      {"memory 1: mass is -0.5 at slot 3"}, [&](auto& s) { s.memories[1].mass(3) = S(-0.5); }, from_the_end(3),
+      S(-0.5));
+  expect(
+      {"memory 1: log_forgetting is 1"}, [&](auto& s) { s.memories[1].log_forgetting = 1; }, from_the_end(2), S(1));
+  const Index most = (std::numeric_limits<Index>::max)();
+  expect(
+      {"position is"}, [&](auto& s) { s.position = most; }, 20, std::int64_t{most});
+  expect(
+      {"position is"}, [&](auto& s) { s.position = -1; }, 20, std::int64_t{-1});
+}
+
+TYPED_TEST(LayerStates, StreamsAsLongAsAnyGoOn) {
+  using S = TypeParam;
+  this->state.position = sizeof(Index) > 4 ? Index(1) << (sizeof(Index) * 8 - 4) : 1000;  // many more than a size
+  LayerState<S> other = gma::begin_stream(this->layer);
+  load_from(other, saved(this->state));
+  EXPECT_TRUE(same_state(other, this->state));
+}
+
+TYPED_TEST(LayerStates, OneNaNIsMetWhenTheStateIsSaved) {
+  using S = TypeParam;
+  gma::LayerConfig config = small_config();
+  config.has_forgetting = false;
+  const auto plain = gma::random_layer<S>(config, 1);
+  LayerState<S> poisoned = gma::begin_stream(plain);
+  Matrix<S> x = this->random.template matrix<S>(3, 8);
+  x(1, 0) = std::numeric_limits<S>::quiet_NaN();
+  gma::forward(plain, x, poisoned);
+  expect_error([&] { saved(poisoned); }, {"gma::save", "memory 0: mass is", "expected a number >= 0"});
 }
 
 TYPED_TEST(LayerStates, RejectedDraftsLeaveNoTrace) {

@@ -428,6 +428,63 @@ TEST(Composition, CausalBackwardThroughASplitIsOnePass) {
   }
 }
 
+/// Segments of a write run side by side; what they leave behind decays by all tokens after them, not by the next
+/// segment's alone. A small tile cuts few tokens into many segments.
+TEST(Composition, GradientsOfAWriteInManySegmentsAreThoseOfOne) {
+  Random random(22);
+  Diagonal mixture;
+  randomize(mixture, 4, 4, Regime::generic, random);
+  for (const Index count : {33, 49, 65, 80, 200}) {
+    const Matrix<double> queries = random.matrix<double>(count, 4), keys = random.matrix<double>(count, 4);
+    const Matrix<double> values = random.matrix<double>(count, 3), d_output = random.matrix<double>(count, 3);
+    for (const double forgetting : {0.0, -0.01, -0.1}) {
+      TokenInputs<double> tokens;
+      tokens.log_forgetting = Vector<double>::Constant(count, forgetting);
+      for (const Normalization normalization : all_normalizations) {
+        SCOPED_TRACE(testing::Message() << count << " tokens, " << name_of(normalization) << ", g " << forgetting);
+        const auto one =
+            gma::bidirectional_backward(mixture, queries, keys, values, d_output, with(normalization, count), tokens);
+        const auto many =
+            gma::bidirectional_backward(mixture, queries, keys, values, d_output, with(normalization, 4), tokens);
+        EXPECT_TRUE(close(many.queries, one.queries, 1e-12));
+        EXPECT_TRUE(close(many.keys, one.keys, 1e-12));
+        EXPECT_TRUE(close(many.values, one.values, 1e-12));
+        EXPECT_TRUE(close(many.log_forgetting, one.log_forgetting, 1e-12));
+        EXPECT_TRUE(close(many.memory, one.memory, 1e-12));
+        EXPECT_TRUE(close(many.mixture.means, one.mixture.means, 1e-12));
+      }
+    }
+  }
+}
+
+/// The same at the tile that write_backward() takes: four segments, the last of them short.
+TEST(Composition, WriteBackwardThroughASplitIsOnePass) {
+  constexpr Index count = 1300;
+  Random random(23);
+  Diagonal mixture;
+  randomize(mixture, 4, 4, Regime::generic, random);
+  const Matrix<double> keys = random.matrix<double>(count, 4), values = random.matrix<double>(count, 3);
+  const Memory<double> initial{random.matrix<double>(4, 3), random.vector<double>(4).cwiseAbs(), -1};
+  const Memory<double> d_memory{random.matrix<double>(4, 3), random.vector<double>(4), 0.7};
+  TokenInputs<double> tokens;
+  tokens.log_forgetting = Vector<double>::Constant(count, -0.001);
+  const auto whole = gma::write_backward(mixture, keys, values, d_memory, tokens, initial);
+  Index end = count;
+  gma::Gradients<Diagonal> part;
+  part.memory = d_memory;
+  for (const Index begin : {1000, 384, 100, 0}) {  // the last part first, each from the memory before it
+    Memory<double> before = initial;
+    gma::write(mixture, keys.topRows(begin), values.topRows(begin), before, gma_test::part_of(tokens, 0, begin));
+    part = gma::write_backward(mixture, keys.middleRows(begin, end - begin), values.middleRows(begin, end - begin),
+                               part.memory, gma_test::part_of(tokens, begin, end - begin), before);
+    EXPECT_TRUE(close(part.keys, whole.keys.middleRows(begin, end - begin), 1e-11)) << begin;
+    EXPECT_TRUE(close(part.values, whole.values.middleRows(begin, end - begin), 1e-11)) << begin;
+    EXPECT_TRUE(close(part.log_forgetting, whole.log_forgetting.segment(begin, end - begin), 1e-11)) << begin;
+    end = begin;
+  }
+  EXPECT_TRUE(close(part.memory, whole.memory, 1e-11));
+}
+
 // Layouts and storage ------------------------------------------------------------------------------------------------
 
 using ColumnMajor = Eigen::MatrixXd;

@@ -2,6 +2,9 @@
 // Tokens taken back: a stream goes on, to the bit, as if they had never been taken in; nothing is allocated on the way.
 #include "allocation_counter.hpp"
 // after it
+#include <limits>
+#include <stdexcept>
+
 #include "gma/nn/rollback.hpp"
 #include "support.hpp"
 
@@ -130,6 +133,53 @@ TEST(Rollback, TooManyTokensAreRefusedAndNothingChanges) {
   for (const Index capacity : {0, -2}) {
     expect_error([&] { gma::Rollback<int> none(capacity); }, {"gma::Rollback", "capacity is", "expected at least 1"});
   }
+}
+
+TEST(Rollback, TakesAnyCapacity) {
+  for (const Index capacity : {std::numeric_limits<Index>::max(), std::numeric_limits<Index>::max() - 1,
+                               std::numeric_limits<Index>::max() / 2 + 1}) {
+    gma::Rollback<int> rollback(capacity);
+    int state = 0;
+    for (int round = 0; round < 3; ++round) {
+      rollback.clear();
+      for (state = 0; state < 5; ++state) rollback.record(state);
+      EXPECT_EQ(rollback.available(), 5);
+      rollback.rewind(state, 2);
+      EXPECT_EQ(state, 3);
+      for (; state < 7; ++state) rollback.record(state);
+      rollback.rewind(state, 7);
+      EXPECT_EQ(state, 0);
+    }
+  }
+}
+
+/// A state whose copy fails when it is told to.
+struct Fragile {
+  int value = 0;
+  bool fails = false;
+  Fragile& operator=(const Fragile& other) {
+    if (other.fails) throw std::runtime_error("no memory");
+    value = other.value;
+    return *this;
+  }
+  Fragile(int v, bool f) : value(v), fails(f) {}
+  Fragile(const Fragile&) = default;
+  Fragile(Fragile&&) = default;
+  Fragile& operator=(Fragile&&) = default;
+};
+
+TEST(Rollback, ARecordThatFailsIsNotThere) {
+  gma::Rollback<Fragile> rollback(3);
+  for (int i = 0; i < 5; ++i) rollback.record({i, false});
+  EXPECT_THROW(rollback.record({5, true}), std::runtime_error);
+  EXPECT_EQ(rollback.available(), 2);  // the oldest had to make room
+  Fragile state(9, false);
+  rollback.rewind(state, 2);
+  EXPECT_EQ(state.value, 3);
+  rollback.record(state);
+  rollback.record({4, false});
+  rollback.rewind(state, 1);
+  EXPECT_EQ(state.value, 4);
 }
 
 TEST(Rollback, ClearForgetsTheRecords) {

@@ -155,16 +155,60 @@ TEST(SavedMemory, HasTheStatedBytes) {
   Memory<float> memory = gma::empty_memory<float>(1, 2);
   memory.slots << 1.0f, -2.0f;
   memory.mass << 0.5f;
+  memory.tokens = 3;
   const unsigned char expected[] = {
       'G', 'M', 'A',  'M',  'E', 'M', 'R', 'Y',                              // magic
-      4,   3,   2,    1,    2,   0,   0,   0,    4, 0, 0, 0,                 // mark, version, scalar size
+      4,   3,   2,    1,    3,   0,   0,   0,    4, 0, 0, 0,                 // mark, version, scalar size
       1,   0,   0,    0,    0,   0,   0,   0,    2, 0, 0, 0,    0, 0, 0, 0,  // K, e
-      0,   0,   0x80, 0x3f, 0,   0,   0,   0xc0, 0, 0, 0, 0x3f, 0, 0, 0, 0   // slots, mass, log_forgetting
+      0,   0,   0x80, 0x3f, 0,   0,   0,   0xc0, 0, 0, 0, 0x3f, 0, 0, 0, 0,  // slots, mass, log_forgetting
+      0,   0,   0x40, 0x40, 0,   0,   0,   0                                 // tokens, flags
   };
   const std::string bytes(reinterpret_cast<const char*>(expected), sizeof expected);
   std::string checksum(8, '\0');
   gma::detail::to_little_endian(gma::detail::fnv_1a(gma::detail::fnv_start, &bytes[8], bytes.size() - 8), &checksum[0]);
   EXPECT_EQ(saved(memory), bytes + checksum);
+}
+
+/// `bytes` and the hash of all of them but the first 8.
+std::string with_checksum(const std::string& bytes) {
+  std::string checksum(8, '\0');
+  gma::detail::to_little_endian(gma::detail::fnv_1a(gma::detail::fnv_start, &bytes[8], bytes.size() - 8), &checksum[0]);
+  return bytes + checksum;
+}
+
+TEST(SavedMemory, OfVersion2IsRead) {
+  const unsigned char written[] = {
+      'G', 'M', 'A',  'M',  'E', 'M', 'R', 'Y',                              // magic
+      4,   3,   2,    1,    2,   0,   0,   0,    4, 0, 0, 0,                 // mark, version, scalar size
+      1,   0,   0,    0,    0,   0,   0,   0,    2, 0, 0, 0,    0, 0, 0, 0,  // K, e
+      0,   0,   0x80, 0x3f, 0,   0,   0,   0xc0, 0, 0, 0, 0x3f, 0, 0, 0, 0   // slots, mass, log_forgetting
+  };
+  const Memory<float> memory =
+      loaded<float>(with_checksum(std::string(reinterpret_cast<const char*>(written), sizeof written)));
+  EXPECT_EQ(memory.slots, (Matrix<float>(1, 2) << 1.0f, -2.0f).finished());
+  EXPECT_EQ(memory.mass(0), 0.5f);
+  EXPECT_EQ(memory.log_forgetting, 0);
+  EXPECT_EQ(memory.slots_remainder.size() + memory.mass_remainder.size(), 0);
+}
+
+TEST(SavedMemory, KeepsRemaindersAndSigns) {
+  Memory<float> memory = random_memory<float>(3, 2, 5);
+  memory.tokens = 1e6F;
+  memory.slots_remainder = memory.slots * 1e-8F;
+  memory.mass_remainder = memory.mass * -1e-8F;
+  memory.has_signed_mass = true;
+  memory.mass(1) = -2;
+  const std::string bytes = saved(memory);
+  EXPECT_EQ(bytes.size(), gma::serialized_size(memory));
+  const Memory<float> again = loaded<float>(bytes);
+  EXPECT_EQ(again.slots_remainder, memory.slots_remainder);
+  EXPECT_EQ(again.mass_remainder, memory.mass_remainder);
+  EXPECT_EQ(again.mass, memory.mass);
+  EXPECT_EQ(again.tokens, memory.tokens);
+  EXPECT_TRUE(again.has_signed_mass);
+  EXPECT_EQ(saved(again), bytes);
+  memory.mass_remainder.resize(2);
+  expect_error<std::invalid_argument>([&] { saved(memory); }, {"gma::save", "memory.slots_remainder is 3 x 2"});
 }
 
 TEST(SavedMemory, ChecksumIsFnv1a) {  // published values of the hash
@@ -183,10 +227,29 @@ TEST(SavedMemory, RefusesOtherFormatsByName) {
   expect_refused<double>(other, {"starts with XMAMEMRY", "expected GMAMEMRY"});
   expect_refused<double>(replaced(good, 8, std::uint32_t{0x04030201}), {"big-endian", "expected little-endian"});
   expect_refused<double>(replaced(good, 8, std::uint32_t{7}), {"byte-order mark is 7", "expected 16909060"});
-  expect_refused<double>(replaced(good, 12, std::uint32_t{1}), {"version 1, expected 2"});
-  expect_refused<double>(replaced(good, 12, std::uint32_t{3}), {"version 3, expected 2"});
+  expect_refused<double>(replaced(good, 12, std::uint32_t{1}), {"version 1, expected 2 to 3"});
+  expect_refused<double>(replaced(good, 12, std::uint32_t{4}), {"version 4, expected 2 to 3"});
   expect_refused<double>(replaced(good, 16, std::uint32_t{4}), {"4 bytes, expected 8"});
   expect_refused<float>(good, {"8 bytes, expected 4"});
+}
+
+TEST(BinaryReader, TakesEveryVersionFromTheOldestOn) {
+  const auto read = [](std::uint32_t written, const gma::detail::BinaryFormat& format) {
+    std::stringstream stream(binary);
+    gma::detail::BinaryWriter::start<float>("save", {"GMATHING", "thing", written}, stream).finish();
+    auto reader = gma::detail::BinaryReader::start<float>("load", format, stream);
+    reader.finish();
+    return reader.version();
+  };
+  for (const std::uint32_t version : {2u, 3u, 4u}) EXPECT_EQ(read(version, {"GMATHING", "thing", 4, 2}), version);
+  const auto refused = [&](std::uint32_t version, const gma::detail::BinaryFormat& format, const char* words) {
+    expect_error<std::runtime_error>([&] { read(version, format); }, {"gma::load", "no valid thing", words});
+  };
+  refused(1, {"GMATHING", "thing", 4, 2}, "it is of version 1, expected 2 to 4");
+  refused(5, {"GMATHING", "thing", 4, 2}, "it is of version 5, expected 2 to 4");
+  EXPECT_EQ(read(4, {"GMATHING", "thing", 4}), 4u);
+  refused(3, {"GMATHING", "thing", 4}, "it is of version 3, expected 4");
+  refused(0, {"GMATHING", "thing", 4}, "it is of version 0, expected 4");
 }
 
 TEST(SavedMemory, RefusesImpossibleSizesWithoutBelievingThem) {
@@ -255,6 +318,19 @@ TEST(SavedMemory, SaysThatTheStreamFailed) {
   std::ostringstream broken;
   broken.setstate(std::ios::badbit);
   expect_error<std::runtime_error>([&] { gma::save(memory, broken); }, {"gma::save"});
+}
+
+/// Takes bytes into a buffer of its own, and meets the end of the disk when it is to hand them over.
+class BufferBeforeAFullDisk : public std::stringbuf {
+ protected:
+  int sync() override { return -1; }
+};
+
+TEST(SavedMemory, MeetsTheFullDiskBehindABuffer) {
+  BufferBeforeAFullDisk disk;
+  std::ostream stream(&disk);
+  expect_error<std::runtime_error>([&] { gma::save(random_memory<double>(3, 2, 13), stream); },
+                                   {"gma::save", "the stream failed"});
 }
 
 TEST(MemorySizes, CountBytesAndShares) {

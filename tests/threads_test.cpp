@@ -79,5 +79,80 @@ TEST(Executors, ParallelForRunsEveryTaskOnce) {
   EXPECT_EQ(serial, 5);
 }
 
+/// Throws std::runtime_error with the index at every index of `failing`.
+struct Failing {
+  std::vector<Index> failing;
+  void operator()(Index i, Index) const {
+    for (const Index index : failing) {
+      if (i == index) throw std::runtime_error("task " + std::to_string(i));
+    }
+  }
+};
+
+TEST(Executors, TheFirstExceptionOfATaskReachesTheCaller) {
+  const Backwards backwards;
+  const Threads threads(3);
+  std::vector<const gma::Executor*> executors{nullptr, &backwards, &threads};
+#ifdef _OPENMP
+  const gma::OpenMpExecutor open_mp(3);
+  executors.push_back(&open_mp);
+#endif
+  for (const gma::Executor* executor : executors) {
+    for (int repeat = 0; repeat < 20; ++repeat) {
+      expect_error<std::runtime_error>([&] { gma::parallel_for(executor, 50, Failing{{41, 17, 18}}); }, {"task 17"});
+      gma::parallel_for(executor, 50, Failing{{}});  // and it serves on
+    }
+  }
+}
+
+#ifdef _OPENMP
+TEST(Executors, OpenMpCarriesAnExceptionOutOfItsRegion) {
+  const gma::OpenMpExecutor open_mp(3);
+  const Failing failing{{9, 4}};
+  expect_error<std::runtime_error>([&] { open_mp.run(12, gma::Task(failing)); }, {"task 4"});
+}
+#endif
+
+TEST(Executors, AnErrorInOneHeadIsTheErrorOfTheLoop) {
+  Random random(1);
+  gma::Mixture<float, gma::Diagonal> mixture;
+  randomize(mixture, 3, 2, Regime::generic, random);
+  const Matrix<float> x = random.matrix<float>(20, 2);
+  std::vector<Matrix<float>> out(4, Matrix<float>(20, 2));
+  std::vector<TokenInputs<float>> tokens(4);
+  for (auto& each : tokens) each.log_forgetting = Vector<float>::Constant(20, -0.1f);
+  tokens[2].log_forgetting(7) = std::numeric_limits<float>::quiet_NaN();
+  const Threads threads(2);
+  std::vector<gma::Workspace<float>> scratch(2);
+  expect_error<std::invalid_argument>(
+      [&] {
+        gma::parallel_for(&threads, 4, [&](Index h, Index worker) {
+          const std::size_t at = static_cast<std::size_t>(h);
+          gma::causal_into(out[at], mixture, x, x, x, Options{}, tokens[at], scratch[static_cast<std::size_t>(worker)]);
+        });
+      },
+      {"tokens.log_forgetting is nan at token 7"});
+}
+
+TEST(Executors, WorkspacesAndCachesLieInVectors) {
+  std::vector<gma::Workspace<float>> workspaces(2);
+  std::vector<gma::LayerCache<float>> caches(2);
+  std::vector<gma::LayerGradientCache<float>> scratch(2);
+  Random random(1);
+  gma::Mixture<float, gma::Diagonal> mixture;
+  randomize(mixture, 3, 2, Regime::generic, random);
+  const Matrix<float> x = random.matrix<float>(20, 2), expected = gma::causal(mixture, x, x, x);
+  Matrix<float> out(20, 2);
+  for (const std::size_t count : {3u, 40u}) {
+    workspaces.resize(count);
+    caches.resize(count);
+    scratch.resize(count);
+    gma::causal_into(out, mixture, x, x, x, Options{}, TokenInputs<float>{}, workspaces[1]);
+    EXPECT_TRUE(same_bits(out, expected));
+  }
+  static_assert(std::is_nothrow_move_constructible_v<gma::LayerCache<float>>);
+  static_assert(!std::is_copy_constructible_v<gma::LayerCache<float>>);
+}
+
 }  // namespace
 }  // namespace gma_test

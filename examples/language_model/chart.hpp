@@ -12,6 +12,7 @@
 
 #include "baselines.hpp"
 #include "run_result.hpp"
+#include "transformer/quoting.hpp"
 #include "transformer/write_file.hpp"
 
 namespace language_model {
@@ -68,7 +69,8 @@ inline bool draw_curves(const std::filesystem::path& directory, const std::vecto
     detail::write_panel(out, runs, baselines, "same seconds", "seconds of training", "2:3");
     out << "unset multiplot\n";
   });
-  const std::string command = "cd '" + directory.string() + "' && gnuplot curve.gnuplot >/dev/null 2>&1";
+  const std::string command =
+      "cd -- " + transformer::shell_word(directory.string()) + " && gnuplot curve.gnuplot >/dev/null 2>&1";
   return std::system(command.c_str()) == 0;
 }
 

@@ -10,6 +10,7 @@
 
 #include "transformer/comparison.hpp"
 #include "transformer/progress.hpp"
+#include "transformer/quoting.hpp"
 
 namespace language_model {
 
@@ -78,8 +79,9 @@ std::string script_of(std::vector<Runs> best, const std::string& image) {
   const double most = 1.3 * mean(best.front(), "validation_loss");
   const auto is_far = [&](const Runs& runs) { return mean(runs, "validation_loss") > most; };
   best.erase(std::remove_if(best.begin(), best.end(), is_far), best.end());
-  std::string script = "set terminal svg size 1200,460 font 'sans,11' background 'white'\nset output '" + image +
-                       "'\nset multiplot layout 1,3\nset grid lc rgb 'gray85'\nset key font ',8' samplen 1.5\n"
+  std::string script = "set terminal svg size 1200,460 font 'sans,11' background 'white'\nset output " +
+                       transformer::gnuplot_string(image) +
+                       "\nset multiplot layout 1,3\nset grid lc rgb 'gray85'\nset key font ',8' samplen 1.5\n"
                        "set ylabel 'nats a token, held out'\n";
   // Start where curves have come down; what lies above is alike.
   double top = 0;
@@ -120,7 +122,7 @@ void report(const Results& results, const nlohmann::json& members, const Compare
   if (options.plot.empty()) return;
   const std::string script = options.plot + ".gnuplot";
   write_file(script, script_of(best, options.plot));
-  if (std::system(("gnuplot '" + script + "'").c_str()) != 0)
+  if (std::system(("gnuplot " + transformer::shell_word(script)).c_str()) != 0)
     throw std::runtime_error("gnuplot failed on " + script + "; on Debian and Ubuntu: apt-get install gnuplot-nox");
 }
 

@@ -9,9 +9,11 @@
 #include <filesystem>
 #include <fstream>
 #include <gma/gma.hpp>
+#include <gma/io/write_file.hpp>
 #include <iostream>
 #include <map>
 #include <random>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,17 +46,14 @@ class Server {
     return y;
   }
 
-  /// Puts a client's state into its file until it is heard of again. First into one beside it, which is then renamed:
-  /// whatever happens in between, the file is a whole state.
+  /// Puts a client's state into its file until it is heard of again. Whatever happens meanwhile, the file is a whole
+  /// state, the old one or the new one.
   void evict(int client) {
     const std::map<int, State>::iterator found = states_.find(client);
     if (found == states_.end()) return;
-    std::ofstream file;
-    file.exceptions(std::ios::failbit | std::ios::badbit);  // a full disk is an error, at the latest in close()
-    file.open(path_of(client) + ".new", std::ios::binary);
-    gma::save(found->second, file);
-    file.close();
-    std::filesystem::rename(path_of(client) + ".new", path_of(client));
+    std::ostringstream bytes;
+    gma::save(found->second, bytes);
+    gma::io::write_file(path_of(client), bytes.str());
     states_.erase(found);
   }
 

@@ -100,7 +100,7 @@ class TrainingFile {
     in_.read(text.data(), std::streamsize(length));
     if (!in_) throw std::runtime_error(path_ + " is cut short");
     header_ = nlohmann::json::parse(text, nullptr, false);
-    if (header_.is_discarded()) throw std::runtime_error(path_ + " is damaged: its header is not JSON");
+    if (!header_.is_object()) throw std::runtime_error(path_ + " is damaged: its header is no JSON object");
   }
 
   // read(header) takes from the header what it needs.

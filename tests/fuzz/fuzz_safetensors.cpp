@@ -21,6 +21,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   require(again.metadata == file.metadata, "metadata survives a round trip");
   require(gma::io::serialize_safetensors(again) == bytes, "the same contents always give the same bytes");
   for (const auto& [name, tensor] : file.tensors) {
+    if (tensor.type == gma::io::DataType::other) continue;
     require(tensor.matrix<double>().size() == tensor.size(), "the matrix has the tensor's size");
   }
   return 0;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
-# SOURCE must compile as it stands and must not with GMA_MUST_NOT_COMPILE defined; the compiler's message must then hold
-# the text that the line "// Expected: ..." of SOURCE announces.
+# SOURCE must compile, and must not with GMA_MUST_NOT_COMPILE defined and with the flags of its line "// Flags: ...", if
+# it has one; the compiler's message must then hold the text that its line "// Expected: ..." announces.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 file(STRINGS "${SOURCE}" expected REGEX "^// Expected: ")
 list(LENGTH expected count)
@@ -9,13 +9,16 @@ if(NOT count EQUAL 1)
   message(FATAL_ERROR "${SOURCE} needs exactly one line '// Expected: ...'")
 endif()
 string(REPLACE "// Expected: " "" expected "${expected}")
+file(STRINGS "${SOURCE}" flags REGEX "^// Flags: ")
+string(REPLACE "// Flags: " "" flags "${flags}")
+separate_arguments(flags)
 
 set(compile "${COMPILER}" -std=c++17 -fsyntax-only "-I${GMA_INCLUDE}")
 foreach(dir IN LISTS EIGEN_INCLUDE)
   list(APPEND compile -isystem "${dir}")
 endforeach()
 run("the correct form" ${compile} "${SOURCE}")
-execute_process(COMMAND ${compile} -DGMA_MUST_NOT_COMPILE "${SOURCE}"
+execute_process(COMMAND ${compile} -DGMA_MUST_NOT_COMPILE ${flags} "${SOURCE}"
   RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
 if(result EQUAL 0)
   message(FATAL_ERROR "${SOURCE} compiled with GMA_MUST_NOT_COMPILE")

@@ -2,13 +2,14 @@
 #
 # Configures, builds and runs the project in tests/consumer. ROUTE: find_package, add_subdirectory, fetch_content.
 # It uses gma::io where IO is on, and finds nlohmann_json where WITH_JSON is.
-# With EIGEN_VERSION, an Eigen under that version number is offered and it stops after configuring; with EXPECT,
-# configuring must fail with that message.
+# COMPONENT is another component to ask for. With EIGEN_VERSION, an Eigen under that version number is offered and it
+# stops after configuring; with EXPECT, configuring must fail with that message.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 file(REMOVE_RECURSE "${WORK}")
 set(configure "${CMAKE_COMMAND}" -S "${CMAKE_CURRENT_LIST_DIR}/../consumer" -B "${WORK}" -G "${GENERATOR}"
   "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_PREFIX_PATH=${PREFIX}"
-  "-DGMA_ROUTE=${ROUTE}" "-DGMA_IO=${IO}" "-DGMA_SOURCE_DIR=${SOURCE}" -DFETCHCONTENT_FULLY_DISCONNECTED=ON)
+  "-DGMA_ROUTE=${ROUTE}" "-DGMA_IO=${IO}" "-DGMA_COMPONENT=${COMPONENT}" "-DGMA_SOURCE_DIR=${SOURCE}"
+  -DFETCHCONTENT_FULLY_DISCONNECTED=ON)
 if(WITH_JSON)
   list(APPEND configure "-Dnlohmann_json_DIR=${JSON_DIR}")
 else()

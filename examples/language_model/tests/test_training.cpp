@@ -5,11 +5,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
+#include <ostream>
+#include <string>
 
 #include "../baselines.hpp"
 #include "../sampler.hpp"
 #include "../training_run.hpp"
+#include "transformer/quoting.hpp"
+#include "transformer/write_file.hpp"
 
 namespace language_model {
 namespace {
@@ -142,6 +147,19 @@ TEST(Checkpoints, DamageIsReported) {
   const Checkpoint checkpoint = load_checkpoint(good, layout_of);
   TrainingRun resumed(checkpoint.model, checkpoint.train, other, pool, quietly());
   EXPECT_THROW(resumed.restore(checkpoint), std::runtime_error);
+}
+
+TEST(Files, AreMadeUnderAnyName) {
+  const TemporaryDirectory directory;
+  const std::filesystem::path folder = directory.file("it's \"a\" $HOME `dir`; \\ *");
+  transformer::write_file(folder / "first", std::string("text"));
+  const std::string command = "cd -- " + transformer::shell_word(folder.string()) + " && cp first second";
+  EXPECT_EQ(std::system(command.c_str()), 0);
+  EXPECT_EQ(std::filesystem::file_size(folder / "second"), 4u);
+  EXPECT_EQ(transformer::gnuplot_string("it's"), "'it''s'");
+  std::filesystem::create_symlink("first", folder / "link");
+  transformer::write_file(folder / "link", [](std::ostream& out) { out << 1234567; });
+  EXPECT_EQ(std::filesystem::file_size(folder / "first"), 7u);
 }
 
 TEST(Sampling, SeedsTemperatureAndTopK) {

@@ -15,7 +15,8 @@ template <class M, class Q, class K, class V, class TS = typename M::Scalar>
 Matrix<typename M::Scalar> bidirectional(const M& mixture, const Eigen::MatrixBase<Q>& queries,
                                          const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                                          const Options& options = {}, const TokenInputs<TS>& tokens = {});
-/// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory.
+/// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory. `out` may share memory with
+/// the inputs.
 template <class Out, class M, class Q, class K, class V, class TS = typename M::Scalar>
 void bidirectional_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
                         const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
@@ -28,7 +29,8 @@ Gradients<M> bidirectional_backward(const M& mixture, const Eigen::MatrixBase<Q>
                                     const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                                     const Eigen::MatrixBase<D>& d_output, const Options& options = {},
                                     const TokenInputs<TS>& tokens = {});
-/// The same into `gradients`, whose matrices are reused, with a caller's scratch memory.
+/// The same into `gradients`, whose matrices are reused, with a caller's scratch memory. Inputs may lie in those
+/// matrices.
 template <class M, class Q, class K, class V, class D, class TS = typename M::Scalar>
 void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen::MatrixBase<Q>& queries,
                                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
@@ -52,17 +54,17 @@ void bidirectional_into(const Eigen::MatrixBase<Out>& out, const M& mixture, con
   detail::Evaluated<Q> q = queries.derived();
   detail::Evaluated<K> k = keys.derived();
   detail::Evaluated<V> v = values.derived();
-  const detail::TokenView<S> view(q);
-  const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
   typename Workspace<S>::Frame frame(workspace);
-  detail::MemoryView<S> memory = detail::take_memory(natural.components(), values.cols(), workspace);
-  memory.set_zero();
-  detail::write_tokens(natural, stream, detail::tile_size(options, detail::default_tile, stream.size()),
-                       options.executor, memory, workspace);
+  const detail::TokenSink<S> sink(detail::writable(out));
+  const detail::TokenView<S> view = detail::apart(detail::TokenView<S>(q), sink, true, workspace);
+  const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
+  const detail::MemoryView<S> memory =
+      detail::write_all(natural, stream, detail::tile_size(options, detail::default_tile, stream.size()),
+                        options.executor, false, workspace)
+          .memory;
   if (options.normalization == Normalization::slot) detail::divide_slots(memory, memory.slots);
   detail::read_tokens(natural, view, memory, options.normalization,
-                      detail::tile_size(options, detail::default_tile, view.rows()), options.executor,
-                      detail::TokenSink<S>(detail::writable(out)), workspace);
+                      detail::tile_size(options, detail::default_tile, view.rows()), options.executor, sink, workspace);
 }
 
 template <class M, class Q, class K, class V, class TS>
@@ -94,23 +96,33 @@ void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, cons
   detail::Evaluated<K> k = keys.derived();
   detail::Evaluated<V> v = values.derived();
   detail::Evaluated<D> dy = d_output.derived();
-  const detail::TokenView<S> view(q);
-  const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
+  typename Workspace<S>::Frame frame(workspace);
+  const auto apart = [&](const detail::TokenView<S>& input) {
+    return detail::apart<S>(input, {&gradients.queries, &gradients.keys, &gradients.values, &gradients.memory.slots},
+                            workspace);
+  };
+  const detail::TokenView<S> view = apart(detail::TokenView<S>(q)), d_output_view = apart(detail::TokenView<S>(dy));
+  detail::TokenStream<S> stream{apart(detail::TokenView<S>(k)), apart(detail::TokenView<S>(v)), tokens};
+  const Memory<S>* const from_zeros = nullptr;
+  stream.centre = detail::value_centre(natural, stream, options.normalization, from_zeros, workspace);
   const Index write_tile = detail::tile_size(options, detail::default_tile, stream.size());
   const Index read_tile = detail::tile_size(options, detail::default_tile, view.rows());
-  detail::FeatureMapOf<M>& gradient = detail::zero_gradient(natural, workspace);
-  typename Workspace<S>::Frame frame(workspace);
-  detail::MemoryView<S> memory = detail::take_memory(natural.components(), values.cols(), workspace);
-  memory.set_zero();
-  detail::write_tokens(natural, stream, write_tile, options.executor, memory, workspace);
-  gradients.queries.resize(queries.rows(), queries.cols());
+  detail::GradientSum<detail::FeatureMapOf<M>, S> gradient(natural, workspace);
+  const bool in_two_parts = detail::keeps_remainder<S>;
+  const detail::LongMemory<S> memory =
+      detail::write_all(natural, stream, write_tile, options.executor, in_two_parts, workspace);
+  detail::resize(gradients.queries, queries.rows(), queries.cols());
   detail::set_zero(gradients.memory, natural.components(), values.cols());
-  detail::read_tokens_backward(natural, view, memory, detail::TokenView<S>(dy), options.normalization, read_tile,
-                               options.executor, gradients.queries, detail::view(gradients.memory), gradient,
-                               workspace);
-  detail::write_tokens_backward(natural, stream, static_cast<const Memory<S>*>(nullptr), write_tile, options.executor,
+  detail::LongMemory<S> d_memory{
+      detail::view(gradients.memory),
+      detail::take_memory(in_two_parts ? natural.components() : Index(0), values.cols(), workspace), in_two_parts};
+  d_memory.remainder.set_zero();
+  detail::read_tokens_backward(natural, view, memory, d_output_view, options.normalization, read_tile, options.executor,
+                               stream.centre, gradients.queries, d_memory, gradient, workspace);
+  detail::write_tokens_backward(natural, stream, from_zeros, write_tile, options.executor,
+                                static_cast<const S*>(memory.memory.mass.data()), d_memory,
                                 detail::token_gradients(gradients), gradient, workspace);
-  detail::pull_back(mixture, natural, gradient, gradients.mixture);
+  detail::pull_back(mixture, natural, gradient.total(), gradients.mixture);
 }
 
 template <class M, class Q, class K, class V, class D, class TS>

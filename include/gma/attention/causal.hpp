@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Causal attention: token i reads the memory after it was written, (8). The memory before the first token may be given
-// and is left advanced, so that one pass, any split of it, a prefill and single decoding steps are the same
-// computation.
+// and is left advanced, so that one pass, any split of it, a prefill and single decoding steps give the same, within
+// rounding, at any number of tokens (DERIVATION.md, Accuracy).
 #pragma once
-
-#include <limits>
 
 #include "gma/attention/causal_tile.hpp"
 #include "gma/attention/write.hpp"
@@ -12,22 +10,24 @@
 namespace gma {
 
 /// y_t from (4), (5) or (6) with the memory after token t: queries and keys N x d, values N x e; returns N x e. lambda
-/// = 1 everywhere unless tokens.log_forgetting is given. Output i depends on tokens 0..i alone, to the bit. Cost O(N K
-/// (D + e)), 2 N K (2 D + 2 e) operations in products; extra memory O(tile (K + D) + K e) (kernels/COSTS.md). Throws
-/// std::invalid_argument on shapes or token inputs that do not fit.
+/// = 1 everywhere unless tokens.log_forgetting is given. Output i depends on tokens 0..i of the call alone, to the bit,
+/// however many follow. Cost O(N K (D + e)), 2 N K (2 D + 2 e) operations in products; extra memory O(tile (K + D) +
+/// K e) (kernels/COSTS.md). Throws std::invalid_argument on shapes or token inputs that do not fit.
 template <class M, class Q, class K, class V, class TS = typename M::Scalar>
 Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
                                   const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                                   const Options& options = {}, const TokenInputs<TS>& tokens = {});
 
 /// The same, continuing from `memory` (K x e, or empty: sized here) and leaving it advanced. N = 1 decodes a step, N >
-/// 1 prefills. On an error the memory is as it was.
+/// 1 prefills. On an exception the memory is as it was, but for an empty one, which may be sized, with zeros.
 template <class M, class Q, class K, class V, class MS, class TS = typename M::Scalar>
 Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
                                   const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                                   Memory<MS>& memory, const Options& options = {}, const TokenInputs<TS>& tokens = {});
 
-/// Both into a caller's N x e matrix, block or map, with a caller's scratch memory.
+/// Both into a caller's N x e matrix, block or map, with a caller's scratch memory. `out` may share memory with
+/// queries, keys and values, which are copied where that is needed, but not with `memory`. With a compiled mixture and
+/// the same shapes nothing is allocated from the second call on, except where `memory` begins to keep a remainder.
 template <class Out, class M, class Q, class K, class V, class TS = typename M::Scalar>
 void causal_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
@@ -41,41 +41,88 @@ void causal_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eige
 
 namespace detail {
 
-/// The scan rounds the state at every token. Once it holds the mass of this many, it is laid aside as the base, read
-/// through a product of its own, and the scan goes on from zero: long streams that forget nothing stay accurate, at a
-/// quarter more work. Wider scalars need none of it.
+/// A single token into a memory with a remainder. Nothing is allocated once a number of the memory has changed.
 template <class S>
-constexpr double largest_scanned_mass() {
-  return std::is_same_v<S, float> ? 0x1p15 : std::numeric_limits<double>::infinity();
+void compensated_token(const CausalTile<S>& tile, const MemoryView<S>& written, LongMemory<S>& state, Tile<S> y) {
+  const kernels::Decay<S> decay = tile.decay.before(0);
+  kernels::compensated_step<S>(
+      {1, state.memory.slots.rows(), state.memory.slots.cols(), read_pointer(tile.writes), read_pointer(tile.v),
+       read_pointer(tile.reads), pointer(y), state.memory.slots.data(), decay},
+      state.remainder.slots.data(), tile.decay.forgets ? S(tile.decay.kept_of_tile(0, 0)) : S(1));
+  kernels::settle<S>(decay, written.mass.data(), written.mass.size(), state.memory.mass.data(),
+                     state.remainder.mass.data());
 }
 
-/// Slots and mass become those after the stream. Tokens of one stream follow each other: threads are for heads and
-/// sequences.
+/// Tokens [begin, begin + count). A memory with a remainder is read through one product more, while the scan runs from
+/// zero; what the tile has written is then added to it.
+template <class FeatureMap, class S>
+void causal_one_tile(const FeatureMap& map, const TokenView<S>& queries, const TokenStream<S>& stream, Index begin,
+                     Index count, Normalization normalization, LongMemory<S>& state, S& tokens, const TokenSink<S>& out,
+                     Workspace<S>& workspace) {
+  typename Workspace<S>::Frame frame(workspace);
+  const bool is_long = state.has_remainder, is_step = stream.size() == 1;
+  const CausalTile<S> tile = open_tile(map, queries, stream, begin, count, false, is_long, workspace);
+  Tile<S> y = out.tile(begin, count, workspace.take(count, out.cols()), true);
+  const S after = tokens_after(stream, begin, tile.decay, tokens);
+  if (is_long) {
+    MemoryView<S> written = take_memory(state.memory.slots.rows(), is_step ? Index(0) : out.cols(), workspace);
+    written.set_zero();
+    fill_masses<S>(tile, normalization, false, written.mass.data(), state.memory.mass.data());
+    if (is_step) {
+      compensated_token(tile, written, state, y);
+    } else {
+      forward_tile(tile, written.slots, &state.memory.slots, y, workspace);
+      state.settle(tile.decay.whole(), written);
+    }
+  } else {
+    fill_masses<S>(tile, normalization, false, state.memory.mass.data(), nullptr);
+    forward_tile<S>(tile, state.memory.slots, nullptr, y, workspace);
+  }
+  if (tile.decay.forgets) drop_vanished(map, state);
+  tokens = after;
+  out.store(begin, y);
+}
+
+/// `state` and the number of its tokens become those after the stream. Tokens of one stream follow each other: threads
+/// are for heads and sequences.
 template <class FeatureMap, class S>
 void causal_tokens(const FeatureMap& map, const TokenView<S>& queries, const TokenStream<S>& stream,
-                   Normalization normalization, Index tile, MemoryView<S> memory, const TokenSink<S>& out,
+                   Normalization normalization, Index tile, LongMemory<S>& state, S& tokens, const TokenSink<S>& out,
                    Workspace<S>& workspace) {
-  typename Workspace<S>::Frame frame(workspace);
-  MemoryView<S> base = take_memory(memory.slots.rows(), memory.slots.cols(), workspace);
-  bool has_base = false;
   for (Index begin = 0; begin < stream.size(); begin += tile) {
-    const bool goes_on = stream.size() - begin >= default_tile;
-    if (goes_on && memory.mass.sum() > S(largest_scanned_mass<S>())) {
-      if (!has_base) base.set_zero();
-      has_base = true;
-      base.add(memory);
-      memory.set_zero();
-    }
-    typename Workspace<S>::Frame tile_frame(workspace);
-    MemoryView<S>* const aside = has_base ? &base : nullptr;
     const Index count = (std::min)(tile, stream.size() - begin);
-    const CausalTile<S> opened = open_tile(map, queries, stream, begin, count, normalization, false, memory.mass.data(),
-                                           static_cast<const S*>(has_base ? base.mass.data() : nullptr), workspace);
-    Tile<S> y = out.tile(begin, count, workspace.take(count, out.cols()), true);
-    forward_tile(opened, memory.slots, aside, y, workspace);
-    out.store(begin, y);
+    state.prepare(tokens, stream.forgets());
+    causal_one_tile(map, queries, stream, begin, count, normalization, state, tokens, out, workspace);
   }
-  if (has_base) memory.add(base);
+}
+
+/// The same from `memory` (null: zeros), which is advanced. A single tile advances it in place, and everything that may
+/// fail comes first; several run on a copy that replaces it at the end.
+template <class FeatureMap, class S>
+void advance(const FeatureMap& map, const TokenView<S>& queries, const TokenStream<S>& stream, const Options& options,
+             Memory<S>* memory, const TokenSink<S>& out, Workspace<S>& workspace) {
+  typename Workspace<S>::Frame frame(workspace);
+  const Index tile = tile_size(options, default_tile, stream.size());
+  S tokens = memory == nullptr ? S(0) : tokens_in(*memory);
+  const bool in_place =
+      memory != nullptr && stream.size() <= tile && stream.values.overlap(TokenView<S>(memory->slots)) == Overlap::none;
+  if (in_place) {
+    if (is_long(tokens, stream.forgets())) ensure_remainder(*memory);
+    LongMemory<S> state = view_long(*memory);
+    causal_tokens(map, queries, stream, options.normalization, tile, state, tokens, out, workspace);
+  } else {
+    const Memory<S> none;
+    const S most = tokens + S(static_cast<double>(stream.size()));
+    LongMemory<S> state = take_copy(memory == nullptr ? none : *memory, map.components(), out.cols(),
+                                    is_long(most, stream.forgets()), workspace);
+    causal_tokens(map, queries, stream, options.normalization, tile, state, tokens, out, workspace);
+    if (memory == nullptr) return;
+    if (state.has_remainder) ensure_remainder(*memory);
+    store(state, *memory);
+  }
+  memory->tokens = tokens;
+  memory->log_forgetting += S(stream.total_log_forgetting());
+  memory->has_signed_mass = memory->has_signed_mass || has_signed_features<FeatureMap>;
 }
 
 template <class Map, class S, class Q, class K, class V>
@@ -90,44 +137,59 @@ void check_causal(const char* function, const Map& natural, const Eigen::MatrixB
 
 }  // namespace detail
 
+namespace detail {
+
+/// Both causal_into(); `memory` may be null: zeros, and nothing is left.
+template <class Out, class M, class Q, class K, class V, class S>
+void causal_from(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<S>* memory,
+                 const Options& options, const TokenInputs<S>& tokens, Workspace<S>& workspace) {
+  const FeatureMapOf<M>& natural = compiled("causal", mixture, workspace);
+  check_causal("causal", natural, queries, keys, values, options, tokens);
+  check_shape("causal", "out", out.rows(), out.cols(), queries.rows(), values.cols(), "queries x value width");
+  if (memory != nullptr) {
+    if (!memory->empty()) check_memory("causal", "memory", *memory, natural.components(), values.cols());
+    size_if_empty(*memory, natural.components(), values.cols());
+  }
+  Evaluated<Q> q = queries.derived();
+  Evaluated<K> k = keys.derived();
+  Evaluated<V> v = values.derived();
+  typename Workspace<S>::Frame frame(workspace);
+  const TokenSink<S> sink(writable(out));
+  const TokenView<S> view = apart(TokenView<S>(q), sink, true, workspace);
+  const TokenStream<S> stream{apart(TokenView<S>(k), sink, true, workspace),
+                              apart(TokenView<S>(v), sink, false, workspace), tokens};
+  advance(natural, view, stream, options, memory, sink, workspace);
+}
+
+}  // namespace detail
+
 template <class Out, class M, class Q, class K, class V, class MS, class TS>
 void causal_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
                  const Options& options, const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace) {
-  using S = typename M::Scalar;
-  detail::check_scalar<S, MS>();
-  detail::check_scalar<S, TS>();
-  const detail::FeatureMapOf<M>& natural = detail::compiled("causal", mixture, workspace);
-  detail::check_causal("causal", natural, queries, keys, values, options, tokens);
-  detail::check_shape("causal", "out", out.rows(), out.cols(), queries.rows(), values.cols(), "queries x value width");
-  if (!memory.empty()) detail::check_memory("causal", "memory", memory, natural.components(), values.cols());
-  detail::Evaluated<Q> q = queries.derived();
-  detail::Evaluated<K> k = keys.derived();
-  detail::Evaluated<V> v = values.derived();
-  detail::size_if_empty(memory, natural.components(), values.cols());
-  const detail::TokenView<S> view(q);
-  const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
-  detail::causal_tokens(natural, view, stream, options.normalization,
-                        detail::tile_size(options, detail::default_tile, stream.size()), detail::view(memory),
-                        detail::TokenSink<S>(detail::writable(out)), workspace);
-  memory.log_forgetting += stream.total_log_forgetting();
+  detail::check_scalar<typename M::Scalar, MS>();
+  detail::check_scalar<typename M::Scalar, TS>();
+  detail::causal_from(out, mixture, queries, keys, values, &memory, options, tokens, workspace);
 }
 
 template <class Out, class M, class Q, class K, class V, class TS>
 void causal_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
                  const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace) {
-  Memory<typename M::Scalar>& memory = workspace.template keep<Memory<typename M::Scalar>>();
-  detail::set_zero(memory, mixture.components(), values.cols());
-  causal_into(out, mixture, queries, keys, values, memory, options, tokens, workspace);
+  detail::check_scalar<typename M::Scalar, TS>();
+  Memory<TS>* const none = nullptr;
+  detail::causal_from(out, mixture, queries, keys, values, none, options, tokens, workspace);
 }
 
 template <class M, class Q, class K, class V, class TS>
 Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
                                   const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                                   const Options& options, const TokenInputs<TS>& tokens) {
-  Memory<typename M::Scalar> memory;
-  return causal(mixture, queries, keys, values, memory, options, tokens);
+  Workspace<typename M::Scalar> workspace;
+  Matrix<typename M::Scalar> out(queries.rows(), values.cols());
+  causal_into(out, mixture, queries, keys, values, options, tokens, workspace);
+  return out;
 }
 
 template <class M, class Q, class K, class V, class MS, class TS>

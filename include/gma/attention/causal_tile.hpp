@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: MIT
 // One tile of T tokens of a causal stream, forward and backward, as passes of kernels::masses and kernels::scan.
 //
-// Forgetting multiplies the state by lambda_t before every token. Instead the scan carries s~ = s / Lambda_t, where
-// Lambda_t is the decay since the stretch began, and everything it writes and reads with is scaled: w r / Lambda_t and
-// c Lambda_t. A new stretch begins, with the state rescaled, before Lambda falls below smallest_kept, or exactly where
-// lambda_t = 0 restarts the memory. Which token begins one depends on the tokens before it alone. Row i uses rows j <=
-// i only, to the bit: nothing that comes later, NaN included, reaches it, and a restart cuts off all that came before.
+// Forgetting multiplies the state by lambda_t = exp(g_t) before every token. Instead the scan carries s~ = s /
+// Lambda_t, where Lambda_t is the decay since the run began, and everything it writes and reads with is scaled: w r /
+// Lambda_t and c Lambda_t. A new run begins, with the state rescaled, at the first token of a tile, before Lambda falls
+// below smallest_kept, and exactly where lambda_t = 0 restarts the memory. Decays are summed as logarithms. Which token
+// begins a run depends on the tokens before it alone. Row i uses rows j <= i only: nothing that comes later, NaN
+// included, changes one bit of it, and a restart cuts off all that came before.
 #pragma once
 
-#include "gma/attention/memory.hpp"
+#include "gma/attention/memory_view.hpp"
 #include "gma/attention/token_stream.hpp"
+#include "gma/core/elementwise.hpp"
 #include "gma/kernels/mass.hpp"
 #include "gma/kernels/scan.hpp"
 #include "gma/mixture/responsibilities.hpp"
 
 namespace gma::detail {
 
-/// Lambda stays above this; its inverse times a responsibility, and a coefficient times it, are far from the ends of
-/// float.
-inline constexpr double smallest_kept = 0x1p-20;
+/// log of the smallest Lambda, 2^-20: its inverse times a responsibility, and a coefficient times it, are far from the
+/// ends of float.
+inline constexpr double smallest_log_kept = -13.862943611198906;
 
 /// Up to this many tokens the queries' and the keys' responsibilities are computed together.
 inline constexpr Index few_tokens = 3;
@@ -35,6 +37,87 @@ template <class S>
 kernels::TokenPointer<const S> read_pointer(const ConstTile<S>& tile) {
   return {tile.data(), tile.outerStride()};
 }
+template <class S>
+kernels::TokenPointer<S> from(const kernels::TokenPointer<S>& tokens, Index first) {
+  return {tokens.data + first * tokens.stride, tokens.stride};
+}
+
+/// What forgetting leaves within a tile.
+template <class S>
+struct TileDecay {
+  bool forgets;
+  Index count;
+  Tile<S> kept;              // Lambda, the decay since the run began, 1 x T
+  Tile<S> kept_of_tile;      // that since the tile began, its first token's included, 1 x T
+  Tile<S> due;               // where a run begins, the log of what the state is due before; else 1. 1 x T
+  kernels::Decay<S> first;   // what the state is due before the tile's first token
+  kernels::Decay<S> at_end;  // Lambda of the last token
+  Wide<S> all = Wide<S>(0);  // log of the decay of the whole tile
+
+  bool begins_run(Index i) const { return i == 0 || !(due(0, i) > S(0)); }
+  /// The token after the run that begins with token i.
+  Index run_end(Index i) const {
+    if (!forgets) return count;
+    for (++i; i < count && !begins_run(i); ++i) {
+    }
+    return i;
+  }
+  kernels::Decay<S> before(Index i) const { return i == 0 ? first : kernels::decay_of(S(due(0, i))); }
+  kernels::Decay<S> after(Index end) const { return end == count ? at_end : kernels::Decay<S>(); }
+  kernels::Decay<S> whole() const { return forgets ? kernels::decay_of(S(all)) : kernels::Decay<S>(); }
+  const S* kept_from(Index i) const { return forgets ? kept.data() + i : nullptr; }
+};
+
+/// `has_base`: kept_of_tile is wanted.
+template <class S>
+TileDecay<S> tile_decay(const TokenStream<S>& stream, Index begin, Index count, bool has_base,
+                        Workspace<S>& workspace) {
+  TileDecay<S> tile{
+      stream.forgets(), count, workspace.take(1, count), workspace.take(1, count), workspace.take(1, count), {}, {}};
+  if (!tile.forgets) return tile;
+  Wide<S> of_run(0);
+  for (Index i = 0; i < count; ++i) {
+    const Wide<S> g = stream.log_decay(begin + i), next = of_run + g;
+    const bool begins = i == 0 || next < Wide<S>(smallest_log_kept);
+    tile.due(0, i) = begins ? S(next) : S(1);
+    of_run = begins ? Wide<S>(0) : next;
+    tile.all += g;
+    tile.kept(0, i) = S(of_run);
+    tile.kept_of_tile(0, i) = S(tile.all);
+  }
+  tile.first = kernels::decay_of(S(tile.due(0, 0)));
+  if (count > 1) {
+    tile.at_end = kernels::decay_of(S(of_run));
+    exponentials(tile.kept.data(), count);
+  } else {
+    tile.kept(0, 0) = S(1);
+  }
+  if (has_base) exponentials(tile.kept_of_tile.data(), count);
+  return tile;
+}
+
+/// The decay from every token to the end of the tile, its own not included, 1 x T.
+template <class S>
+Tile<S> decay_to_end(const TokenStream<S>& stream, Index begin, Index count, Workspace<S>& workspace) {
+  Tile<S> result = workspace.take(1, count);
+  Wide<S> later(0);
+  for (Index i = count - 1; i >= 0; --i) {
+    result(0, i) = S(later);
+    later += stream.log_decay(begin + i);
+  }
+  exponentials(result.data(), count);
+  return result;
+}
+
+/// The tokens in the memory after the tile, from those before it: each counts as what forgetting has left of it.
+template <class S>
+S tokens_after(const TokenStream<S>& stream, Index begin, const TileDecay<S>& decay, S tokens) {
+  for (Index i = 0; i < decay.count; ++i) {
+    if (decay.forgets && decay.begins_run(i)) tokens = decay.before(i).of(tokens);
+    if (stream.present(begin + i)) tokens += decay.forgets ? S(S(1) / decay.kept(0, i)) : S(1);
+  }
+  return decay.after(decay.count).of(tokens);
+}
 
 /// What forward and backward share. All views live in the workspace, but q, k and v, which may be the caller's.
 template <class S>
@@ -44,58 +127,30 @@ struct CausalTile {
   Tile<S> r_q, r_k;       // responsibilities, T x K; forward, what the scan reads and writes with takes their place
   Tile<S> reads, writes;  // c Lambda and w r / Lambda, T x K
   Tile<S> masses;         // after every token, T x K; backward only
-  Tile<S> decay, kept;    // lambda and Lambda, 1 x T
-  Tile<S> kept_of_base;   // the decay since before the tile, 1 x T
-  bool forgets;
-
-  /// Before the scan comes to token i, which begins a stretch, the state is multiplied by this.
-  S rescale(Index i) const { return !forgets ? S(1) : i == 0 ? S(decay(0, 0)) : S(kept(0, i - 1) * decay(0, i)); }
-  S kept_at_end() const { return forgets ? S(kept(0, count - 1)) : S(1); }
-
-  /// The token after the stretch that begins with token i.
-  Index stretch_end(Index i) const {
-    if (!forgets) return count;
-    for (++i; i < count && !begins_stretch(i); ++i) {
-    }
-    return i;
-  }
-  bool begins_stretch(Index i) const { return kept(0, i - 1) * decay(0, i) < S(smallest_kept); }
+  TileDecay<S> decay;
+  const S* weights;  // of the tile's tokens, null: ones
 };
 
-/// lambda_t and Lambda_t of the tile's tokens.
-template <class S>
-void fill_decays(const TokenStream<S>& stream, Index begin, CausalTile<S>& tile) {
-  for (Index i = 0; i < tile.count && tile.forgets; ++i) {
-    tile.decay(0, i) = stream.decay(begin + i);
-    const bool begins = i == 0 || tile.begins_stretch(i);
-    tile.kept(0, i) = begins ? S(1) : S(tile.kept(0, i - 1) * tile.decay(0, i));
-    tile.kept_of_base(0, i) = i == 0 ? tile.decay(0, 0) : S(tile.kept_of_base(0, i - 1) * tile.decay(0, i));
-  }
-}
-
-/// Tokens [begin, begin + count) with their responsibilities and what the scan needs. `mass` is that before the tile
-/// and becomes that after it; `base`, the mass of a part of the memory that the scan does not carry, may be null.
+/// Tokens [begin, begin + count) with their responsibilities. `keeps`: they stay beside what the scan needs.
+/// `has_base`: a part of the memory is not in the scan's state.
 template <class FeatureMap, class S>
 CausalTile<S> open_tile(const FeatureMap& map, const TokenView<S>& queries, const TokenStream<S>& stream, Index begin,
-                        Index count, Normalization normalization, bool keeps, S* mass, const S* base,
-                        Workspace<S>& workspace) {
+                        Index count, bool keeps, bool has_base, Workspace<S>& workspace) {
   const Index K = map.components();
   const S* weights = stream.weights(begin);
   const Tile<S> both = workspace.take_spread(2 * count, K);
   Tile<S> r_q = rows(both, 0, count), r_k = rows(both, count, count);
   CausalTile<S> tile{count,
                      load_tile(queries, begin, count, workspace),
-                     drop_absent(load_tile(stream.keys, begin, count, workspace), weights, workspace),
-                     drop_absent(load_dense_tile(stream.values, begin, count, workspace), weights, workspace),
+                     load_keys(stream, begin, count, workspace),
+                     load_values(stream, begin, count, workspace),
                      r_q,
                      r_k,
                      keeps ? workspace.take_spread(count, K) : r_q,
                      keeps ? workspace.take_spread(count, K) : r_k,
                      keeps ? workspace.take_spread(count, K) : r_q,
-                     workspace.take(1, count),
-                     workspace.take(1, count),
-                     workspace.take(1, count),
-                     stream.forgets()};
+                     tile_decay(stream, begin, count, has_base, workspace),
+                     weights};
   if (count <= few_tokens) {  // as one tile: the natural parameters come through the cache once
     Tile<S> x = workspace.take(2 * count, tile.q.cols());
     x.topRows(count) = tile.q;
@@ -105,106 +160,110 @@ CausalTile<S> open_tile(const FeatureMap& map, const TokenView<S>& queries, cons
     evaluate(map, tile.q, tile.r_q, workspace);
     evaluate(map, tile.k, tile.r_k, workspace);
   }
-  fill_decays(stream, begin, tile);
-  kernels::masses<S>({normalization, count, K, weights, tile.forgets ? tile.decay.data() : nullptr, tile.kept.data(),
-                      base, tile.kept_of_base.data(), read_pointer(r_q), read_pointer(r_k), pointer(tile.reads),
-                      pointer(tile.writes), mass, keeps ? pointer(tile.masses) : kernels::TokenPointer<S>{nullptr, 0}});
   return tile;
+}
+
+/// What the scan reads and writes with. `mass` is that before the tile and becomes that after it; `base`, the mass of a
+/// part of the memory that the scan does not carry, may be null. Allocates nothing.
+template <class S>
+void fill_masses(const CausalTile<S>& tile, Normalization normalization, bool keeps, S* mass, const S* base) {
+  for (Index i = 0; i < tile.count;) {
+    const Index end = tile.decay.run_end(i);
+    kernels::masses<S>({normalization, end - i, tile.r_q.cols(), tile.weights == nullptr ? nullptr : tile.weights + i,
+                        tile.decay.kept_from(i), base,
+                        tile.decay.forgets ? tile.decay.kept_of_tile.data() + i : nullptr,
+                        from(read_pointer(tile.r_q), i), from(read_pointer(tile.r_k), i), from(pointer(tile.reads), i),
+                        from(pointer(tile.writes), i), mass, tile.decay.before(i), tile.decay.after(end),
+                        keeps ? from(pointer(tile.masses), i) : kernels::TokenPointer<S>{nullptr, 0}});
+    i = end;
+  }
 }
 
 /// The scan over a tile from the state before it (rows x cols, without gaps), which it advances: writes and values in,
 /// reads and out as kernels::Scan has them.
 template <class S>
-void scan_forward(const CausalTile<S>& tile, kernels::Scan<S> scan) {
-  const kernels::Scan<S> whole = scan;
-  for (Index i = 0; i < tile.count;) {
-    const Index end = tile.stretch_end(i);
+void scan_forward(const TileDecay<S>& decay, const kernels::Scan<S>& whole) {
+  kernels::Scan<S> scan = whole;
+  for (Index i = 0; i < decay.count;) {
+    const Index end = decay.run_end(i);
     scan.tokens = end - i;
-    scan.before = tile.rescale(i);
-    scan.after = end == tile.count ? tile.kept_at_end() : S(1);
-    scan.writes.data = whole.writes.data + i * whole.writes.stride;
-    scan.values.data = whole.values.data + i * whole.values.stride;
-    scan.reads.data = whole.reads.data + i * whole.reads.stride;
-    scan.out.data = whole.out.data + i * whole.out.stride;
+    scan.before = decay.before(i);
+    scan.after = decay.after(end);
+    scan.writes = from(whole.writes, i);
+    scan.values = from(whole.values, i);
+    scan.reads = from(whole.reads, i);
+    scan.out = from(whole.out, i);
     kernels::scan(scan);
     i = end;
   }
 }
 
-/// The same from the last token to the first: the state is a gradient, that after the tile, and becomes that before it.
-template <class S>
-void scan_backward(const CausalTile<S>& tile, kernels::Scan<S> scan) {
-  const auto last_first = [](auto& tokens, Index last) {
-    tokens.data += last * tokens.stride;
-    tokens.stride = -tokens.stride;
-  };
-  const kernels::Scan<S> whole = scan;
-  for (Index end = tile.count; end > 0;) {
-    Index i = end - 1;
-    while (i > 0 && tile.forgets && !tile.begins_stretch(i)) --i;
-    if (!tile.forgets) i = 0;
-    scan = whole;
-    scan.tokens = end - i;
-    scan.before = end == tile.count ? tile.kept_at_end() : S(1);
-    scan.after = tile.rescale(i);
-    last_first(scan.writes, end - 1);
-    last_first(scan.values, end - 1);
-    last_first(scan.reads, end - 1);
-    last_first(scan.out, end - 1);
-    kernels::scan(scan);
+/// f(i, end) for every run [i, end) of a tile, last first.
+template <class S, class F>
+void for_each_run_backward(const TileDecay<S>& decay, const F& f) {
+  for (Index end = decay.count; end > 0;) {
+    Index i = decay.forgets ? end - 1 : 0;
+    while (!decay.begins_run(i)) --i;
+    f(i, end);
     end = i;
   }
 }
 
-/// Y of the tile, T x e, and the slots after it: y_t = c_t M_t. `base`: a part of the memory that the scan does not
-/// carry (null: nothing); it is read through one product and decays here.
+/// scan_forward() from the last token to the first: the state is a gradient, that after the tile, and becomes that
+/// before it.
 template <class S>
-void forward_tile(const CausalTile<S>& tile, Tile<S> slots, MemoryView<S>* base, Tile<S> y, Workspace<S>& workspace) {
-  if (base != nullptr) {
-    product(tile.reads, base->slots, y);
-    if (tile.forgets) {  // from Lambda since the stretch began to the decay since before the tile
-      Tile<S> factors = workspace.take(1, tile.count);
-      factors = tile.kept_of_base.cwiseQuotient(tile.kept);
-      kernels::scale_rows(y, factors.data());
-      base->decay(tile.kept_of_base(0, tile.count - 1));
-    }
-  }
-  scan_forward<S>(tile, {tile.count, slots.rows(), slots.cols(), read_pointer(tile.writes), read_pointer(tile.v),
-                         read_pointer(tile.reads), pointer(y), slots.data(), S(1), S(1), base != nullptr});
+void scan_backward(const TileDecay<S>& decay, const kernels::Scan<S>& whole) {
+  const auto last_first = [](const auto& tokens, Index last) {
+    auto result = from(tokens, last);
+    result.stride = -tokens.stride;
+    return result;
+  };
+  kernels::Scan<S> scan = whole;
+  for_each_run_backward(decay, [&](Index i, Index end) {
+    scan.tokens = end - i;
+    scan.before = decay.after(end);
+    scan.after = decay.before(i);
+    scan.writes = last_first(whole.writes, end - 1);
+    scan.values = last_first(whole.values, end - 1);
+    scan.reads = last_first(whole.reads, end - 1);
+    scan.out = last_first(whole.out, end - 1);
+    kernels::scan(scan);
+  });
 }
 
-/// Gradients of one tile. Inputs: the slots before it and d_memory, the gradient of the memory after it, which becomes
-/// that of the memory before. Outputs, T x K or T: d_r_q, d_weighted (of w r_k), energy (null where nothing is
-/// forgotten). d_v (T x e) is assigned. With D_t the gradient of the slots after token t, reads at t included:
-///   dc_t = M_t dy_t          D_t = lambda_{t+1} D_{t+1} + c_t^T dy_t
-///   d(w r)_t = D_t v_t + the masses' part          dv_t = w_t r_t D_t
+/// Row t of `rows` times factors(t), and zero where that is 0, whatever it contains.
 template <class S>
-void backward_tile(const CausalTile<S>& tile, const Tile<S>& slots, const ConstTile<S>& dy, Normalization normalization,
-                   MemoryView<S> d_memory, Tile<S> d_r_q, Tile<S> d_weighted, Tile<S> d_v, S* energy,
-                   Workspace<S>& workspace) {
-  const Index K = slots.rows(), e = slots.cols();
-  typename Workspace<S>::Frame frame(workspace);
-  Tile<S> transposed = workspace.take(e, K);
-  transposed = slots.transpose();
-  scan_forward<S>(tile, {tile.count, e, K, read_pointer(tile.v), read_pointer(tile.writes), read_pointer(dy),
-                         pointer(d_r_q), transposed.data()});
-  if (tile.forgets) kernels::scale_rows(d_r_q, tile.kept.data());
-
-  transposed = d_memory.slots.transpose();
-  scan_backward<S>(tile, {tile.count, e, K, read_pointer(dy), read_pointer(tile.reads), read_pointer(tile.v),
-                          pointer(d_weighted), transposed.data()});
-  if (tile.forgets) {
-    Tile<S> over = workspace.take(1, tile.count);
-    over = tile.kept.cwiseInverse();
-    kernels::scale_rows(d_weighted, over.data());
+void scale_or_drop(const Tile<S>& factors, Tile<S> rows) {
+  kernels::scale_rows(rows, factors.data());
+  for (Index t = 0; t < rows.rows(); ++t) {
+    if (factors(0, t) == S(0)) rows.row(t).setConstant(S(0));
   }
-  Tile<S> d_values = workspace.take(tile.count, e);
-  scan_backward<S>(tile, {tile.count, K, e, read_pointer(tile.reads), read_pointer(dy), read_pointer(tile.writes),
-                          pointer(d_values), d_memory.slots.data()});
-  d_v = d_values;
-  kernels::masses_backward<S>({normalization, tile.count, K, tile.forgets ? tile.decay.data() : nullptr,
-                               read_pointer(tile.r_q), read_pointer(tile.masses), pointer(d_r_q), pointer(d_weighted),
-                               d_memory.mass.data(), energy});
+}
+
+/// Row t of `rows` times factors(t) / kept(t): from the units of a part of the memory that the scan does not carry to
+/// the scan's own.
+template <class S>
+void scale_like_scan(const TileDecay<S>& decay, const Tile<S>& factors, Tile<S> rows, Workspace<S>& workspace) {
+  if (!decay.forgets) return;
+  typename Workspace<S>::Frame frame(workspace);
+  Tile<S> over = workspace.take(1, decay.count);
+  over = factors.cwiseQuotient(decay.kept);
+  scale_or_drop(over, rows);
+}
+
+/// Y of the tile, T x e, and the slots after it: y_t = c_t M_t. `base`: the slots of a part of the memory that the scan
+/// does not carry (null: nothing), read through one product.
+template <class S>
+void forward_tile(const CausalTile<S>& tile, Tile<S> slots, const Tile<S>* base, Tile<S> y, Workspace<S>& workspace) {
+  typename Workspace<S>::Frame frame(workspace);
+  Tile<S> of_base = workspace.take(base == nullptr ? Index(0) : tile.count, y.cols());
+  if (base != nullptr) {
+    product(tile.reads, *base, of_base);
+    scale_like_scan(tile.decay, tile.decay.kept_of_tile, of_base, workspace);
+  }
+  scan_forward<S>(tile.decay, {tile.count, slots.rows(), slots.cols(), read_pointer(tile.writes), read_pointer(tile.v),
+                               read_pointer(tile.reads), pointer(y), slots.data()});
+  if (base != nullptr) y += of_base;
 }
 
 }  // namespace gma::detail

@@ -9,6 +9,7 @@
 
 #include "gma/attention/memory.hpp"
 #include "gma/core/parallel.hpp"
+#include "gma/kernels/scan.hpp"
 #include "gma/mixture/responsibilities.hpp"
 
 namespace gma {
@@ -42,7 +43,7 @@ TokenGradients<typename M::Scalar> token_gradients(Gradients<M>& all) {
   return {all.queries, all.keys, all.values, all.key_weights, all.log_forgetting, all.memory};
 }
 
-/// One more such accumulator for every stretch of tokens that runs at the same time as others.
+/// One more such accumulator for every chunk of tokens that runs at the same time as others.
 template <class FeatureMap, class S>
 class PartialGradients {
  public:
@@ -67,10 +68,48 @@ class PartialGradients {
   std::vector<FeatureMap>& parts_;
 };
 
-template <class M>
-inline constexpr bool is_compiled = false;
-template <class S>
-inline constexpr bool is_compiled<CompiledMixture<S>> = true;
+/// numbers + low += part, and the gradients of a mixture so; maps without parameters have nothing to add.
+template <class FeatureMap, class S>
+void settle_gradient(const FeatureMap& part, FeatureMap& high, FeatureMap& low) {
+  if constexpr (is_compiled<FeatureMap>) {
+    for (std::size_t m = 0; m < part.factors.size(); ++m) {
+      const auto settle = [](const auto& change, auto& sum, auto& rest) {
+        kernels::settle<S>({}, change.data(), change.size(), sum.data(), rest.data());
+      };
+      settle(part.factors[m].weights, high.factors[m].weights, low.factors[m].weights);
+      settle(part.factors[m].means, high.factors[m].means, low.factors[m].means);
+      settle(part.factors[m].bias, high.factors[m].bias, low.factors[m].bias);
+    }
+  }
+}
+
+/// The gradient of the natural parameters, over all tokens. What queries and keys give is large and nearly cancels, so
+/// each part is summed from zero and added to a sum of two numbers.
+template <class FeatureMap, class S>
+class GradientSum {
+ public:
+  GradientSum(const FeatureMap& map, Workspace<S>& workspace)
+      : high_(zero_gradient(map, workspace)),
+        low_(workspace.template keep<FeatureMap>(3)),
+        part_(workspace.template keep<FeatureMap>(2)) {
+    set_zero_like(low_, map);
+  }
+
+  /// Room for a part, set to zero.
+  FeatureMap& part(const FeatureMap& map) {
+    set_zero_like(part_, map);
+    return part_;
+  }
+  /// Adds a part; the one that part() gave is zero again.
+  void add(const FeatureMap& map, const FeatureMap& part) {
+    settle_gradient<FeatureMap, S>(part, high_, low_);
+    if (&part == &part_) set_zero_like(part_, map);
+  }
+  FeatureMap& total() { return high_; }
+
+ private:
+  FeatureMap &high_, &low_, &part_;
+};
 
 template <class M>
 constexpr void check_has_parameters() {

@@ -2,6 +2,8 @@
 // What a caller may choose, and what may be given with every token.
 #pragma once
 
+#include <algorithm>
+
 #include "gma/core/checks.hpp"
 #include "gma/core/parallel.hpp"
 #include "gma/core/types.hpp"
@@ -15,11 +17,11 @@ struct Options {
   Index tile = 0;
 
   /// Causal backward: tokens between the memories that are kept on the way forward (rounded up to whole tiles, which
-  /// are of 96 to 256 tokens, fewer the larger K is). Extra memory is N / checkpoint_interval + checkpoint_interval /
-  /// tile memories of K e + K numbers.
+  /// are of 96 to 256 tokens, fewer the larger K is); N or more: none but the first. Extra memory is N /
+  /// checkpoint_interval + checkpoint_interval / tile memories of K e + K numbers.
   Index checkpoint_interval = 256;
 
-  /// What runs independent stretches of tokens side by side; null: nothing does. Whatever it is, results are the same
+  /// What runs independent chunks of tokens side by side; null: nothing does. Whatever it is, results are the same
   /// to the bit. It must outlive the call.
   const Executor* executor = nullptr;
 };
@@ -35,6 +37,11 @@ struct TokenInputs {
 // Implementation -----------------------------------------------------------------------------------------------------
 
 namespace detail {
+
+/// options.checkpoint_interval, but no more than there are tokens: any number may be given for "all of them".
+inline Index checkpoint_interval(const Options& options, Index tokens) {
+  return (std::clamp)(options.checkpoint_interval, Index(1), (std::max)(tokens, Index(1)));
+}
 
 inline void check_options(const char* function, const Options& options) {
   if (options.tile < 0) invalid_argument(function, "options.tile is ", options.tile, ", expected 0 or more");

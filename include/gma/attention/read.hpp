@@ -4,8 +4,9 @@
 
 #include <algorithm>
 
+#include "gma/attention/centre.hpp"
 #include "gma/attention/gradients.hpp"
-#include "gma/attention/memory.hpp"
+#include "gma/attention/memory_view.hpp"
 #include "gma/attention/options.hpp"
 #include "gma/attention/token_stream.hpp"
 #include "gma/mixture/responsibilities.hpp"
@@ -17,7 +18,8 @@ namespace gma {
 template <class M, class Q, class MS>
 Matrix<typename M::Scalar> read(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
                                 const Options& options = {});
-/// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory.
+/// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory. `out` may share memory with
+/// the queries.
 template <class Out, class M, class Q, class MS>
 void read_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
                const Memory<MS>& memory, const Options& options, Workspace<typename M::Scalar>& workspace);
@@ -31,7 +33,7 @@ Gradients<M> read_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries
 
 namespace detail {
 
-/// M / m for slot normalisation, row by row, once a call: K x e.
+/// M / m for slot normalisation, row by row, once per call: K x e.
 template <class S>
 void divide_slots(const MemoryView<S>& memory, Tile<S> quotients) {
   quotients = reciprocal_mass(memory.mass.transpose()).asDiagonal() * memory.slots;
@@ -65,7 +67,7 @@ void read_tokens(const FeatureMap& map, const TokenView<S>& queries, const Memor
   });
 }
 
-/// One stretch of read_tokens_backward(): what it adds to.
+/// One chunk of read_tokens_backward(): what it adds to.
 template <class FeatureMap, class S>
 struct ReadBackward {
   const FeatureMap& map;
@@ -74,10 +76,15 @@ struct ReadBackward {
   Index tile;
   const MemoryView<S>& memory;  // M / m for slot normalisation
   Tile<S> transposed_slots;     // of it, e x K
+  const S* centre;              // what was taken off the values, null: nothing
+  Tile<S> output_centre;        // slot: what is taken off the outputs' gradients before they are summed, 1 x e
+  bool some_are_small;          // of the masses, or, for a row, of what it may read: below tiny_mass
   Matrix<S>& d_queries;
 
-  /// Queries [begin, end): d_queries is assigned, d_memory and gradient are added to.
-  void tiles(Index begin, Index end, MemoryView<S> d_memory, FeatureMap& gradient, Workspace<S>& workspace) const {
+  /// Queries [begin, end): d_queries is assigned, d_memory and gradient are added to. Slot: d_memory.mass gets the sums
+  /// of the queries' responsibilities.
+  void tiles(Index begin, Index end, LongMemory<S>& part, FeatureMap& gradient, Workspace<S>& workspace) const {
+    MemoryView<S>& d_memory = part.memory;
     const Index K = map.components();
     for (; begin < end; begin += tile) {
       typename Workspace<S>::Frame frame(workspace);
@@ -85,27 +92,46 @@ struct ReadBackward {
       Tile<S> q = workspace.take(count, K), a = workspace.take(count, K);
       const ConstTile<S> x = load_tile(queries, begin, count, workspace);
       const ConstTile<S> dy = load_tile(d_output, begin, count, workspace);
+      const S* shift = some_are_small ? shifts(centre, dy, workspace) : nullptr;
       evaluate(map, x, q, workspace);
       product(dy, transposed_slots, a);
       if (normalization == Normalization::row) {
         Tile<S> c = workspace.take(count, K);
-        row_backward(q, c, a, d_memory);
+        row_backward(q, c, a, shift, d_memory);
         add_transposed_product(c, dy, d_memory.slots);
       } else {
-        add_transposed_product(q, dy, d_memory.slots);
+        if (shift != nullptr) add_shift_of_small_masses(shift, a);
+        add_transposed_product(q, less_centre(dy, workspace), d_memory.slots);
+        if (normalization == Normalization::slot) add_mass<S>({}, q, part, workspace);
       }
       backward(map, x, q, a, rows(d_queries, begin, count), gradient, workspace);
     }
   }
 
+  ConstTile<S> less_centre(const ConstTile<S>& dy, Workspace<S>& workspace) const {
+    if (centre == nullptr) return dy;
+    Tile<S> result = workspace.take(dy.rows(), dy.cols());
+    result = dy.rowwise() - output_centre.row(0);
+    return ConstTile<S>(result.data(), dy.rows(), dy.cols(), Eigen::OuterStride<>(result.outerStride()));
+  }
+
+  /// Slot: what a mass below tiny_mass adds where a constant was taken off the values (kernels::MassesBackward).
+  void add_shift_of_small_masses(const S* shift, Tile<S> a) const {
+    for (Index k = 0; k < memory.mass.size(); ++k) {
+      if (memory.mass(k) > S(tiny_mass)) continue;
+      const S part = memory.mass(k) / S(tiny_mass) - S(1);
+      for (Index t = 0; t < a.rows(); ++t) a(t, k) += shift[t] * part;
+    }
+  }
+
   /// With z = q . m and s = (a . q) / z: c = q / z, a becomes dq = a / z - s m / z, and dm -= s q / z. Below tiny_mass
   /// z has no gradient.
-  void row_backward(const Tile<S>& q, Tile<S> c, Tile<S> a, MemoryView<S> d_memory) const {
+  void row_backward(const Tile<S>& q, Tile<S> c, Tile<S> a, const S* shift, MemoryView<S> d_memory) const {
     Eigen::Map<const RowVector<S>> mass(memory.mass.data(), memory.mass.size());
     for (Index t = 0; t < q.rows(); ++t) {
       const S z = kernels::dot(q.row(t).data(), mass.data(), q.cols()), scale = S(1) / divisor(z);
       const S inner = kernels::dot(q.row(t).data(), a.row(t).data(), q.cols());
-      const S share = z > S(tiny_mass) ? S(inner * scale * scale) : S(0);
+      const S share = z > S(tiny_mass) ? S(inner * scale * scale) : shift == nullptr ? S(0) : S(-shift[t] * scale);
       c.row(t) = q.row(t) * scale;
       a.row(t) = a.row(t) * scale - mass * share;
       d_memory.mass -= q.row(t) * share;
@@ -113,46 +139,95 @@ struct ReadBackward {
   }
 };
 
+/// Whether a slot, or a row that reads slots of its size, may be below tiny_mass.
+template <class S>
+bool has_small_mass(const MemoryView<S>& memory) {
+  return memory.mass.size() == 0 || !(memory.mass.minCoeff() > S(tiny_mass));
+}
+
+/// From the sums of a slot read, dM^ = sum q (dy - y0) and Q = sum q, to the gradient of the memory, which is added to:
+///   dM = (dM^ + Q y0) / m          dm = -dM . M / m
+/// The sums of the queries' responsibilities and the masses are nearly the same where queries and keys are alike, and
+/// the differences between the slots are what matters: hence the remainders.
+template <class S>
+void slot_gradient(const LongMemory<S>& memory, const Tile<S>& quotients, const LongMemory<S>& d_read,
+                   const Tile<S>& output_centre, const S* centre, LongMemory<S>& d_memory) {
+  using W = Wide<S>;
+  for (Index k = 0; k < quotients.rows(); ++k) {
+    const auto number = [&](const LongMemory<S>& m) {
+      return W(m.memory.mass(k)) + (m.has_remainder ? W(m.remainder.mass(k)) : W(0));
+    };
+    const bool has_mass = memory.memory.mass(k) > S(tiny_mass);
+    const W over = W(1) / (has_mass ? number(memory) : W(tiny_mass)), queries = number(d_read);
+    W d_mass(0);
+    for (Index j = 0; j < quotients.cols(); ++j) {
+      W sum = W(d_read.memory.slots(k, j)) + queries * W(output_centre(0, j));
+      if (d_read.has_remainder) sum += W(d_read.remainder.slots(k, j));
+      const W d = sum * over + W(d_memory.memory.slots(k, j));
+      d_memory.memory.slots(k, j) = S(d);
+      if (d_memory.has_remainder) d_memory.remainder.slots(k, j) = S(d - W(d_memory.memory.slots(k, j)));
+      if (has_mass) {
+        d_mass -= sum * W(quotients(k, j)) * over;
+      } else if (centre != nullptr) {
+        d_mass += sum * W(centre[j]) * over;
+      }
+    }
+    d_mass += W(d_memory.memory.mass(k));
+    d_memory.memory.mass(k) = S(d_mass);
+    if (d_memory.has_remainder) d_memory.remainder.mass(k) = S(d_mass - W(d_memory.memory.mass(k)));
+  }
+}
+
 /// d_memory is added to; d_queries is assigned; the gradient of the natural parameters is added to `gradient`.
+/// `centre`: what was taken off the values before they were written, null: nothing; d_memory is then for values so
+/// centred, and its remainder, if it has one, is assigned.
 template <class FeatureMap, class S>
-void read_tokens_backward(const FeatureMap& map, const TokenView<S>& queries, const MemoryView<S>& memory,
+void read_tokens_backward(const FeatureMap& map, const TokenView<S>& queries, const LongMemory<S>& long_memory,
                           const TokenView<S>& d_output, Normalization normalization, Index tile,
-                          const Executor* executor, Matrix<S>& d_queries, MemoryView<S> d_memory, FeatureMap& gradient,
-                          Workspace<S>& workspace) {
+                          const Executor* executor, const S* centre, Matrix<S>& d_queries, LongMemory<S>& d_memory,
+                          GradientSum<FeatureMap, S>& gradient, Workspace<S>& workspace) {
+  const MemoryView<S>& memory = long_memory.memory;
   typename Workspace<S>::Frame frame(workspace);
   const Index K = map.components(), e = d_output.cols();
   const bool by_slot = normalization == Normalization::slot;
   Tile<S> quotients = workspace.take(K, e);
   if (by_slot) divide_slots(memory, quotients);
   const MemoryView<S> read{by_slot ? quotients : memory.slots, memory.mass};
-  ReadBackward<FeatureMap, S> pass{map, queries, d_output, normalization, tile, read, workspace.take(e, K), d_queries};
+  ReadBackward<FeatureMap, S> pass{map,
+                                   queries,
+                                   d_output,
+                                   normalization,
+                                   tile,
+                                   read,
+                                   workspace.take(e, K),
+                                   centre,
+                                   output_centre(map, d_output, by_slot && centre != nullptr, workspace),
+                                   has_small_mass(memory),
+                                   d_queries};
   pass.transposed_slots = read.slots.transpose();
 
   const Stretches stretches(queries.rows(), tile);
   PartialGradients<FeatureMap, S> partial(map, stretches.count(), executor, workspace);
   const Tile<S> slots = workspace.take(partial.places() * K, e), masses = workspace.take(partial.places(), K);
-  MemoryView<S> d_read = take_memory(K, e, workspace);
-  d_read.set_zero();
+  const Tile<S> low = workspace.take(partial.places(), keeps_remainder<S> && by_slot ? K : Index(0));
+  LongMemory<S> d_read{take_memory(K, e, workspace), take_memory(keeps_remainder<S> ? K : Index(0), e, workspace),
+                       keeps_remainder<S>};
+  d_read.memory.set_zero();
+  if (d_read.has_remainder) d_read.remainder.set_zero();
   in_waves(
       executor, stretches.count(), partial.places(),
       [&](Index i, Index place, Index worker) {
-        MemoryView<S> part = place_of(slots, masses, place);
-        part.set_zero();
+        LongMemory<S> part = zeros_with_mass_remainder(slots, masses, low, place);
         pass.tiles(stretches.begin(i), stretches.end(i), part, partial.start(place), workspace.worker(worker));
       },
       [&](Index, Index place) {
-        d_read.add(place_of(slots, masses, place));
-        add_gradient(gradient, partial[place]);
+        settle_part<S>({}, part_of_place(slots, masses, low, place), d_read);
+        gradient.add(map, partial[place]);
       });
-
-  if (by_slot) {  // from M^ = M / m: dM = dM^ / m, dm = -dM^ . M^ / m
-    for (Index k = 0; k < K; ++k) {
-      const S m = memory.mass(k), over = S(1) / divisor(m);
-      if (m > S(tiny_mass)) d_memory.mass(k) -= d_read.slots.row(k).dot(read.slots.row(k)) * over;
-      d_memory.slots.row(k) += d_read.slots.row(k) * over;
-    }
+  if (by_slot) {
+    slot_gradient(long_memory, read.slots, d_read, pass.output_centre, centre, d_memory);
   } else {
-    d_memory.add(d_read);
+    d_memory.memory.add(d_read.memory);
   }
 }
 
@@ -184,10 +259,10 @@ void read_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen:
   scratch.mass = memory.mass.transpose();
   scratch.slots = memory.slots;
   if (options.normalization == Normalization::slot) detail::divide_slots(scratch, scratch.slots);
-  const detail::TokenView<S> view(q);
+  const detail::TokenSink<S> sink(detail::writable(out));
+  const detail::TokenView<S> view = detail::apart(detail::TokenView<S>(q), sink, true, workspace);
   detail::read_tokens(natural, view, scratch, options.normalization,
-                      detail::tile_size(options, detail::default_tile, view.rows()), options.executor,
-                      detail::TokenSink<S>(detail::writable(out)), workspace);
+                      detail::tile_size(options, detail::default_tile, view.rows()), options.executor, sink, workspace);
 }
 
 template <class M, class Q, class MS>
@@ -215,14 +290,20 @@ Gradients<M> read_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries
   detail::Evaluated<Q> q = queries.derived();
   detail::Evaluated<D> dy = d_output.derived();
   Gradients<M> out;
-  detail::FeatureMapOf<M>& gradient = detail::zero_gradient(natural, workspace);
-  out.queries.resize(queries.rows(), queries.cols());
+  detail::GradientSum<detail::FeatureMapOf<M>, S> gradient(natural, workspace);
+  detail::resize(out.queries, queries.rows(), queries.cols());
   detail::set_zero(out.memory, natural.components(), memory.slots.cols());
   Memory<S> copy = memory;
-  detail::read_tokens_backward(natural, detail::TokenView<S>(q), detail::view(copy), detail::TokenView<S>(dy),
-                               options.normalization, detail::tile_size(options, detail::default_tile, queries.rows()),
-                               options.executor, out.queries, detail::view(out.memory), gradient, workspace);
-  detail::pull_back(mixture, natural, gradient, out.mixture);
+  if (detail::keeps_remainder<S>) detail::ensure_remainder(copy);  // for what centring rounds away
+  detail::LongMemory<S> read = detail::view_long(copy);
+  const S* const centre = detail::memory_centre(natural, read, options.normalization, workspace);
+  detail::centre_memory(centre, read);
+  detail::LongMemory<S> d_memory = detail::without_remainder(detail::view(out.memory));
+  detail::read_tokens_backward(natural, detail::TokenView<S>(q), read, detail::TokenView<S>(dy), options.normalization,
+                               detail::tile_size(options, detail::default_tile, queries.rows()), options.executor,
+                               centre, out.queries, d_memory, gradient, workspace);
+  detail::uncentre_gradient(centre, detail::view(out.memory));
+  detail::pull_back(mixture, natural, gradient.total(), out.mixture);
   return out;
 }
 

@@ -117,6 +117,7 @@ Matrix<S> joint_log_density(const Mixture<S, Covariance>& mixture, const Matrix<
 
 template <class S, class Covariance>
 Matrix<S> joint_log_density(const ProductMixture<S, Covariance>& mixture, const Matrix<S>& tokens, bool tempered) {
+  if (tokens.rows() == 0) return Matrix<S>(0, mixture.components());
   Matrix<S> result = Matrix<S>::Constant(tokens.rows(), 1, S(0));
   Index column = 0;
   for (const Mixture<S, Covariance>& factor : mixture.factors) {

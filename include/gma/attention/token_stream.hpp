@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 
 #include "gma/attention/options.hpp"
 #include "gma/core/numeric.hpp"
@@ -44,9 +43,9 @@ ConstTile<S> load_dense_tile(const TokenView<S>& view, Index begin, Index count,
   return view.tile(begin, count, workspace.take(count, view.cols()), true);
 }
 
-/// Stretches of tokens that may run side by side, each a whole number of tiles but the last. They depend on the number
+/// Chunks of tokens that may run side by side, each a whole number of tiles but the last. They depend on the number
 /// of tokens alone, and their sums are added in order: no number of threads moves a bit. They are also the second level
-/// of summation that keeps long sums accurate.
+/// of summation, which keeps long sums accurate.
 struct Stretches {
   Index tokens, length;
 
@@ -67,11 +66,12 @@ void in_waves(const Executor* executor, Index count, Index places, const Run& ru
   }
 }
 
-/// Keys (N x d), values (N x e), weights and forgetting of a stretch of tokens.
+/// Keys (N x d), values (N x e), weights and forgetting of a segment of tokens.
 template <class S>
 struct TokenStream {
   TokenView<S> keys, values;
   const TokenInputs<S>& tokens;
+  const S* centre = nullptr;  // what is taken off every value, e numbers; null: nothing
 
   Index size() const { return keys.rows(); }
   bool weighted() const { return tokens.key_weights.size() != 0; }
@@ -80,25 +80,39 @@ struct TokenStream {
   const S* weights(Index begin) const { return weighted() ? tokens.key_weights.data() + begin : nullptr; }
   bool present(Index j) const { return !weighted() || tokens.key_weights(j) > S(0); }
 
-  /// lambda_j = exp(g_j); 1 for an absent token, whose g is ignored.
-  S decay(Index j) const {
-    using std::exp;
-    return forgets() && present(j) ? S(exp(tokens.log_forgetting(j))) : S(1);
-  }
+  /// g_j; 0 for an absent token, whose g is ignored.
+  Wide<S> log_decay(Index j) const { return forgets() && present(j) ? Wide<S>(tokens.log_forgetting(j)) : Wide<S>(0); }
 
-  /// Sum of g over the tokens that are there, in two levels.
-  S total_log_forgetting() const {
-    constexpr Index block = 64;
-    S total(0);
-    for (Index begin = 0; forgets() && begin < size(); begin += block) {
-      S part(0);
-      for (Index j = begin; j < (std::min)(begin + block, size()); ++j) {
-        if (present(j)) part += tokens.log_forgetting(j);
-      }
-      total += part;
-    }
+  /// Sum of g over the tokens that are there.
+  Wide<S> total_log_forgetting() const {
+    Wide<S> total(0);
+    for (Index j = 0; forgets() && j < size(); ++j) total += log_decay(j);
     return total;
   }
 };
+
+/// Keys of a tile; those of absent tokens are zero.
+template <class S>
+ConstTile<S> load_keys(const TokenStream<S>& stream, Index begin, Index count, Workspace<S>& workspace) {
+  return drop_absent(load_tile(stream.keys, begin, count, workspace), stream.weights(begin), workspace);
+}
+
+/// Values of a tile less the stream's centre, without gaps; those of absent tokens are zero.
+template <class S>
+ConstTile<S> load_values(const TokenStream<S>& stream, Index begin, Index count, Workspace<S>& workspace) {
+  const ConstTile<S> values =
+      drop_absent(load_dense_tile(stream.values, begin, count, workspace), stream.weights(begin), workspace);
+  if (stream.centre == nullptr) return values;
+  Tile<S> centred = workspace.take(count, values.cols());
+  const Eigen::Map<const RowVector<S>> centre(stream.centre, values.cols());
+  for (Index t = 0; t < count; ++t) {
+    if (stream.present(begin + t)) {
+      centred.row(t) = values.row(t) - centre;
+    } else {
+      centred.row(t).setConstant(S(0));
+    }
+  }
+  return ConstTile<S>(centred.data(), count, centred.cols(), Eigen::OuterStride<>(centred.outerStride()));
+}
 
 }  // namespace gma::detail

@@ -4,18 +4,23 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
+#include "gma/attention/centre.hpp"
 #include "gma/attention/gradients.hpp"
-#include "gma/attention/memory.hpp"
+#include "gma/attention/memory_view.hpp"
 #include "gma/attention/options.hpp"
 #include "gma/attention/token_stream.hpp"
+#include "gma/core/elementwise.hpp"
 #include "gma/mixture/responsibilities.hpp"
 
 namespace gma {
 
 /// (3), (8): adds every key's value to the memory, M_k = lambda M_k + w r_k(key) v and m_k likewise, in the order of
-/// the tokens. keys N x d, values N x e, memory K x e (an empty one is sized here). Cost O(N K (D + e)). Throws
-/// std::invalid_argument on shapes or token inputs that do not fit, and then leaves the memory as it was.
+/// the tokens. keys N x d, values N x e, memory K x e (an empty one is sized here). The tokens are summed from zero and
+/// added to the memory at the end, so that keys and values may be the memory's own slots. Cost O(N K (D + e)). Throws
+/// std::invalid_argument on shapes or token inputs that do not fit. On an exception the memory is as it was, but for an
+/// empty one, which may be sized, with zeros.
 template <class M, class K, class V, class MS, class TS = typename M::Scalar>
 void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
            const TokenInputs<TS>& tokens = {});
@@ -38,79 +43,121 @@ Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, 
 
 namespace detail {
 
-/// Influence on the memory after the tile: u_t = w_t lambda_{t+1} ... lambda_T. Returns lambda_1 ... lambda_T, what is
-/// left of the memory before. `later` is the decay of the tokens after the tile.
+/// Influence on the memory after the tile: u_t = w_t lambda_{t+1} ... lambda_T, with the decay of the tokens after the
+/// tile, exp(later), in it.
 template <class S>
-S influences(const TokenStream<S>& stream, Index begin, Tile<S> u, const S& later) {
-  S decay = later;
-  for (Index t = u.cols() - 1; t >= 0; --t) {
-    u(0, t) = stream.weighted() ? S(stream.tokens.key_weights(begin + t) * decay) : decay;
-    decay *= stream.decay(begin + t);
+struct Influences {
+  Tile<S> u;       // 1 x T
+  Wide<S> before;  // log of lambda_1 ... lambda_T and the later decay: what is left of the memory before
+  S tokens;        // how many there are, each counted as what the later ones have left of it
+  bool all_ones;   // nothing is weighted or forgotten
+
+  /// Rows of which nothing is left become zero, so that NaN in them reaches nothing.
+  ConstTile<S> drop_forgotten(const ConstTile<S>& rows, Workspace<S>& workspace) const {
+    return all_ones ? rows : drop_absent(rows, u.data(), workspace);
   }
-  return decay;
+};
+
+template <class S>
+Influences<S> influences(const TokenStream<S>& stream, Index begin, Index count, const Wide<S>& later,
+                         Workspace<S>& workspace) {
+  Influences<S> result{workspace.take(1, count), later, S(0), !stream.weighted() && !stream.forgets()};
+  for (Index t = count - 1; t >= 0; --t) {
+    result.u(0, t) = S(result.before);
+    result.before += stream.log_decay(begin + t);
+  }
+  if (stream.forgets()) {
+    exponentials(result.u.data(), count);
+  } else {
+    result.u.setConstant(S(1));
+  }
+  for (Index t = 0; t < count; ++t) {
+    if (stream.present(begin + t)) result.tokens += result.u(0, t);
+    if (stream.weighted()) result.u(0, t) *= stream.tokens.key_weights(begin + t);
+  }
+  return result;
 }
 
-/// Tokens [begin, end) into the memory, but for its log_forgetting: returns what is left of the memory before. Each
-/// tile is summed from zero and added once.
+/// What write_tiles() has done to a memory: log of what is left of it, and the tokens added, as they count at the end.
+template <class S>
+struct Written {
+  Wide<S> log_decay;
+  S tokens;
+};
+
+/// Tokens [begin, end) into the memory, slots and mass, of which `tokens` are in it before. Each tile is summed from
+/// zero and added once.
 template <class FeatureMap, class S>
-S write_tiles(const FeatureMap& map, const TokenStream<S>& stream, Index begin, Index end, Index tile,
-              MemoryView<S> memory, Workspace<S>& workspace) {
-  const bool plain = !stream.weighted() && !stream.forgets();
-  S left(1);
+Written<S> write_tiles(const FeatureMap& map, const TokenStream<S>& stream, Index begin, Index end, Index tile,
+                       LongMemory<S>& memory, const S& tokens, Workspace<S>& workspace) {
+  Written<S> written{Wide<S>(0), S(0)};
   for (; begin < end; begin += tile) {
     typename Workspace<S>::Frame frame(workspace);
     const Index count = (std::min)(tile, end - begin);
-    Tile<S> u = workspace.take(1, count), r = workspace.take(count, map.components());
-    const S kept = influences(stream, begin, u, S(1));
-    const S* weights = plain ? nullptr : u.data();
-    const ConstTile<S> x = drop_absent(load_tile(stream.keys, begin, count, workspace), weights, workspace);
-    const ConstTile<S> v = drop_absent(load_tile(stream.values, begin, count, workspace), weights, workspace);
+    Tile<S> r = workspace.take(count, map.components());
+    const Influences<S> kept = influences(stream, begin, count, Wide<S>(0), workspace);
+    const ConstTile<S> x = kept.drop_forgotten(load_keys(stream, begin, count, workspace), workspace);
+    const ConstTile<S> v = kept.drop_forgotten(load_values(stream, begin, count, workspace), workspace);
     evaluate(map, x, r, workspace);
-    if (!plain) kernels::scale_rows(r, u.data());
-    memory.decay(kept);
-    add_transposed_product(r, v, memory.slots);
-    kernels::add_column_sums(r, memory.mass.data());
-    left *= kept;
+    if (!kept.all_ones) kernels::scale_rows(r, kept.u.data());
+    const kernels::Decay<S> decay = kernels::decay_of(S(kept.before));
+    written.log_decay += kept.before;
+    written.tokens = decay.of(written.tokens) + kept.tokens;
+    memory.prepare(S(tokens + written.tokens), stream.forgets());
+    if (!memory.has_remainder) {
+      kernels::decay_all(decay, memory.memory.slots.data(), memory.memory.slots.size());
+      add_transposed_product(r, v, memory.memory.slots);
+      add_mass(decay, r, memory, workspace);
+      continue;
+    }
+    MemoryView<S> change = take_memory(map.components(), v.cols(), workspace);
+    change.set_zero();
+    add_transposed_product(r, v, change.slots);
+    kernels::add_column_sums(r, change.mass.data());
+    memory.settle(decay, change);
   }
-  return left;
+  return written;
 }
 
-/// The whole stream into the memory, stretches side by side.
+/// The whole stream into the memory, chunks side by side.
 template <class FeatureMap, class S>
-void write_tokens(const FeatureMap& map, const TokenStream<S>& stream, Index tile, const Executor* executor,
-                  MemoryView<S> memory, Workspace<S>& workspace) {
+Written<S> write_tokens(const FeatureMap& map, const TokenStream<S>& stream, Index tile, const Executor* executor,
+                        LongMemory<S>& memory, Workspace<S>& workspace) {
   const Stretches stretches(stream.size(), tile);
-  if (stretches.count() <= 1) {
-    write_tiles(map, stream, 0, stream.size(), tile, memory, workspace);
-    return;
-  }
+  if (stretches.count() <= 1) return write_tiles(map, stream, 0, stream.size(), tile, memory, S(0), workspace);
   typename Workspace<S>::Frame frame(workspace);
   const Index K = map.components(), places = (std::min)(workers(executor), stretches.count());
   workspace.prepare_workers(workers(executor));
-  const Tile<S> slots = workspace.take(places * K, memory.slots.cols()), masses = workspace.take(places, K);
-  Tile<S> left = workspace.take(1, places);
+  const Tile<S> slots = workspace.take(places * K, memory.memory.slots.cols()), masses = workspace.take(places, K);
+  const Tile<S> low = workspace.take(places, memory.has_remainder ? K : Index(0));
+  std::vector<Written<S>>& parts = workspace.template keep<std::vector<Written<S>>>();
+  parts.resize(static_cast<std::size_t>(places));
+  Written<S> written{Wide<S>(0), S(0)};
   in_waves(
       executor, stretches.count(), places,
       [&](Index i, Index place, Index worker) {
-        MemoryView<S> part = place_of(slots, masses, place);
-        part.set_zero();
-        left(0, place) =
-            write_tiles(map, stream, stretches.begin(i), stretches.end(i), tile, part, workspace.worker(worker));
+        LongMemory<S> from_zero = zeros_with_mass_remainder(slots, masses, low, place);
+        parts[static_cast<std::size_t>(place)] = write_tiles(map, stream, stretches.begin(i), stretches.end(i), tile,
+                                                             from_zero, S(0), workspace.worker(worker));
       },
       [&](Index, Index place) {
-        memory.decay(left(0, place));
-        memory.add(place_of(slots, masses, place));
+        const Written<S>& part = parts[static_cast<std::size_t>(place)];
+        const kernels::Decay<S> decay = kernels::decay_of(S(part.log_decay));
+        written = {written.log_decay + part.log_decay, S(decay.of(written.tokens) + part.tokens)};
+        memory.prepare(written.tokens, stream.forgets());
+        settle_part(decay, part_of_place(slots, masses, low, place), memory);
       });
+  return written;
 }
 
 /// Turns contributions e_t (in d_g) into the gradient of the forgetting: dg_s = energy + sum_{t<s} e_t.
 template <class S>
-void forgetting_gradient(const TokenStream<S>& stream, S energy, const S& d_log_forgetting, Vector<S>& d_g) {
+void forgetting_gradient(const TokenStream<S>& stream, Wide<S> energy, const S& d_log_forgetting, Vector<S>& d_g) {
   for (Index j = 0; j < d_g.size(); ++j) {
     const S contribution = d_g(j);
     const bool learns = stream.present(j) && is_finite(stream.tokens.log_forgetting(j));
-    d_g(j) = learns ? S(energy + d_log_forgetting) : S(0);
-    energy += contribution;
+    d_g(j) = learns ? S(energy + Wide<S>(d_log_forgetting)) : S(0);
+    energy += Wide<S>(contribution);
   }
 }
 
@@ -122,39 +169,39 @@ struct WriteBackward {
   const FeatureMap& map;
   const TokenStream<S>& stream;
   Index tile;
-  TokenGradients<S> out;     // out.memory is the gradient of the memory afterwards
-  Tile<S> transposed_slots;  // of out.memory, e x K
+  TokenGradients<S> out;
+  MemoryView<S> d_memory;  // the gradient of the memory afterwards, for values less the stream's centre
+  CommonGradient<S> over;  // of d_memory
 
-  /// Tokens [begin, end); `later` is the decay of all tokens after them.
-  void tiles(Index begin, Index end, S later, FeatureMap& gradient, Workspace<S>& workspace) const {
+  /// Tokens [begin, end); `later` is the log of the decay of all tokens after them.
+  void tiles(Index begin, Index end, Wide<S> later, FeatureMap& gradient, Workspace<S>& workspace) const {
     const Index K = map.components();
     for (Index at = begin + (end - begin - 1) / tile * tile; at >= begin; at -= tile) {
       typename Workspace<S>::Frame frame(workspace);
       const Index count = (std::min)(tile, end - at);
-      Tile<S> u = workspace.take(1, count), r = workspace.take(count, K), b = workspace.take(count, K);
-      const S before = influences(stream, at, u, later);
-      const bool plain = !stream.weighted() && !stream.forgets();
-      const S* weights = plain ? nullptr : u.data();
-      const ConstTile<S> x = drop_absent(load_tile(stream.keys, at, count, workspace), weights, workspace);
-      const ConstTile<S> v = drop_absent(load_tile(stream.values, at, count, workspace), weights, workspace);
+      Tile<S> r = workspace.take(count, K), b = workspace.take(count, K);
+      const Influences<S> kept = influences(stream, at, count, later, workspace);
+      const ConstTile<S> x = kept.drop_forgotten(load_keys(stream, at, count, workspace), workspace);
+      const ConstTile<S> v = kept.drop_forgotten(load_values(stream, at, count, workspace), workspace);
       evaluate(map, x, r, workspace);
-      product_plus(v, transposed_slots, out.memory.mass.data(), b);
+      product_plus(v, over.transposed_slots, over.mass.data(), b);
       Tile<S> d_values = rows(out.values, at, count);
-      product(r, out.memory.slots, d_values);
-      if (!plain) {
-        token_inputs(at, u, r, b);
-        kernels::scale_rows(d_values, u.data());
-        kernels::scale_rows(b, u.data());
+      product(r, d_memory.slots, d_values);
+      if (!kept.all_ones) {
+        token_inputs(at, kept.u, r, b, v);
+        kernels::scale_rows(d_values, kept.u.data());
+        kernels::scale_rows(b, kept.u.data());
       }
       backward(map, x, r, b, rows(out.keys, at, count), gradient, workspace);
-      later = before;
+      later = kept.before;
     }
   }
 
   /// The pull u_t r_t . B_t of every token, divided by w_t for its weight; out.log_forgetting collects the parts.
-  void token_inputs(Index begin, const Tile<S>& u, const Tile<S>& r, const Tile<S>& b) const {
+  void token_inputs(Index begin, const Tile<S>& u, const Tile<S>& r, const Tile<S>& b, const ConstTile<S>& v) const {
     for (Index t = 0; t < r.rows(); ++t) {
-      const S pull = u(0, t) * kernels::dot(r.row(t).data(), b.row(t).data(), r.cols());
+      const S pull =
+          u(0, t) * (kernels::dot(r.row(t).data(), b.row(t).data(), r.cols()) + over.of(v, t) * r.row(t).sum());
       const S w = stream.weighted() ? stream.tokens.key_weights(begin + t) : S(1);
       if (stream.weighted()) out.key_weights(begin + t) = w > S(0) ? S(pull / w) : S(0);
       if (stream.forgets()) out.log_forgetting(begin + t) = pull;
@@ -162,43 +209,102 @@ struct WriteBackward {
   }
 };
 
-/// `out.memory` comes in as the gradient of the memory afterwards and becomes that of the memory before, `initial`
-/// (null: zeros). The gradient of the natural parameters is added to `gradient`.
+/// `mass`: of the memory afterwards, null where it is not known. `d_memory` is the gradient of that memory, for values
+/// less the stream's centre; its first part lies in out.memory, which becomes the gradient of the memory before,
+/// `initial` (null: zeros), for values as they are. The gradient of the natural parameters is added to `gradient`.
 template <class FeatureMap, class S>
 void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, const Memory<S>* initial, Index tile,
-                           const Executor* executor, TokenGradients<S> out, FeatureMap& gradient,
-                           Workspace<S>& workspace) {
-  const Index n = stream.size(), K = map.components(), e = stream.values.cols();
-  out.keys.resize(n, stream.keys.cols());
-  out.values.resize(n, e);
-  out.key_weights.resize(stream.weighted() ? n : 0);
-  out.log_forgetting.resize(stream.forgets() ? n : 0);
+                           const Executor* executor, const S* mass, const LongMemory<S>& d_memory,
+                           TokenGradients<S> out, GradientSum<FeatureMap, S>& gradient, Workspace<S>& workspace) {
+  const Index n = stream.size(), e = stream.values.cols();
+  resize(out.keys, n, stream.keys.cols());
+  resize(out.values, n, e);
+  resize(out.key_weights, stream.weighted() ? n : 0);
+  resize(out.log_forgetting, stream.forgets() ? n : 0);
   typename Workspace<S>::Frame frame(workspace);
   const Stretches stretches(n, tile);
-  Tile<S> later = workspace.take(1, stretches.count() + 1);  // of the stretches from i on
-  later(0, stretches.count()) = S(1);
+  std::vector<Wide<S>>& later = workspace.template keep<std::vector<Wide<S>>>();  // of the chunks from i on
+  later.assign(static_cast<std::size_t>(stretches.count() + 1), Wide<S>(0));
   for (Index i = stretches.count() - 1; i >= 0; --i) {
-    later(0, i) = later(0, i + 1);
-    for (Index j = stretches.begin(i); stream.forgets() && j < stretches.end(i); ++j) later(0, i) *= stream.decay(j);
+    Wide<S>& log = later[static_cast<std::size_t>(i)] = later[static_cast<std::size_t>(i + 1)];
+    for (Index j = stretches.begin(i); stream.forgets() && j < stretches.end(i); ++j) log += stream.log_decay(j);
   }
   PartialGradients<FeatureMap, S> partial(map, stretches.count(), executor, workspace);
-  WriteBackward<FeatureMap, S> pass{map, stream, tile, out, workspace.take(e, K)};
-  pass.transposed_slots = out.memory.slots.transpose();
+  const WriteBackward<FeatureMap, S> pass{map, stream,          tile,
+                                          out, d_memory.memory, common_gradient(map, d_memory, mass, workspace)};
   in_waves(
       executor, stretches.count(), partial.places(),
       [&](Index i, Index place, Index worker) {
-        pass.tiles(stretches.begin(i), stretches.end(i), later(0, i + 1), partial.start(place),
+        pass.tiles(stretches.begin(i), stretches.end(i), later[static_cast<std::size_t>(i + 1)], partial.start(place),
                    workspace.worker(worker));
       },
-      [&](Index, Index place) { add_gradient(gradient, partial[place]); });
-  view(out.memory).decay(later(0, 0));
+      [&](Index, Index place) { gradient.add(map, partial[place]); });
+  uncentre_gradient(stream.centre, view(out.memory));
+  const kernels::Decay<S> left = kernels::decay_of(S(later.front()));
+  view(out.memory).decay(left);
   if (stream.forgets()) {
-    S energy(0);
-    if (initial != nullptr && !(later(0, 0) == S(0))) {
-      energy = initial->slots.cwiseProduct(out.memory.slots).sum() + initial->mass.dot(out.memory.mass);
-    }
+    Wide<S> energy(0);
+    if (initial != nullptr && !left.restarts()) energy = inner_product(*initial, out.memory);
     forgetting_gradient(stream, energy, out.memory.log_forgetting, out.log_forgetting);
   }
+}
+
+/// The memory of the whole stream alone, in the workspace. `wants_remainder`: however short the stream is.
+template <class FeatureMap, class S>
+LongMemory<S> write_all(const FeatureMap& map, const TokenStream<S>& stream, Index tile, const Executor* executor,
+                        bool wants_remainder, Workspace<S>& workspace) {
+  const Memory<S> none;
+  const bool is_long_stream = is_long(S(static_cast<double>(stream.size())), stream.forgets());
+  LongMemory<S> sum =
+      take_copy(none, map.components(), stream.values.cols(), wants_remainder || is_long_stream, workspace);
+  if (wants_remainder) {
+    sum.remainder.set_zero();
+    sum.has_remainder = true;
+  }
+  write_tokens(map, stream, tile, executor, sum, workspace);
+  return sum;
+}
+
+/// Slots of a mixture whose mass has fallen below this become zero: left alone, forgetting would keep them among the
+/// subnormal numbers, where some machines are slow.
+inline constexpr double vanished_mass = 0x1p-100;
+
+template <class FeatureMap, class S>
+void drop_vanished(const FeatureMap&, LongMemory<S>& state) {
+  if constexpr (is_compiled<FeatureMap> && std::is_floating_point_v<S>) {
+    MemoryView<S>& memory = state.memory;
+    if (!kernels::any_between_zero_and(S(vanished_mass), memory.mass.data(), memory.mass.size())) return;
+    for (Index k = 0; k < memory.mass.size(); ++k) {
+      if (!(memory.mass(k) < S(vanished_mass))) continue;
+      memory.mass(k) = S(0);
+      memory.slots.row(k).setConstant(S(0));
+      if (!state.has_remainder) continue;
+      state.remainder.mass(k) = S(0);
+      state.remainder.slots.row(k).setConstant(S(0));
+    }
+  }
+}
+
+/// The stream, summed from zero, into `memory`: nothing fails once a number of it has changed.
+template <class FeatureMap, class S>
+void write_into(const FeatureMap& map, const TokenStream<S>& stream, Memory<S>& memory, Workspace<S>& workspace) {
+  typename Workspace<S>::Frame frame(workspace);
+  const S count = S(static_cast<double>(stream.size())), before = tokens_in(memory);
+  const Memory<S> none;
+  LongMemory<S> sum =
+      take_copy(none, map.components(), stream.values.cols(), is_long(count, stream.forgets()), workspace);
+  const Written<S> written =
+      write_tokens(map, stream, tile_size({}, default_tile, stream.size()), nullptr, sum, workspace);
+  const kernels::Decay<S> decay = kernels::decay_of(S(written.log_decay));
+  const S after = decay.of(before) + written.tokens;
+  if (sum.has_remainder || is_long(after, stream.forgets())) ensure_remainder(memory);
+  LongMemory<S> target = view_long(memory);
+  target.settle(decay, sum.memory);
+  if (sum.has_remainder) target.remainder.add(sum.remainder);
+  if (stream.forgets()) drop_vanished(map, target);
+  memory.tokens = after;
+  memory.log_forgetting += S(written.log_decay);
+  memory.has_signed_mass = memory.has_signed_mass || has_signed_features<FeatureMap>;
 }
 
 template <class Map, class S, class K, class V>
@@ -224,9 +330,7 @@ void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::Matr
   detail::Evaluated<V> v = values.derived();
   detail::size_if_empty(memory, natural.components(), values.cols());
   const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
-  const Index tile = detail::tile_size({}, detail::default_tile, stream.size());
-  detail::write_tokens(natural, stream, tile, nullptr, detail::view(memory), workspace);
-  memory.log_forgetting += stream.total_log_forgetting();
+  detail::write_into(natural, stream, memory, workspace);
 }
 
 template <class M, class K, class V, class MS, class TS>
@@ -251,13 +355,17 @@ Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, 
     check_memory("write_backward", "initial_memory", *initial, natural.components(), values.cols());
   Evaluated<K> k = keys.derived();
   Evaluated<V> v = values.derived();
-  const TokenStream<S> stream{TokenView<S>(k), TokenView<S>(v), tokens};
+  TokenStream<S> stream{TokenView<S>(k), TokenView<S>(v), tokens};
+  stream.centre = value_centre(natural, stream, Normalization::row, initial, workspace);
   Gradients<M> out;
-  FeatureMapOf<M>& gradient = zero_gradient(natural, workspace);
-  out.memory = d_memory;
-  write_tokens_backward(natural, stream, initial, tile_size({}, default_tile, stream.size()), nullptr,
-                        token_gradients(out), gradient, workspace);
-  pull_back(mixture, natural, gradient, out.mixture);
+  GradientSum<FeatureMapOf<M>, S> gradient(natural, workspace);
+  start_gradient(d_memory, natural.components(), values.cols(), out.memory);
+  centre_gradient(stream.centre, view(out.memory));
+  const LongMemory<S> after = without_remainder(view(out.memory));
+  const S* const unknown_mass = nullptr;
+  write_tokens_backward(natural, stream, initial, tile_size({}, default_tile, stream.size()), nullptr, unknown_mass,
+                        after, token_gradients(out), gradient, workspace);
+  pull_back(mixture, natural, gradient.total(), out.mixture);
   return out;
 }
 

@@ -12,6 +12,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "gma/core/checks.hpp"
 #include "gma/core/elementwise.hpp"
@@ -51,11 +52,12 @@ struct PositiveRandomFeatures : FeatureMap<PositiveRandomFeatures<S>> {
   /// Directions that are orthogonal in blocks of d, with the lengths of normal vectors. Throws std::invalid_argument if
   /// `components` or `dim` is below 1.
   PositiveRandomFeatures(Index components, Index dim, std::uint64_t seed);
+  /// These directions, K x d. Throws std::invalid_argument if there are none, or one is not finite.
+  explicit PositiveRandomFeatures(Matrix<S> directions);
 
-  Matrix<S> directions;             ///< w, K x d
-  Matrix<S> transposed_directions;  ///< d x K
-  Index components() const { return directions.rows(); }
-  Index dim() const { return directions.cols(); }
+  const Matrix<S>& directions() const { return directions_; }  ///< w, K x d
+  Index components() const { return directions_.rows(); }
+  Index dim() const { return directions_.cols(); }
 
   void check(const char* function) const;
   void evaluate(const ConstTile<S>& x, Tile<S> r) const;
@@ -63,12 +65,14 @@ struct PositiveRandomFeatures : FeatureMap<PositiveRandomFeatures<S>> {
 
  private:
   S scale() const;  // d^(-1/4)
+  Matrix<S> directions_, transposed_directions_;
 };
 
 /// phi(x) = x: K = d. Of any sign, so only normalisation none makes sense.
 template <class S>
 struct IdentityFeatures : FeatureMap<IdentityFeatures<S>> {
   using Scalar = S;
+  static constexpr bool is_signed = true;
 
   IdentityFeatures() = default;
   /// Throws std::invalid_argument if `dim` is below 1.
@@ -151,8 +155,17 @@ PositiveRandomFeatures<S>::PositiveRandomFeatures(Index components, Index dim, s
   Matrix<double> rows(components, dim);
   random.fill_normal(rows);
   detail::make_orthogonal(rows, random);
-  directions = rows.template cast<S>();
-  transposed_directions = directions.transpose();
+  *this = PositiveRandomFeatures(rows.template cast<S>());
+}
+
+template <class S>
+PositiveRandomFeatures<S>::PositiveRandomFeatures(Matrix<S> directions)
+    : directions_(std::move(directions)), transposed_directions_(directions_.transpose()) {
+  if (directions_.size() == 0) {
+    detail::invalid_argument("PositiveRandomFeatures", "directions is ", directions_.rows(), " x ", directions_.cols(),
+                             ", expected at least one row and one column");
+  }
+  gma::detail::check_finite("PositiveRandomFeatures", "directions", directions_);
 }
 
 template <class S>
@@ -168,7 +181,7 @@ void PositiveRandomFeatures<S>::check(const char* function) const {
 template <class S>
 void PositiveRandomFeatures<S>::evaluate(const ConstTile<S>& x, Tile<S> r) const {
   const S c = scale(), log_share = S(-0.5 * std::log(static_cast<double>(components())));
-  gma::detail::product(x, transposed_directions, r);
+  gma::detail::product(x, transposed_directions_, r);
   for (Index t = 0; t < x.rows(); ++t) {
     const S* row = x.row(t).data();
     const S shift = log_share - S(0.5) * c * c * kernels::dot(row, row, x.cols());
@@ -181,7 +194,7 @@ template <class S>
 void PositiveRandomFeatures<S>::backward(const ConstTile<S>& x, const Tile<S>& r, Tile<S> d_r, Tile<S> d_x) const {
   const S c = scale();
   d_r.array() *= r.array();
-  gma::detail::product(d_r, directions, d_x);
+  gma::detail::product(d_r, directions_, d_x);
   for (Index t = 0; t < x.rows(); ++t) d_x.row(t) = c * d_x.row(t) - (c * c * d_r.row(t).sum()) * x.row(t);
 }
 

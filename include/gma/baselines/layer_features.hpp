@@ -4,7 +4,11 @@
 // its mixtures. Their config's normalization is to be Normalization::row.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "gma/baselines/feature_maps.hpp"
+#include "gma/mixture/initialization.hpp"
 #include "gma/nn/layer_routing.hpp"
 
 namespace gma::baselines {
@@ -25,11 +29,17 @@ struct RandomFeatures {
 
 namespace gma::detail {
 
-/// Nothing to learn, and nothing to visit.
+/// Nothing to learn, and nothing to visit or to keep in files.
 template <class Map>
 struct FixedRouting {
   using Type = Map;
   static void check(const char* function, const Type& map) { map.check(function); }
+  template <class Expect>
+  static void visit_shapes(const LayerConfig&, Index, const Expect&) {}
+  template <class Put>
+  static void put_constants(const Put&, const Type&) {}
+  template <class Get>
+  static void get_constants(const Get&, const LayerConfig&, Index, Type&) {}
   template <class Visitor, class First, class... Others>
   static void visit(const Visitor&, First&, Others&...) {}
 };
@@ -48,9 +58,20 @@ struct LayerRouting<S, baselines::RandomFeatures> : FixedRouting<baselines::Posi
   /// A gradient has features too, which nothing reads: the fewest.
   static Map zeros(const LayerConfig&, Index head_width) { return Map(1, head_width, 0); }
   static Map start(const LayerConfig& config, Index head_width, Random& random) {
-    Index components = 1;
-    for (const Index count : config.components) components *= count;
-    return Map(components, head_width, static_cast<std::uint64_t>(random.uniform() * 0x1p53));
+    return Map(slots_of(config.components), head_width, static_cast<std::uint64_t>(random.uniform() * 0x1p53));
+  }
+
+  template <class Expect>
+  static void visit_shapes(const LayerConfig& config, Index head_width, const Expect& expect) {
+    expect(std::string("directions"), std::vector<Index>{slots_of(config.components), head_width});
+  }
+  template <class Put>
+  static void put_constants(const Put& put, const Map& map) {
+    put(std::string("directions"), map.directions());
+  }
+  template <class Get>
+  static void get_constants(const Get& get, const LayerConfig& config, Index head_width, Map& map) {
+    visit_shapes(config, head_width, [&](const std::string& name, const auto& shape) { map = Map(get(name, shape)); });
   }
 };
 

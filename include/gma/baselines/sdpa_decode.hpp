@@ -19,10 +19,12 @@ class KeyValueCache {
   KeyValueCache() = default;
 
   /// Room for `tokens` tokens of key width d and value width e from the start.
-  KeyValueCache(Index d, Index e, Index tokens) : keys_(tokens, d), values_(tokens, e) {}
+  /// Throws std::invalid_argument if one of them is negative.
+  KeyValueCache(Index d, Index e, Index tokens);
 
-  /// Adds n tokens: keys n x d, values n x e. An empty cache of no width takes theirs. Amortised cost O(n (d + e)).
-  /// Throws std::invalid_argument where shapes disagree; the cache is then as it was.
+  /// Adds n tokens: keys n x d, values n x e, which may be those of this cache. An empty cache of no width takes
+  /// theirs. Amortised cost O(n (d + e)). Throws std::invalid_argument where shapes disagree; the cache is as it was
+  /// after that and after a failed allocation.
   template <class Keys, class Values>
   void append(const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values);
 
@@ -64,6 +66,16 @@ RowVector<S> sdpa_decode(const Eigen::MatrixBase<Query>& query, const KeyValueCa
 // Implementation -----------------------------------------------------------------------------------------------------
 
 template <class S>
+KeyValueCache<S>::KeyValueCache(Index d, Index e, Index tokens) {
+  if (d < 0 || e < 0 || tokens < 0) {
+    detail::invalid_argument("baselines::KeyValueCache", "d, e and tokens are ", d, ", ", e, " and ", tokens,
+                             ", expected 0 or more");
+  }
+  keys_.resize(tokens, d);
+  values_.resize(tokens, e);
+}
+
+template <class S>
 template <class Keys, class Values>
 void KeyValueCache<S>::append(const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values) {
   static_assert(std::is_same_v<S, typename Keys::Scalar> && std::is_same_v<S, typename Values::Scalar>,
@@ -78,11 +90,19 @@ void KeyValueCache<S>::append(const Eigen::MatrixBase<Keys>& keys, const Eigen::
   detail::check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
   if (takes_widths || count > keys_.rows()) {
     const Index room = (std::max)(count, 2 * keys_.rows());
-    keys_.conservativeResize(room, keys.cols());
-    values_.conservativeResize(room, values.cols());
+    Matrix<S> more_keys(room, keys.cols()), more_values(room, values.cols());
+    if (size_ > 0) {
+      more_keys.topRows(size_) = keys_.topRows(size_);
+      more_values.topRows(size_) = values_.topRows(size_);
+    }
+    more_keys.middleRows(size_, keys.rows()) = keys;
+    more_values.middleRows(size_, keys.rows()) = values;
+    keys_.swap(more_keys);
+    values_.swap(more_values);
+  } else {
+    keys_.middleRows(size_, keys.rows()) = keys;
+    values_.middleRows(size_, keys.rows()) = values;
   }
-  keys_.middleRows(size_, keys.rows()) = keys;
-  values_.middleRows(size_, keys.rows()) = values;
   size_ = count;
 }
 

@@ -84,12 +84,8 @@ template <class Queries, class Keys>
 gma::detail::SoftmaxBand band_of(const SdpaOptions& options, const Eigen::MatrixBase<Queries>& queries,
                                  const Eigen::MatrixBase<Keys>& keys) {
   const Index own = options.is_causal ? keys.rows() - queries.rows() : 0;
-  return {score_scale(options, queries.cols()),
-          options.is_causal,
-          options.window,
-          own,
-          options.query_tile,
-          options.key_tile};
+  const Index window = (std::min)(options.window, keys.rows());  // which is all of them
+  return {score_scale(options, queries.cols()), options.is_causal, window, own, options.query_tile, options.key_tile};
 }
 
 }  // namespace detail

@@ -26,11 +26,13 @@
 
 namespace gma::detail {
 
-/// What a stream holds: `magic` has 8 characters, `content` is its name in messages, as in "memory".
+/// What a stream holds: `magic` has 8 characters, `content` is its name in messages, as in "memory". Writers write
+/// `version`; readers take every version from `oldest` on, where 0 stands for `version` alone.
 struct BinaryFormat {
   const char* magic;
   const char* content;
   std::uint32_t version;
+  std::uint32_t oldest = 0;
 };
 
 /// Bytes of the magic, the header and the checksum: what a saved object takes besides its content.
@@ -66,7 +68,8 @@ class BinaryWriter {
     numbers(values.data(), values.size());
   }
 
-  /// Writes the checksum. Throws std::runtime_error if the stream has failed.
+  /// Writes the checksum and flushes the stream, so that a full disk is met here and not when nobody looks any more.
+  /// Throws std::runtime_error if the stream has failed.
   void finish();
 
  private:
@@ -83,15 +86,20 @@ class BinaryWriter {
 /// finish().
 class BinaryReader {
  public:
-  /// Reads magic and header, and refuses all but the format's version and numbers of type S.
+  /// Reads magic and header, and refuses all but the format's versions and numbers of type S.
   template <class S>
   static BinaryReader start(const char* function, const BinaryFormat& format, std::istream& stream);
+
+  /// The version of the format that the stream is of: what its content looks like.
+  std::uint32_t version() const { return version_; }
 
   /// `what` is the name of the value in messages.
   template <class Integer>
   Integer integer(const char* what);
   /// A number of rows, columns, layers: from 0 to largest_saved_size.
   Index size(const char* what);
+  /// How often something happened: from 0 to `most`, with nothing allocated for it.
+  Index count(const char* what, Index most);
   /// The product of two sizes, refused beyond largest_saved_size.
   Index size_of(const char* what, Index rows, Index cols) const;
   template <class S>
@@ -118,6 +126,7 @@ class BinaryReader {
   const char* function_;
   BinaryFormat format_;
   std::istream& stream_;
+  std::uint32_t version_ = 0;
   std::uint64_t hash_ = 0;
   std::uint64_t position_ = 0;
 };
@@ -213,6 +222,7 @@ void BinaryWriter::numbers(const S* values, Index count) {
 
 inline void BinaryWriter::finish() {
   integer(hash_);
+  stream_.flush();
   if (!stream_) runtime_error(function_, "the stream failed");
 }
 
@@ -255,8 +265,12 @@ inline void BinaryReader::read_header(std::uint32_t scalar_size) {
   const std::uint32_t mark = integer<std::uint32_t>("byte-order mark");
   if (mark == reversed_byte_order_mark) refuse("its byte order is big-endian, expected little-endian");
   if (mark != byte_order_mark) refuse("its byte-order mark is ", mark, ", expected ", byte_order_mark);
-  const std::uint32_t version = integer<std::uint32_t>("version");
-  if (version != format_.version) refuse("it is of version ", version, ", expected ", format_.version);
+  version_ = integer<std::uint32_t>("version");
+  const std::uint32_t oldest = format_.oldest == 0 ? format_.version : format_.oldest;
+  if (version_ < oldest || version_ > format_.version) {
+    const std::string older = oldest < format_.version ? concatenate(oldest, " to ") : std::string();
+    refuse("it is of version ", version_, ", expected ", older, format_.version);
+  }
   const std::uint32_t size = integer<std::uint32_t>("scalar size");
   if (size != scalar_size) refuse("its numbers have ", size, " bytes, expected ", scalar_size);
 }
@@ -274,6 +288,12 @@ inline Index BinaryReader::size(const char* what) {
   if (value > static_cast<std::uint64_t>(largest_saved_size)) {
     refuse("impossible size: ", what, " is ", value, ", expected at most ", largest_saved_size);
   }
+  return static_cast<Index>(value);
+}
+
+inline Index BinaryReader::count(const char* what, Index most) {
+  const std::uint64_t value = integer<std::uint64_t>(what);
+  if (value > static_cast<std::uint64_t>(most)) refuse("its ", what, " is ", value, ", expected at most ", most);
   return static_cast<Index>(value);
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -28,9 +29,11 @@ template <class Exception>
 }
 #endif
 
+/// The parts one after another, as text that does not depend on the program's locale.
 template <class... Parts>
 std::string concatenate(const Parts&... parts) {
   std::ostringstream text;
+  text.imbue(std::locale::classic());
   (text << ... << parts);
   return text.str();
 }

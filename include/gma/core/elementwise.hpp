@@ -4,6 +4,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
 
 #include "gma/core/types.hpp"
 
@@ -21,6 +24,19 @@ void in_chunks(S* values, Index count, const F& f) {
     std::copy_n(values + begin, now, chunk.data());
     f(chunk);
     std::copy_n(chunk.data(), now, values + begin);
+  }
+}
+
+/// values[i] = exp(values[i]), and 0 where that is no normal number: Eigen gives the smallest of those for minus
+/// infinity.
+template <class S>
+void exponentials(S* values, Index count) {
+  using std::exp;
+  if constexpr (std::is_floating_point_v<S>) {
+    const S lowest = std::log((std::numeric_limits<S>::min)());
+    in_chunks(values, count, [&](Chunk<S>& z) { z = (z < lowest).select(S(0), z.exp()); });
+  } else {
+    for (Index i = 0; i < count; ++i) values[i] = exp(values[i]);
   }
 }
 

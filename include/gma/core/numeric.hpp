@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: MIT
-// Numeric helpers that hold for float, double and autodiff scalars alike. They rely on NaN and infinity, so the library
-// does not support -ffast-math.
+// Numeric helpers that hold for float, double and autodiff scalars alike. They rely on NaN and infinity (see
+// types.hpp).
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include "gma/core/types.hpp"
 
 namespace gma::detail {
+
+/// What long sums of S are taken in: double for float, else S.
+template <class S>
+using Wide = std::conditional_t<std::is_same_v<S, float>, double, S>;
 
 /// x - x is zero for finite x and NaN otherwise; comparison of autodiff scalars looks at the value.
 template <class S>

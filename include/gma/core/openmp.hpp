@@ -12,7 +12,8 @@ namespace gma {
 
 #ifdef _OPENMP
 
-/// Runs tasks in a parallel region of its own with `threads` threads; 0: as many as OpenMP would take.
+/// Runs tasks in a parallel region of its own with `threads` threads; 0: as many as OpenMP would take. Where a task
+/// throws, the exception of the lowest index that threw comes out of run() after the region.
 class OpenMpExecutor : public Executor {
  public:
   explicit OpenMpExecutor(Index threads = 0)
@@ -20,8 +21,10 @@ class OpenMpExecutor : public Executor {
 
   Index workers() const override { return threads_; }
   void run(Index count, const Task& task) const override {
+    detail::FirstException errors;
 #pragma omp parallel for num_threads(threads_) schedule(dynamic, 1)
-    for (Index i = 0; i < count; ++i) task(i, omp_get_thread_num());
+    for (Index i = 0; i < count; ++i) errors.run(task, i, omp_get_thread_num());
+    errors.rethrow();
   }
 
  private:

@@ -4,6 +4,11 @@
 // so that the number of threads moves no bit of a result.
 #pragma once
 
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <utility>
+
 #include "gma/core/types.hpp"
 
 namespace gma {
@@ -30,16 +35,76 @@ class Executor {
   virtual Index workers() const = 0;
 
   /// task(index, worker) once for every index in [0, count), in any order and on any thread; returns when all are done.
-  /// `worker` is in [0, workers()), and no two tasks with one worker number run at the same time.
+  /// `worker` is in [0, workers()), and no two tasks with one worker number run at the same time. Tasks that the
+  /// library gives do not throw: parallel_for() keeps their errors. run() may throw, for instance because it has no
+  /// thread to run on, but only when no task is running any more; the call of the library then ends with that
+  /// exception.
   virtual void run(Index count, const Task& task) const = 0;
 };
 
 /// f(index, worker) for every index in [0, count): on the executor, or here and in order where it is null. Use it to
-/// run heads or sequences side by side, with a Workspace for every worker.
+/// run heads or sequences side by side, with a Workspace for every worker. Where f throws, on whatever thread, the
+/// exception of the lowest index that threw comes out of here once no f is running any more, the same one as without an
+/// executor. Higher indices may then be left out.
+template <class F>
+void parallel_for(const Executor* executor, Index count, const F& f);
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+namespace detail {
+
+/// Runs tasks of any threads and keeps the exception of the lowest index: threads must not end with an exception.
+class FirstException {
+ public:
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+  template <class F>
+  void run(const F& f, Index index, Index worker) noexcept {
+    if (has_thrown_.load(std::memory_order_acquire) && is_after_thrown(index)) return;
+    try {
+      f(index, worker);
+    } catch (...) {
+      keep(index, std::current_exception());
+    }
+  }
+  void rethrow() {
+    if (exception_) std::rethrow_exception(exception_);
+  }
+
+ private:
+  bool is_after_thrown(Index index) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return index > index_;
+  }
+  void keep(Index index, std::exception_ptr exception) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (exception_ && index > index_) return;
+    exception_ = std::move(exception);
+    index_ = index;
+    has_thrown_.store(true, std::memory_order_release);
+  }
+
+  std::atomic<bool> has_thrown_{false};
+  std::mutex mutex_;
+  std::exception_ptr exception_;
+  Index index_ = 0;
+#else
+  template <class F>
+  void run(const F& f, Index index, Index worker) {
+    f(index, worker);
+  }
+  void rethrow() {}
+#endif
+};
+
+}  // namespace detail
+
 template <class F>
 void parallel_for(const Executor* executor, Index count, const F& f) {
   if (executor != nullptr && count > 1) {
-    executor->run(count, Task(f));
+    detail::FirstException errors;
+    const auto task = [&](Index index, Index worker) { errors.run(f, index, worker); };
+    executor->run(count, Task(task));
+    errors.rethrow();
   } else {
     for (Index i = 0; i < count; ++i) f(i, Index(0));
   }

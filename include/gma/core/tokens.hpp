@@ -7,9 +7,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <type_traits>
 
 #include "gma/core/types.hpp"
+#include "gma/core/workspace.hpp"
 
 namespace gma::detail {
 
@@ -70,11 +72,15 @@ inline void convert(const Eigen::bfloat16* from, Index count, float* to) {
   }
 }
 
+/// row_by_row: row i of one shares memory with row i of the other alone.
+enum class Overlap { none, row_by_row, some };
+
 /// Where the rows of a matrix lie, and whether the inner loops may use them as they are.
 class TokenRows {
  public:
   Index rows() const { return rows_; }
   Index cols() const { return cols_; }
+  Overlap overlap(const TokenRows& other) const;
 
  protected:
   template <class Derived>
@@ -84,14 +90,37 @@ class TokenRows {
         cols_(tokens.cols()),
         row_stride_(tokens.derived().rowStride()),
         col_stride_(tokens.derived().colStride()),
+        scalar_bytes_(static_cast<Index>(sizeof(typename Derived::Scalar))),
         in_place_(same_scalar && (col_stride_ == 1 || cols_ <= 1)) {}
 
   bool has_gaps() const { return row_stride_ != cols_; }
 
   const void* data_;
-  Index rows_, cols_, row_stride_, col_stride_;
+  Index rows_, cols_, row_stride_, col_stride_, scalar_bytes_;
   bool in_place_;
 };
+
+/// How the numbers of two matrices share memory.
+inline Overlap TokenRows::overlap(const TokenRows& other) const {
+  if (rows_ == 0 || cols_ == 0 || other.rows_ == 0 || other.cols_ == 0) return Overlap::none;
+  const auto first = [](const TokenRows& m) { return reinterpret_cast<std::uintptr_t>(m.data_); };
+  const auto end = [&](const TokenRows& m) {
+    const Index numbers = (m.rows_ - 1) * m.row_stride_ + (m.cols_ - 1) * m.col_stride_ + 1;
+    return first(m) + static_cast<std::uintptr_t>(numbers * m.scalar_bytes_);
+  };
+  if (end(*this) <= first(other) || end(other) <= first(*this)) return Overlap::none;
+  const bool same_rows = (row_stride_ * scalar_bytes_ == other.row_stride_ * other.scalar_bytes_) || rows_ == 1;
+  if (!(col_stride_ == 1 && other.col_stride_ == 1 && same_rows)) return Overlap::some;
+  if (data_ == other.data_) return Overlap::row_by_row;
+  // Column blocks of one matrix: rows begin `offset` bytes apart, modulo the stride.
+  const std::uintptr_t stride = static_cast<std::uintptr_t>(row_stride_ * scalar_bytes_);
+  const std::uintptr_t mine = static_cast<std::uintptr_t>(cols_ * scalar_bytes_);
+  const std::uintptr_t others = static_cast<std::uintptr_t>(other.cols_ * other.scalar_bytes_);
+  if (rows_ == 1 || mine > stride || others > stride) return Overlap::some;
+  const std::uintptr_t offset = first(other) >= first(*this) ? (first(other) - first(*this)) % stride
+                                                             : stride - 1 - (first(*this) - first(other) - 1) % stride;
+  return offset >= mine && offset + others <= stride ? Overlap::none : Overlap::some;
+}
 
 /// Reads an N x cols matrix of scalar S, or of a storage type of S. The matrix must outlive the view.
 template <class S>
@@ -182,5 +211,31 @@ class TokenSink : public TokenRows {
   void* target_;
   void (*copy_)(const TokenSink&, Index, const Tile<S>&);
 };
+
+template <class S>
+TokenView<S> copied(const TokenView<S>& input, Workspace<S>& workspace) {
+  Tile<S> copy = workspace.take(input.rows(), input.cols());
+  const ConstTile<S> rows = input.tile(0, input.rows(), copy);
+  if (rows.data() != copy.data()) copy = rows;
+  return TokenView<S>(copy);
+}
+
+/// `input`, or a copy of it where a matrix that will be written to shares memory with it.
+template <class S>
+TokenView<S> apart(const TokenView<S>& input, std::initializer_list<const Matrix<S>*> outputs,
+                   Workspace<S>& workspace) {
+  for (const Matrix<S>* output : outputs) {
+    if (input.overlap(TokenView<S>(*output)) != Overlap::none) return copied(input, workspace);
+  }
+  return input;
+}
+
+/// `input` as it is before anything is written to `out`: a copy where the two share memory, else itself.
+/// `reads_first`: a row of `out` is written when the same row of the input has been read for the last time.
+template <class S>
+TokenView<S> apart(const TokenView<S>& input, const TokenSink<S>& out, bool reads_first, Workspace<S>& workspace) {
+  const Overlap overlap = input.overlap(out);
+  return overlap == Overlap::none || (overlap == Overlap::row_by_row && reads_first) ? input : copied(input, workspace);
+}
 
 }  // namespace gma::detail

@@ -7,6 +7,18 @@
 //   T  tokens in a tile      D  features of a token that one matrix product turns into logits
 #pragma once
 
+#if __cplusplus < 201703L && (!defined(_MSVC_LANG) || _MSVC_LANG < 201703L)
+#error "gma needs C++17 or newer: compile with -std=c++17 (MSVC: /std:c++17)"
+#endif
+
+// The library tells numbers that are not finite from others, and restarts memories by minus infinity: under
+// -ffast-math (-ffinite-math-only, -Ofast, /fp:fast) its checks are compiled away and restarts give wrong numbers.
+#if ((defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || defined(_M_FP_FAST)) && !defined(GMA_ALLOW_FAST_MATH)
+#error \
+    "gma needs NaN and infinity: compile without -ffast-math, or add -fno-finite-math-only (MSVC: /fp:precise). \
+Whoever defines GMA_ALLOW_FAST_MATH goes without checks of numbers and without restarts by minus infinity."
+#endif
+
 #include <Eigen/Core>
 
 namespace gma {

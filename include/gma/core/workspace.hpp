@@ -3,22 +3,33 @@
 // allocates nothing.
 #pragma once
 
-#include <deque>
 #include <memory>
+#include <vector>
 
+#include "gma/core/resize.hpp"
 #include "gma/core/types.hpp"
 
 namespace gma {
 
 /// Scratch buffers of one call at a time, for all its threads. Give the same workspace to successive calls to reuse its
-/// memory; never to two calls at once. Contents are unspecified between calls.
+/// memory; never to two calls at once. Contents are unspecified between calls, and after an exception too: the next
+/// call may use it as it is. It can be moved, but not copied.
 template <class S>
 class Workspace {
  public:
+  Workspace() = default;
+  Workspace(Workspace&&) noexcept = default;
+  Workspace& operator=(Workspace&&) noexcept = default;
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  ~Workspace() = default;
+
   /// Bytes held at present in buffers, those of all threads.
   std::size_t bytes() const {
     std::size_t total = 0;
-    for (const Vector<S>& buffer : buffers_) total += static_cast<std::size_t>(buffer.size()) * sizeof(S);
+    for (const std::unique_ptr<Vector<S>>& buffer : buffers_) {
+      total += static_cast<std::size_t>(buffer->size()) * sizeof(S);
+    }
     for (const std::unique_ptr<Workspace>& other : others_) total += other->bytes();
     return total;
   }
@@ -81,16 +92,17 @@ class Workspace {
   }
 
   Tile<S> take(Index rows, Index cols, Index stride) {
-    if (used_ == buffers_.size()) buffers_.emplace_back();
-    Vector<S>& buffer = buffers_[used_++];
-    if (buffer.size() < rows * stride) buffer.resize(rows * stride);
+    if (used_ == buffers_.size()) buffers_.push_back(std::make_unique<Vector<S>>());
+    Vector<S>& buffer = *buffers_[used_];
+    detail::grow(buffer, rows * stride);
+    ++used_;
     return Tile<S>(buffer.data(), rows, cols, Eigen::OuterStride<>(stride));
   }
 
-  std::deque<Vector<S>> buffers_;  // a deque: views stay valid while buffers are added
+  std::vector<std::unique_ptr<Vector<S>>> buffers_;  // views stay valid while buffers are added, whatever S is
   std::size_t used_ = 0;
-  std::deque<std::unique_ptr<Workspace>> others_;
-  std::deque<std::unique_ptr<Kept>> kept_;
+  std::vector<std::unique_ptr<Workspace>> others_;
+  std::vector<std::unique_ptr<Kept>> kept_;
 };
 
 }  // namespace gma

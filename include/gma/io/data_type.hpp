@@ -14,12 +14,13 @@
 namespace gma::io {
 
 /// IEEE 754 numbers of 64, 32 and 16 bits, bfloat16, integers with and without sign, and booleans of one byte, 0 or 1.
-enum class DataType { f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8, boolean };
+/// `other` is a type of a file's that is known by its name alone: its bytes are kept, and give no numbers.
+enum class DataType { f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8, boolean, other };
 
 /// The enumerator's name: "f32".
 inline const char* name_of(DataType type);
 
-/// Bytes of one number.
+/// Bytes of one number; 0 for `other`.
 inline Index width_of(DataType type);
 
 /// The type of numbers S: double, float, Eigen::half, Eigen::bfloat16, an integer type of 1 to 8 bytes, or bool.
@@ -67,6 +68,8 @@ void with_type(DataType type, F&& f) {
       return f(std::uint8_t());
     case DataType::boolean:
       return f(bool());
+    case DataType::other:
+      gma::detail::invalid_argument("io::DataType", "the numbers of a type other than gma's are not known");
   }
   gma::detail::invalid_argument("io::DataType", "no enumerator has the value ", static_cast<int>(type));
 }
@@ -121,14 +124,15 @@ To convert(const From& number) {
 }  // namespace detail
 
 inline const char* name_of(DataType type) {
-  constexpr const char* names[] = {"f64", "f32", "f16", "bf16", "i64", "i32",    "i16",
-                                   "i8",  "u64", "u32", "u16",  "u8",  "boolean"};
-  detail::with_type(type, [](auto) {});
+  constexpr const char* names[] = {"f64", "f32", "f16", "bf16", "i64", "i32",     "i16",
+                                   "i8",  "u64", "u32", "u16",  "u8",  "boolean", "other"};
+  if (type != DataType::other) detail::with_type(type, [](auto) {});
   return names[static_cast<int>(type)];
 }
 
 inline Index width_of(DataType type) {
   Index width = 0;
+  if (type == DataType::other) return width;
   detail::with_type(type, [&](auto zero) { width = Index{sizeof zero}; });
   return width;
 }

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Bytes from memory or from a file under one reader, and files that appear whole or not at all.
+// Bytes from memory or from a file under one reader.
 #pragma once
 
 #include <cerrno>
-#include <chrono>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -17,6 +15,7 @@
 #include <vector>
 
 #include "gma/core/checks.hpp"
+#include "gma/io/write_file.hpp"
 
 namespace gma::io::detail {
 
@@ -47,20 +46,12 @@ class Input {
   std::uint64_t remaining_ = 0;
 };
 
-/// Bytes that lie elsewhere.
-struct Piece {
-  const void* data;
-  std::size_t size;
-};
-
 inline std::vector<unsigned char> join(const std::vector<Piece>& pieces);
 
-/// Makes `path` hold these bytes: they go to a new file in the same folder, which then takes the name. Where that fails
-/// it throws std::runtime_error, the new file is removed, and what was at `path` is untouched.
-inline void write_file(const char* function, const std::filesystem::path& path, const std::vector<Piece>& pieces);
+/// A foreign text as it may stand in a message: cut after `limit` bytes, one '?' for each that is not printable.
+inline std::string shown(std::string_view text, std::size_t limit = 80);
 
-/// A foreign text as it may stand in a message: quoted, cut after `limit` bytes, one '?' for each that is not
-/// printable.
+/// The same, in quotes.
 inline std::string excerpt(std::string_view text, std::size_t limit = 80);
 
 // Implementation -----------------------------------------------------------------------------------------------------
@@ -71,11 +62,15 @@ inline Input::Input(const char* function, const unsigned char* data, std::size_t
 inline Input::Input(const char* function, const std::filesystem::path& path)
     : origin_(gma::detail::concatenate("gma::", function, ": ", path.string(), ": ")) {
   std::error_code error;
-  remaining_ = std::filesystem::file_size(path, error);
+  static_cast<void>(std::filesystem::file_size(path, error));  // an error for all but regular files
   if (error) fail("cannot be read: ", error.message());
   errno = 0;
   stream_.open(path, std::ios::binary);
   if (!stream_) fail("cannot be opened: ", std::generic_category().message(errno));
+  // The size of what was opened: another file may have taken the name since.
+  const std::streamoff size = stream_.seekg(0, std::ios::end).tellg();
+  if (size < 0 || !stream_.seekg(0)) fail("cannot be read: its size is not known");
+  remaining_ = static_cast<std::uint64_t>(size);
 }
 
 template <class... Parts>
@@ -117,69 +112,12 @@ inline std::vector<unsigned char> join(const std::vector<Piece>& pieces) {
   return bytes;
 }
 
-/// A new file beside `target`, removed again unless it came to replace it. Functions say whether they succeeded, and
-/// leave the reason in errno.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const std::filesystem::path& target) : target_(target) {
-    auto number = std::chrono::steady_clock::now().time_since_epoch().count();
-    for (int attempt = 0; attempt < 100 && file_ == nullptr; ++attempt, ++number) {
-      path_ = target.parent_path() / ("gma-" + std::to_string(number) + ".tmp");
-      errno = 0;
-      file_ = std::fopen(path_.string().c_str(), "wbx");  // x: fails where the name is taken
-      if (file_ == nullptr && errno != EEXIST) break;
-    }
-    exists_ = file_ != nullptr;
-  }
-  ~TemporaryFile() {
-    if (file_ != nullptr) std::fclose(file_);
-    std::error_code ignored;
-    if (exists_) std::filesystem::remove(path_, ignored);
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-  bool created() const { return exists_; }
-  bool write(const Piece& piece) {
-    return piece.size == 0 || std::fwrite(piece.data, 1, piece.size, file_) == piece.size;
-  }
-  bool close() {
-    std::FILE* file = file_;
-    file_ = nullptr;
-    return std::fclose(file) == 0;
-  }
-  bool replace_target() {
-    std::error_code error;
-    std::filesystem::rename(path_, target_, error);
-    if (error) errno = error.value();
-    exists_ = static_cast<bool>(error);
-    return !error;
-  }
-
- private:
-  std::filesystem::path target_, path_;
-  std::FILE* file_ = nullptr;
-  bool exists_ = false;
-};
-
-inline void write_file(const char* function, const std::filesystem::path& path, const std::vector<Piece>& pieces) {
-  std::string reason;
-  {
-    errno = 0;
-    TemporaryFile file(path);
-    bool written = file.created();
-    for (const Piece& piece : pieces) written = written && file.write(piece);
-    if (written && file.close() && file.replace_target()) return;
-    reason = std::generic_category().message(errno);
-  }
-  gma::detail::raise<std::runtime_error>(
-      gma::detail::concatenate("gma::", function, ": ", path.string(), ": cannot be written: ", reason));
+inline std::string shown(std::string_view text, std::size_t limit) {
+  std::string result;
+  for (const char c : text.substr(0, limit)) result += c >= ' ' && c <= '~' ? c : '?';
+  return result + (text.size() > limit ? "..." : "");
 }
 
-inline std::string excerpt(std::string_view text, std::size_t limit) {
-  std::string shown = "'";
-  for (const char c : text.substr(0, limit)) shown += c >= ' ' && c <= '~' ? c : '?';
-  return shown + (text.size() > limit ? "...'" : "'");
-}
+inline std::string excerpt(std::string_view text, std::size_t limit) { return "'" + shown(text, limit) + "'"; }
 
 }  // namespace gma::io::detail

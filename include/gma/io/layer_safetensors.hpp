@@ -11,43 +11,56 @@
 //   mixtures.h.factors.m.weight_logits [K], .means [K, d], .log_scales [as the family says], .log_temperature []
 //   norm.gain      [Hq e]        gate.weight [Hq e, D]
 //
+// A layer of fixed features (gma/baselines/layer_features.hpp) has no mixtures; of Performer's a file holds, as
+// mixtures.h.directions [K, d], the directions, which are no parameters.
+//
 // In PyTorch: query.weight is a torch.nn.Linear(D, Hq d, bias=False).weight; a filter is a depthwise
 // torch.nn.Conv1d(C, C, taps, groups=C, bias=False).weight of shape [C, 1, taps], of which the 1 may stay.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
+#include <iterator>
+#include <map>
 #include <set>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
+#include "gma/io/layer_safetensors_config.hpp"
 #include "gma/io/safetensors.hpp"
 #include "gma/nn/layer.hpp"
 
 namespace gma::io {
 
-/// Adds the parameters of a layer to `file` under prefix + name, as `type` (f32, f64, or 16 bits, which round). A name
-/// that is there already is replaced.
+/// Adds what makes a layer to `file` under prefix + name, as `type` (f32, f64, or 16 bits, which round), in the place
+/// of what is there of another layer: everything that begins with a prefix that ends with a dot, else what is named as
+/// a part of a layer. Throws std::invalid_argument, and leaves `file` as it was, for what get_layer() would refuse: a
+/// layer whose shapes are not those of its config, and numbers that are not finite, or not in `type`.
 template <class S, class Covariance>
 void put_layer(SafeTensors& file, const AttentionLayer<S, Covariance>& layer, const std::string& prefix = "",
                DataType type = data_type_of<S>());
 
-/// Sets every parameter of `layer`, whose config says what is expected, from the tensors under `prefix`: floating types
-/// of any width, shapes as above. Throws std::runtime_error that names the tensor if one is missing, superfluous
-/// (begins with a non-empty prefix, or is any other tensor where there is none), of another shape or type, or not
-/// finite; the layer is then as it was.
+/// Sets all that makes `layer`, whose config says what is expected, from the tensors under `prefix`: floating types of
+/// any width, shapes as above. Throws std::runtime_error that names the tensor if one is missing, of another shape or
+/// type, not finite, or superfluous; the layer is then as it was. Superfluous is any other tensor whose name begins
+/// with a prefix that ends with a dot, any other at all where there is no prefix, and under a prefix without a dot,
+/// which another prefix may begin with, any other that is named as a part of a layer.
 template <class S, class Covariance>
 void get_layer(const SafeTensors& file, AttentionLayer<S, Covariance>& layer, const std::string& prefix = "");
 
 /// A file of one layer, its config included, as metadata; read_layer() gives it back, to the bit if `type` is that of
-/// S. Throws as write_safetensors().
+/// S. Throws as put_layer() and write_safetensors(): what it writes, read_layer() takes.
+///   format = pt, which other programs look for; gma_format = gma attention layer 1; covariance = the family's name;
+///   config = a JSON object of the config's members
 template <class S, class Covariance>
 void write_layer(const std::filesystem::path& path, const AttentionLayer<S, Covariance>& layer,
                  DataType type = data_type_of<S>());
 
-/// Throws std::runtime_error on a file that is not of one layer of this covariance family.
+/// Throws std::runtime_error that names the file and the fault on a file that is not of one layer of this covariance
+/// family, whatever is wrong with it: the config's counts and every tensor's shape are checked before anything is
+/// allocated for the layer, which takes a small multiple of the file's size. Files of earlier versions, whose format is
+/// what gma_format is now, are read too.
 template <class S, class Covariance = Diagonal>
 AttentionLayer<S, Covariance> read_layer(const std::filesystem::path& path);
 
@@ -55,120 +68,195 @@ AttentionLayer<S, Covariance> read_layer(const std::filesystem::path& path);
 
 namespace detail {
 
-template <class... Parts>
-[[noreturn]] void bad_layer(const char* function, const Parts&... parts) {
-  gma::detail::raise<std::runtime_error>(gma::detail::concatenate("gma::io::", function, ": ", parts...));
+inline constexpr const char* layer_format = "gma attention layer 1";
+
+inline bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
-inline bool is_floating(DataType type) {
-  return type == DataType::f64 || type == DataType::f32 || type == DataType::f16 || type == DataType::bf16;
-}
-
-/// The shape without the 1 that a depthwise Conv1d has in its middle.
-inline bool fits(const std::vector<Index>& found, const std::vector<Index>& expected, bool is_filter) {
-  if (found == expected) return true;
-  return is_filter && found.size() == 3 && found[1] == 1 && std::vector<Index>{found[0], found[2]} == expected;
-}
-
-/// f(name, member) for every member of a config.
-template <class Config, class F>
-void visit_config(Config& config, const F& f) {
-  f("width", config.width);
-  f("heads", config.heads);
-  f("key_value_heads", config.key_value_heads);
-  f("head_width", config.head_width);
-  f("value_width", config.value_width);
-  f("components", config.components);
-  f("is_causal", config.is_causal);
-  f("normalization", config.normalization);
-  f("convolution", config.convolution);
-  f("has_forgetting", config.has_forgetting);
-  f("window", config.window);
-  f("has_output_norm", config.has_output_norm);
-  f("has_output_gate", config.has_output_gate);
-  f("shortest_time", config.shortest_time);
-  f("longest_time", config.longest_time);
-}
-
-inline constexpr const char* names_of_normalizations[] = {"none", "slot", "row"};
-
-template <class T>
-nlohmann::json json_of(const T& value) {
-  return value;
-}
-inline nlohmann::json json_of(Normalization value) { return names_of_normalizations[static_cast<int>(value)]; }
-
-/// Whether `json` is a value of the member's kind; sets it if so.
-inline bool from_json(const nlohmann::json& json, bool& value) {
-  if (json.is_boolean()) value = json.get<bool>();
-  return json.is_boolean();
-}
-inline bool from_json(const nlohmann::json& json, Index& value) {
-  const bool fits = json.is_number_unsigned() && json.get<std::uint64_t>() <= (std::uint64_t{1} << 24);
-  if (fits) value = static_cast<Index>(json.get<std::uint64_t>());
-  return fits;
-}
-inline bool from_json(const nlohmann::json& json, double& value) {
-  if (json.is_number()) value = json.get<double>();
-  return json.is_number();
-}
-inline bool from_json(const nlohmann::json& json, Normalization& value) {
-  for (int i = 0; i < 3 && json.is_string(); ++i) {
-    if (json.get_ref<const std::string&>() != names_of_normalizations[i]) continue;
-    value = static_cast<Normalization>(i);
-    return true;
+/// Whether a tensor of this name, under a prefix, can be a part of some layer.
+inline bool is_layer_part(const std::string& name, const std::string& prefix) {
+  if (name.compare(0, prefix.size(), prefix) != 0) return false;
+  for (const char* part :
+       {"query.", "key.", "value.", "forget.", "window.", "mixtures.", "norm.", "gate.", "output."}) {
+    if (name.compare(prefix.size(), std::string(part).size(), part) == 0) return true;
   }
   return false;
 }
-inline bool from_json(const nlohmann::json& json, std::vector<Index>& value) {
-  if (!json.is_array() || json.empty() || json.size() > 64) return false;
-  value.assign(json.size(), 0);
-  for (std::size_t i = 0; i < json.size(); ++i) {
-    if (!from_json(json[i], value[i])) return false;
+
+/// Whether it belongs to the layer under this prefix, and to nothing else.
+inline bool is_of_layer(const std::string& name, const std::string& prefix) {
+  if (!ends_with(prefix, ".")) return is_layer_part(name, prefix);
+  return name.compare(0, prefix.size(), prefix) == 0;
+}
+
+/// What is wrong with a tensor that is to have this shape; "" if nothing is. The 1 that a depthwise Conv1d has in its
+/// middle may stay.
+inline std::string layer_tensor_fault(const SafeTensors& file, const std::string& name,
+                                      const std::vector<Index>& expected) {
+  const auto found = file.tensors.find(name);
+  if (found == file.tensors.end()) return "the file lacks the tensor " + name;
+  const std::vector<Index>& shape = found->second.shape;
+  const bool is_filter = ends_with(name, ".filter") && shape.size() == 3 && shape[1] == 1 && expected.size() == 2 &&
+                         shape[0] == expected[0] && shape[2] == expected[1];
+  if (shape != expected && !is_filter) {
+    return "tensor " + name + " has the shape " + text_of(shape) + ", expected " + text_of(expected);
   }
-  return true;
+  const Tensor& tensor = found->second;
+  for (const DataType type : {DataType::f64, DataType::f32, DataType::f16, DataType::bf16}) {
+    if (tensor.type == type) return "";
+  }
+  const std::string found_type = tensor.type == DataType::other ? "the type " + shown(tensor.other_type) : "integers";
+  return "tensor " + name + " is of " + found_type + ", expected floating-point numbers";
 }
 
-inline constexpr const char* layer_format = "gma attention layer 1";
-
-inline LayerConfig config_of(const std::string& text) {
-  const nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
-  if (!json.is_object()) bad_layer("read_layer", "the metadata's config is no JSON object");
-  LayerConfig config;
-  std::size_t members = 0;
-  visit_config(config, [&](const char* name, auto& member) {
-    const auto found = json.find(name);
-    if (found == json.end() && std::string(name) == "window") return;  // older files have none
-    if (found == json.end()) bad_layer("read_layer", "the metadata's config lacks ", name);
-    if (!from_json(*found, member)) bad_layer("read_layer", "the metadata's config has a bad value for ", name);
-    ++members;
-  });
-  if (members != json.size()) bad_layer("read_layer", "the metadata's config has members that are not known");
-  return config;
-}
-
-/// The parameters that a layer of this config is to have must fit what the file holds before anything is allocated.
-template <class Covariance>
-void check_config_size(const LayerConfig& config, const SafeTensors& file) {
-  const gma::detail::LayerShape shape(config);
-  const auto expect = [&](const char* name, Index rows, Index cols) {
-    const auto found = file.tensors.find(name);
-    const std::vector<Index> expected{rows, cols};
-    if (found == file.tensors.end()) bad_layer("read_layer", "the file lacks the tensor ", name);
-    if (found->second.shape != expected) {
-      bad_layer("read_layer", "tensor ", name, " has the shape ", text_of(found->second.shape), ", expected ",
-                text_of(expected), " from the metadata's config");
-    }
+/// What is wrong with a file that is to hold the layer of this config, but for the numbers; "" if nothing is. Allocates
+/// no more than the names of the tensors that are there.
+template <class S, class Covariance>
+std::string layer_fault(const SafeTensors& file, const LayerConfig& config, const std::string& prefix) {
+  std::string fault;
+  std::set<std::string> known;
+  const auto expect = [&](const std::string& member, const std::vector<Index>& shape) {
+    if (!fault.empty()) return;
+    fault = layer_tensor_fault(file, prefix + member, shape);
+    if (fault.empty()) known.insert(prefix + member);
   };
-  expect("query.weight", shape.queries, shape.width);
-  expect("key.weight", shape.keys, shape.width);
-  expect("value.weight", shape.values, shape.width);
-  const Index factors = static_cast<Index>(config.components.size());
-  for (std::size_t m = 0; m < config.components.size(); ++m) {
-    expect(gma::detail::concatenate("mixtures.0.factors.", m, ".means").c_str(), config.components[m],
-           shape.head_width / factors);
+  const gma::detail::LayerShape shape(config);
+  expect("query.weight", {shape.queries, shape.width});
+  expect("key.weight", {shape.keys, shape.width});
+  expect("value.weight", {shape.values, shape.width});
+  if (config.convolution > 1) {
+    expect("query.filter", {shape.queries, config.convolution});
+    expect("key.filter", {shape.keys, config.convolution});
+    expect("value.filter", {shape.values, config.convolution});
   }
-  if (config.convolution > 1) expect("key.filter", shape.keys, config.convolution);
+  if (config.has_forgetting) {
+    expect("forget.weight", {shape.key_heads, shape.width});
+    for (const char* name : {"forget.bias", "forget.rate"}) expect(name, {shape.key_heads});
+  }
+  if (config.window > 0) {
+    expect("window.weight", {shape.query_heads, shape.width});
+    expect("window.bias", {shape.query_heads});
+  }
+  for (Index h = 0; h < shape.key_heads && fault.empty(); ++h) {
+    const std::string head = "mixtures." + std::to_string(h) + ".";
+    gma::detail::LayerRouting<S, Covariance>::visit_shapes(
+        config, shape.head_width,
+        [&](const std::string& name, const std::vector<Index>& expected) { expect(head + name, expected); });
+  }
+  if (config.has_output_norm) expect("norm.gain", {shape.mixed()});
+  if (config.has_output_gate) expect("gate.weight", {shape.mixed(), shape.width});
+  expect("output.weight", {shape.width, shape.mixed()});
+  for (const auto& [name, tensor] : file.tensors) {
+    const bool is_superfluous = (prefix.empty() || is_of_layer(name, prefix)) && known.count(name) == 0;
+    if (fault.empty() && is_superfluous) fault = "tensor " + name + " is no parameter of this layer";
+  }
+  return fault;
+}
+
+/// `values` as a tensor of finite numbers.
+template <class S>
+Tensor layer_tensor(const char* function, const std::string& name, const Eigen::Ref<const Matrix<S>>& values,
+                    const std::vector<Index>& shape, DataType type) {
+  with_type(type, [&](auto zero) {
+    using To = decltype(zero);
+    for (Index i = 0; i < (is_float<To> ? values.rows() : 0); ++i) {
+      for (Index j = 0; j < values.cols(); ++j) {
+        if (gma::detail::is_finite(convert<double>(convert<To>(values(i, j))))) continue;
+        gma::detail::invalid_argument(function, "parameter ", name, " is ", values(i, j), " at row ", i, ", column ", j,
+                                      ", expected a finite number that ", name_of(type), " holds");
+      }
+    }
+  });
+  return make_tensor(values, shape, type);
+}
+
+/// The tensors of a layer that the reader takes, by their names without a prefix.
+template <class S, class Covariance>
+SafeTensors tensors_of(const char* function, const AttentionLayer<S, Covariance>& layer, DataType type) {
+  validate(layer.config);
+  gma::detail::check_layer(function, layer);
+  SafeTensors file;
+  visit_parameters(
+      [&](const Parameter& parameter, const Eigen::Map<const Matrix<S>>& values) {
+        file.tensors[parameter.name] = layer_tensor<S>(function, parameter.name, values, parameter.shape, type);
+      },
+      layer);
+  for (std::size_t h = 0; h < layer.mixtures.size(); ++h) {
+    const auto put = [&](const std::string& member, const Matrix<S>& values) {
+      const std::string name = "mixtures." + std::to_string(h) + "." + member;
+      file.tensors[name] = layer_tensor<S>(function, name, values, {values.rows(), values.cols()}, type);
+    };
+    gma::detail::LayerRouting<S, Covariance>::put_constants(put, layer.mixtures[h]);
+  }
+  const std::string fault = layer_fault<S, Covariance>(file, layer.config, "");
+  if (!fault.empty()) gma::detail::invalid_argument(function, "layer is not of its config: ", fault);
+  return file;
+}
+
+/// The layer that a file holds. `origin` begins the message of every fault.
+template <class S, class Covariance>
+AttentionLayer<S, Covariance> layer_of(const std::string& origin, const SafeTensors& file, const LayerConfig& config,
+                                       const std::string& prefix) {
+  const auto refuse = [&](const std::string& fault) { gma::detail::raise<std::runtime_error>(origin + fault); };
+  const std::string fault = layer_fault<S, Covariance>(file, config, prefix);
+  if (!fault.empty()) refuse(fault);
+  const auto numbers_of = [&](const std::string& name) -> Matrix<S> {
+    const Matrix<S> numbers = file.tensors.at(name).template matrix<S>();
+    if (!numbers.array().isFinite().all()) refuse("tensor " + name + " has a number that is not finite");
+    return numbers;
+  };
+  AttentionLayer<S, Covariance> layer(config);
+  visit_parameters(
+      [&](const Parameter& parameter, Eigen::Map<Matrix<S>> values) {
+        const Matrix<S> numbers = numbers_of(prefix + parameter.name);
+        values = Eigen::Map<const Matrix<S>>(numbers.data(), values.rows(), values.cols());
+      },
+      layer);
+  for (std::size_t h = 0; h < layer.mixtures.size(); ++h) {
+    const auto get = [&](const std::string& member, const std::vector<Index>&) {
+      return numbers_of(prefix + "mixtures." + std::to_string(h) + "." + member);
+    };
+    gma::detail::LayerRouting<S, Covariance>::get_constants(get, config, gma::detail::LayerShape(config).head_width,
+                                                            layer.mixtures[h]);
+  }
+  return layer;
+}
+
+/// validate(config) for a config out of a file: the error is the file's.
+inline void validate_from_file(const std::string& origin, const LayerConfig& config) {
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+  try {
+    validate(config);
+  } catch (const std::invalid_argument& error) {
+    gma::detail::raise<std::runtime_error>(origin + error.what());
+  }
+#else
+  static_cast<void>(origin);
+  validate(config);
+#endif
+}
+
+/// The layer that a file holds and describes.
+template <class S, class Covariance>
+AttentionLayer<S, Covariance> described_layer(const std::string& origin, const SafeTensors& file) {
+  const auto refuse = [&](const std::string& fault) { gma::detail::raise<std::runtime_error>(origin + fault); };
+  const auto text = [&](const char* key) -> std::string {
+    const auto found = file.metadata.find(key);
+    return found == file.metadata.end() ? std::string() : found->second;
+  };
+  const std::string format = text(file.metadata.count("gma_format") > 0 ? "gma_format" : "format");
+  if (format != layer_format) {
+    refuse("it has the format \"" + shown(format) + "\" in its metadata, expected \"" + layer_format + "\"");
+  }
+  if (text("covariance") != Covariance::name) {
+    refuse("it has " + shown(text("covariance")) + " covariances, expected " + Covariance::name);
+  }
+  LayerConfig config;
+  const std::string fault = read_config(text("config"), config);
+  if (!fault.empty()) refuse(fault);
+  validate_from_file(origin, config);
+  return layer_of<S, Covariance>(origin, file, config, "");
 }
 
 }  // namespace detail
@@ -176,83 +264,37 @@ void check_config_size(const LayerConfig& config, const SafeTensors& file) {
 template <class S, class Covariance>
 void put_layer(SafeTensors& file, const AttentionLayer<S, Covariance>& layer, const std::string& prefix,
                DataType type) {
-  visit_parameters(
-      [&](const Parameter& parameter, const auto& values) {
-        file.tensors[prefix + parameter.name] = make_tensor(values, parameter.shape, type);
-      },
-      layer);
+  SafeTensors fresh = detail::tensors_of("io::put_layer", layer, type);
+  std::map<std::string, Tensor> tensors;
+  for (auto& [name, tensor] : fresh.tensors) tensors[prefix + name] = std::move(tensor);
+  for (auto old = file.tensors.begin(); old != file.tensors.end();) {
+    old = detail::is_of_layer(old->first, prefix) ? file.tensors.erase(old) : std::next(old);
+  }
+  file.tensors.merge(tensors);  // which allocates nothing
 }
 
 template <class S, class Covariance>
 void get_layer(const SafeTensors& file, AttentionLayer<S, Covariance>& layer, const std::string& prefix) {
-  constexpr const char* function = "get_layer";
-  AttentionLayer<S, Covariance> loaded(layer.config);
-  std::set<std::string> known;
-  visit_parameters(
-      [&](const Parameter& parameter, Eigen::Map<Matrix<S>> values) {
-        const std::string name = prefix + parameter.name;
-        const auto found = file.tensors.find(name);
-        if (found == file.tensors.end()) detail::bad_layer(function, "the file lacks the tensor ", name);
-        const Tensor& tensor = found->second;
-        const std::string suffix = ".filter";
-        const bool is_filter =
-            name.size() > suffix.size() && name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0;
-        if (!detail::fits(tensor.shape, parameter.shape, is_filter)) {
-          detail::bad_layer(function, "tensor ", name, " has the shape ", detail::text_of(tensor.shape), ", expected ",
-                            detail::text_of(parameter.shape));
-        }
-        if (!detail::is_floating(tensor.type)) {
-          detail::bad_layer(function, "tensor ", name, " is of integers, expected floating-point numbers");
-        }
-        const Matrix<S> numbers = tensor.template matrix<S>();
-        if (!numbers.array().isFinite().all()) {
-          detail::bad_layer(function, "tensor ", name, " has a number that is not finite");
-        }
-        values = Eigen::Map<const Matrix<S>>(numbers.data(), values.rows(), values.cols());
-        known.insert(name);
-      },
-      loaded);
-  for (const auto& [name, tensor] : file.tensors) {
-    if (name.compare(0, prefix.size(), prefix) == 0 && known.count(name) == 0) {
-      detail::bad_layer(function, "tensor ", name, " is no parameter of this layer");
-    }
-  }
-  layer = std::move(loaded);
+  validate(layer.config);
+  layer = detail::layer_of<S, Covariance>("gma::io::get_layer: ", file, layer.config, prefix);
 }
 
 template <class S, class Covariance>
 void write_layer(const std::filesystem::path& path, const AttentionLayer<S, Covariance>& layer, DataType type) {
-  gma::detail::check_layer("io::write_layer", layer);
-  SafeTensors file;
-  put_layer(file, layer, "", type);
-  nlohmann::json config = nlohmann::json::object();
-  detail::visit_config(layer.config,
-                       [&](const char* name, const auto& member) { config[name] = detail::json_of(member); });
-  file.metadata = {{"format", detail::layer_format}, {"covariance", Covariance::name}, {"config", config.dump()}};
+  SafeTensors file = detail::tensors_of("io::write_layer", layer, type);
+  const std::string config = detail::config_text(layer.config);
+  LayerConfig again;
+  const std::string fault = detail::read_config(config, again);
+  if (!fault.empty()) gma::detail::invalid_argument("io::write_layer", "layer.config cannot be read again: ", fault);
+  file.metadata = {
+      {"format", "pt"}, {"gma_format", detail::layer_format}, {"covariance", Covariance::name}, {"config", config}};
   write_safetensors(path, file);
 }
 
 template <class S, class Covariance>
 AttentionLayer<S, Covariance> read_layer(const std::filesystem::path& path) {
   const SafeTensors file = read_safetensors(path);
-  const auto text = [&](const char* key) -> std::string {
-    const auto found = file.metadata.find(key);
-    return found == file.metadata.end() ? std::string() : found->second;
-  };
-  if (text("format") != detail::layer_format) {
-    detail::bad_layer("read_layer", path.string(), " has the format \"", text("format"),
-                      "\" in its metadata, expected \"", detail::layer_format, "\"");
-  }
-  if (text("covariance") != Covariance::name) {
-    detail::bad_layer("read_layer", path.string(), " has ", text("covariance"), " covariances, expected ",
-                      Covariance::name);
-  }
-  const LayerConfig config = detail::config_of(text("config"));
-  validate(config);
-  detail::check_config_size<Covariance>(config, file);
-  AttentionLayer<S, Covariance> layer(config);
-  get_layer(file, layer);
-  return layer;
+  return detail::described_layer<S, Covariance>("gma::io::read_layer: " + path.string() + ": ", file);
 }
 
 }  // namespace gma::io

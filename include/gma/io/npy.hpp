@@ -26,8 +26,8 @@ inline Tensor read_npy(const std::filesystem::path& path);
 
 /// Writes version 1.0 (2.0 where the header needs it) in C order, the data aligned to 64 bytes; a tensor always gives
 /// the same bytes. The file replaces what was at `path` once it is complete; on failure that is untouched.
-/// Throws std::invalid_argument if the tensor is not well formed or of bf16, which the format lacks, and
-/// std::runtime_error if the file cannot be written.
+/// Throws std::invalid_argument if the tensor is not well formed or of bf16 or DataType::other, which the format lacks,
+/// and std::runtime_error if the file cannot be written.
 inline void write_npy(const std::filesystem::path& path, const Tensor& tensor);
 
 /// The same on memory.

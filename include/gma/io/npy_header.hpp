@@ -185,7 +185,10 @@ inline NpyHeader read_npy_header(Input& input) {
   char magic[npy_magic.size()] = {};
   if (input.remaining() < sizeof magic + 2) input.fail("is no npy file: it has ", input.remaining(), " bytes");
   input.read(magic, sizeof magic);
-  if (std::string_view(magic, sizeof magic) != npy_magic) input.fail("is no npy file: expected it to start with NUMPY");
+  if (std::string_view(magic, sizeof magic) != npy_magic) {
+    input.fail("is no npy file: expected it to start with NUMPY after the byte 0x93, found ",
+               excerpt(std::string_view(magic, sizeof magic)));
+  }
   const int version = input.read_number<std::uint8_t>(), minor_version = input.read_number<std::uint8_t>();
   if (version < 1 || version > 3 || minor_version != 0) {
     input.fail("is of version ", version, ".", minor_version, ", expected 1.0, 2.0 or 3.0");
@@ -204,7 +207,10 @@ inline std::string npy_header(const char* function, const Tensor& tensor) {
   for (const NpyType& type : npy_types) {
     if (type.type == tensor.type) code = type.code;
   }
-  if (code.empty()) gma::detail::invalid_argument(function, "npy has no type for bf16, expected f32 or f16");
+  if (code.empty()) {
+    const std::string type = tensor.type == DataType::other ? tensor.other_type : name_of(tensor.type);
+    gma::detail::invalid_argument(function, "npy has no type for ", type, ", expected f32 or f16");
+  }
   std::string text = "{'descr': '" + ((width_of(tensor.type) == 1 ? "|" : "<") + code);
   text += "', 'fortran_order': False, 'shape': (";
   for (std::size_t i = 0; i < tensor.shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(tensor.shape[i]);

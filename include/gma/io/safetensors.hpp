@@ -27,8 +27,8 @@ struct SafeTensors {
 /// that names the tensor and the fault on anything but a valid file:
 ///   header   at most 100 MB, within the file, starts with '{', is JSON in UTF-8 without a key that comes twice, and
 ///            only spaces follow it
-///   tensor   exactly a dtype (of DataType; 8-bit floats are refused), a shape and data_offsets that fit each other;
-///            booleans are 0 or 1
+///   tensor   exactly a dtype, a shape and data_offsets that fit each other; booleans are 0 or 1. A dtype that DataType
+///            lacks, such as F8_E4M3, is DataType::other: its bytes are kept and written again
 ///   data     its tensors cover it without gap, overlap or rest
 ///   __metadata__ maps strings to strings
 inline SafeTensors read_safetensors(const std::filesystem::path& path);
@@ -73,6 +73,7 @@ inline SafeTensors read_safetensors(Input& input) {
     auto& [name, entry] = *named;
     Tensor& tensor = file.tensors[name];
     tensor.type = entry.type;
+    tensor.other_type = std::move(entry.other_type);
     tensor.shape = std::move(entry.shape);
     tensor.bytes.resize(static_cast<std::size_t>(entry.end - entry.begin));
     input.read(tensor.bytes.data(), tensor.bytes.size());
@@ -82,23 +83,33 @@ inline SafeTensors read_safetensors(Input& input) {
   return file;
 }
 
+/// Bytes of one number, and so what its data is to be aligned to; of another type, as far as it takes whole bytes.
+inline Index alignment_of(const Tensor& tensor) {
+  if (tensor.type != DataType::other) return width_of(tensor.type);
+  const Index size = tensor.size(), bytes = static_cast<Index>(tensor.bytes.size());
+  return size > 0 && bytes % size == 0 ? bytes / size : 0;
+}
+
 /// The length and the header of a file, and then its tensors where they lie. The first piece points into `header`.
 inline std::vector<Piece> safetensors_pieces(const char* function, const SafeTensors& file, std::string& header) {
   using Named = std::map<std::string, Tensor>::value_type;
   std::vector<const Named*> in_order;
   for (const Named& named : file.tensors) {
-    const std::string fault = named.first == safetensors_metadata ? "a name that is reserved" : fault_of(named.second);
+    std::string fault = named.first == safetensors_metadata ? "a name that is reserved" : fault_of(named.second);
+    if (fault.empty() && named.second.type == DataType::other) fault = fault_of_type_name(named.second.other_type);
     if (!fault.empty()) gma::detail::invalid_argument(function, "tensor ", excerpt(named.first), " has ", fault);
     in_order.push_back(&named);
   }
-  std::stable_sort(in_order.begin(), in_order.end(),
-                   [](const Named* a, const Named* b) { return width_of(a->second.type) > width_of(b->second.type); });
+  std::sort(in_order.begin(), in_order.end(), [](const Named* a, const Named* b) {
+    const Index left = alignment_of(a->second), right = alignment_of(b->second);
+    return left != right ? left > right : a->first < b->first;
+  });
   SafeTensorsHeader contents{{}, file.metadata};
   std::vector<Piece> pieces(1);
   std::uint64_t position = 0;
   for (const Named* named : in_order) {
     const auto& [name, tensor] = *named;
-    contents.entries[name] = {tensor.type, tensor.shape, position, position + tensor.bytes.size()};
+    contents.entries[name] = {tensor.type, tensor.other_type, tensor.shape, position, position + tensor.bytes.size()};
     position += tensor.bytes.size();
     pieces.push_back({tensor.bytes.data(), tensor.bytes.size()});
   }

@@ -19,6 +19,7 @@ namespace gma::io::detail {
 
 struct SafeTensorsEntry {
   DataType type = DataType::f32;
+  std::string other_type;
   std::vector<Index> shape;
   std::uint64_t begin = 0, end = 0;  // in bytes from the start of the data
 };
@@ -50,6 +51,17 @@ inline constexpr SafeTensorsType safetensors_types[] = {
     {DataType::i64, "I64"},     {DataType::i32, "I32"}, {DataType::i16, "I16"}, {DataType::i8, "I8"},
     {DataType::u64, "U64"},     {DataType::u32, "U32"}, {DataType::u16, "U16"}, {DataType::u8, "U8"},
     {DataType::boolean, "BOOL"}};
+
+/// What is wrong with the name of a type that DataType lacks; nothing if it is "". Such names are of capitals, digits
+/// and underscores, and not those of the types that DataType has.
+inline std::string fault_of_type_name(const std::string& name) {
+  bool is_name = !name.empty() && name.size() <= 32 && name[0] >= 'A' && name[0] <= 'Z';
+  for (const char c : name) is_name = is_name && ((c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_');
+  for (const SafeTensorsType& type : safetensors_types) is_name = is_name && name != type.name;
+  if (is_name) return "";
+  return "dtype " + excerpt(name) +
+         ", expected F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, BOOL or the name of another type";
+}
 
 /// Receives the header's JSON piece by piece, so that it sees keys that come twice, and builds no tree of it. The names
 /// and types of the functions are those that nlohmann::json::sax_parse calls; every fault leaves through Input::fail.
@@ -199,7 +211,10 @@ class SafeTensorsHandler {
       entry_->type = type.type;
       return;
     }
-    fail("has dtype ", excerpt(name), ", expected F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8 or BOOL");
+    const std::string fault = fault_of_type_name(name);
+    if (!fault.empty()) fail("has ", fault);
+    entry_->type = DataType::other;
+    entry_->other_type = name;
   }
 
   void finish_offsets() {
@@ -233,7 +248,14 @@ class SafeTensorsHandler {
 
 inline SafeTensorsHeader read_safetensors_header(Input& input) {
   if (input.remaining() < 8) input.fail("is no safetensors file: it has ", input.remaining(), " bytes");
-  const std::uint64_t length = input.read_number<std::uint64_t>();
+  char first[8] = {};
+  input.read(first, sizeof first);
+  std::uint64_t length = 0;
+  for (int i = 8; i-- > 0;) length = length << 8 | static_cast<unsigned char>(first[i]);
+  if (length > std::uint64_t{1} << 56) {  // a text, or a file of another kind
+    input.fail("is no safetensors file: it starts with ", excerpt(std::string_view(first, sizeof first)),
+               " for the length of a header, expected at most ", safetensors_header_limit);
+  }
   if (length > safetensors_header_limit) {
     input.fail("header of ", length, " bytes, expected at most ", safetensors_header_limit);
   }
@@ -272,7 +294,7 @@ inline std::string safetensors_json(const char* function, const SafeTensorsHeade
     json += ",";
   }
   for (const auto& [name, entry] : header.entries) {
-    json += json_string(function, name) + ":{\"dtype\":\"";
+    json += json_string(function, name) + ":{\"dtype\":\"" + entry.other_type;
     for (const SafeTensorsType& type : safetensors_types) {
       if (type.type == entry.type) json += type.name;
     }

@@ -21,6 +21,7 @@ struct Tensor {
   DataType type = DataType::f32;
   std::vector<Index> shape = {0};    ///< {} is a single number
   std::vector<unsigned char> bytes;  ///< row-major (the last dimension is contiguous), each number little-endian
+  std::string other_type = {};       ///< the type's name where `type` is DataType::other, else empty
 
   /// Numbers in it: the product of the dimensions, 1 for shape {}. Throws std::invalid_argument if a dimension is
   /// negative, or if an Index does not hold the product of those that are not 0.
@@ -29,7 +30,7 @@ struct Tensor {
   /// Shape {} as 1 x 1, {n} as n x 1, {a, b} as a x b and {a, b, c, ...} as a x (b c ...). S is float, double,
   /// Eigen::half or Eigen::bfloat16, and every type converts to it: rounded to nearest where S does not hold the number
   /// (for 16 bits by way of float), to an infinity where it is too large. Cost O(size). Throws std::invalid_argument if
-  /// the tensor is not well formed.
+  /// the tensor is not well formed, or of DataType::other.
   template <class S>
   Matrix<S> matrix() const;
 
@@ -38,7 +39,7 @@ struct Tensor {
   Vector<S> vector() const;
 };
 
-/// The same type, shape and bytes.
+/// The same type, by name too, shape and bytes.
 inline bool operator==(const Tensor& a, const Tensor& b);
 inline bool operator!=(const Tensor& a, const Tensor& b);
 
@@ -91,16 +92,20 @@ inline Index count_of(const std::vector<Index>& shape) {
 /// What is wrong with this type and shape, for a tensor of so many bytes; nothing if it is "".
 inline std::string fault_of(DataType type, const std::vector<Index>& shape, std::uint64_t bytes) {
   const Index count = count_of(shape), width = width_of(type);
-  if (count < 0 || count > largest_index / width) {
+  if (count < 0 || (width > 0 && count > largest_index / width)) {
     return "a shape that overflows or is negative, " + text_of(shape) + ", expected dimensions that an Index can count";
   }
-  if (static_cast<std::uint64_t>(count * width) == bytes) return "";
+  if (type == DataType::other || static_cast<std::uint64_t>(count * width) == bytes) return "";
   return gma::detail::concatenate("data of ", bytes, " bytes, expected ", count * width, " (shape ", text_of(shape),
                                   " of ", name_of(type), ")");
 }
 
 inline std::string fault_of(const Tensor& tensor) {
   std::string fault = fault_of(tensor.type, tensor.shape, tensor.bytes.size());
+  if (fault.empty() && tensor.other_type.empty() == (tensor.type == DataType::other)) {
+    return gma::detail::concatenate("the type ", name_of(tensor.type), " and other_type '", tensor.other_type,
+                                    "', expected a name for DataType::other and for no other");
+  }
   if (fault.empty() && tensor.type == DataType::boolean) {
     const auto bad = std::find_if(tensor.bytes.begin(), tensor.bytes.end(), [](unsigned char b) { return b > 1; });
     if (bad != tensor.bytes.end()) fault = "the byte " + std::to_string(int{*bad}) + " for a boolean, expected 0 or 1";
@@ -111,6 +116,15 @@ inline std::string fault_of(const Tensor& tensor) {
 inline void check_tensor(const char* function, const Tensor& tensor) {
   const std::string fault = fault_of(tensor);
   if (!fault.empty()) gma::detail::invalid_argument(function, "tensor has ", fault);
+}
+
+/// The same, and that its numbers are known.
+inline void check_numbers(const char* function, const Tensor& tensor) {
+  check_tensor(function, tensor);
+  if (tensor.type == DataType::other) {
+    gma::detail::invalid_argument(function, "tensor is of the type ", tensor.other_type,
+                                  ", which gma does not know: its bytes give no numbers");
+  }
 }
 
 template <class S>
@@ -147,7 +161,7 @@ inline Index Tensor::size() const {
 
 template <class S>
 Matrix<S> Tensor::matrix() const {
-  detail::check_tensor("io::Tensor::matrix", *this);
+  detail::check_numbers("io::Tensor::matrix", *this);
   Index rows = 1, cols = 1;
   for (std::size_t i = 0; i < shape.size(); ++i) (i == 0 ? rows : cols) *= shape[i];
   Matrix<S> result(rows, cols);
@@ -157,7 +171,7 @@ Matrix<S> Tensor::matrix() const {
 
 template <class S>
 Vector<S> Tensor::vector() const {
-  detail::check_tensor("io::Tensor::vector", *this);
+  detail::check_numbers("io::Tensor::vector", *this);
   if (std::count(shape.begin(), shape.end(), Index{1}) + 1 < static_cast<Index>(shape.size())) {
     gma::detail::invalid_argument("io::Tensor::vector", "shape is ", detail::text_of(shape),
                                   ", expected at most one dimension other than 1");
@@ -168,7 +182,7 @@ Vector<S> Tensor::vector() const {
 }
 
 inline bool operator==(const Tensor& a, const Tensor& b) {
-  return a.type == b.type && a.shape == b.shape && a.bytes == b.bytes;
+  return a.type == b.type && a.other_type == b.other_type && a.shape == b.shape && a.bytes == b.bytes;
 }
 inline bool operator!=(const Tensor& a, const Tensor& b) { return !(a == b); }
 

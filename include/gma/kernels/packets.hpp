@@ -95,6 +95,18 @@ struct Packet {
 #endif
   }
 
+  /// Keeps the compiler from fusing the product that made x with a sum that follows: where bits must not depend on what
+  /// else is in a loop.
+  EIGEN_STRONG_INLINE void round_here() {
+#if defined(__GNUC__) && defined(EIGEN_VECTORIZE_AVX512)
+    asm("" : "+v"(x));
+#elif defined(__GNUC__) && defined(EIGEN_VECTORIZE_SSE)
+    asm("" : "+x"(x));
+#elif defined(__GNUC__) && defined(EIGEN_VECTORIZE_NEON)
+    asm("" : "+w"(x));
+#endif
+  }
+
   EIGEN_STRONG_INLINE S sum() const { return detail::ei::predux(x); }
   EIGEN_STRONG_INLINE S largest() const { return detail::ei::predux_max(x); }
 

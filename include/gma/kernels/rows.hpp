@@ -329,6 +329,22 @@ S dot(const S* a, const S* b, Index count) {
   }
 }
 
+/// Whether one of `count` numbers lies between zero and `limit`, both excluded.
+template <class S>
+bool any_between_zero_and(const S& limit, const S* values, Index count) {
+  if constexpr (has_packets<S>) {
+    S found(0);
+    packets::for_each_packet<S>(count, [&](Index k, auto width) {
+      using P = Packet<S, width.value>;
+      const P x = P::load(values + k);
+      found += where_greater(P::all(limit), x, where_greater(x, P::all(S(0)), P::all(S(1)))).sum();
+    });
+    return found > S(0);
+  } else {
+    return std::any_of(values, values + count, [&](const S& x) { return x > S(0) && x < limit; });
+  }
+}
+
 /// out[i cols + j] = a[i] b[j]; a may lie at the start of out.
 template <class S>
 void outer_product(const S* a, Index rows, const S* b, Index cols, S* out) {

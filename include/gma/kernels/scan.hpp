@@ -2,14 +2,16 @@
 // The causal recurrence without any work that grows with the tile: a block of the state stays in registers while the
 // tokens run by, each writing to it and then reading it,
 //   s <- s + a_t^T v_t        y_t = c_t s
-// 2 K e multiply-adds a token, and nothing else but loads. With other rows in the three roles, and the tokens in the
+// 2 K e multiply-adds per token, and nothing else but loads. With other rows in the three roles, and the tokens in the
 // opposite order, the same loop is each part of the backward pass (DERIVATION.md).
 #pragma once
 
 #include <algorithm>
 
 #include "gma/core/types.hpp"
+#include "gma/kernels/decay.hpp"
 #include "gma/kernels/packets.hpp"
+#include "gma/kernels/rows.hpp"
 
 namespace gma::kernels {
 
@@ -20,17 +22,17 @@ struct TokenPointer {
   Index stride;
 };
 
-/// One stretch of tokens, at least one, through a state of rows x cols numbers.
+/// One run of tokens, at least one, through a state of rows x cols numbers.
 template <class S>
 struct Scan {
   Index tokens, rows, cols;
-  TokenPointer<const S> writes;  // a, `rows` numbers a token
-  TokenPointer<const S> values;  // v, `cols` numbers a token
-  TokenPointer<const S> reads;   // c, `rows` numbers a token
-  TokenPointer<S> out;           // y, `cols` numbers a token
+  TokenPointer<const S> writes;  // a, `rows` numbers per token
+  TokenPointer<const S> values;  // v, `cols` numbers per token
+  TokenPointer<const S> reads;   // c, `rows` numbers per token
+  TokenPointer<S> out;           // y, `cols` numbers per token
   S* state;                      // rows x cols, without gaps
-  S before = S(1);               // the state is multiplied by this as it comes in, 0: whatever it holds becomes zero
-  S after = S(1);                // and by this as it goes out
+  Decay<S> before = {};          // the state is multiplied by this as it comes in
+  Decay<S> after = {};           // and by this as it goes out
   bool adds = false;             // to y, else it is assigned
 };
 
@@ -40,12 +42,8 @@ template <class S>
 void scan(const Scan<S>& p) {
   Eigen::Map<Matrix<S>> state(p.state, p.rows, p.cols);
   using Row = Eigen::Map<const RowVector<S>>;
-  const auto scale = [&](const S& factor) {
-    if (factor == S(0)) {
-      state.setConstant(S(0));
-    } else if (!(factor == S(1))) {
-      state *= factor;
-    }
+  const auto scale = [&](const Decay<S>& decay) {
+    if (!decay.is_one()) state = state.unaryExpr([&](const S& s) { return decay.of(s); });
   };
   scale(p.before);
   for (Index t = 0; t < p.tokens; ++t) {
@@ -57,6 +55,32 @@ void scan(const Scan<S>& p) {
     y.noalias() += c * state;
   }
   scale(p.after);
+}
+
+template <class S>
+void decay_all(const Decay<S>& decay, S* values, Index count) {
+  for (Index k = 0; k < count && !decay.is_one(); ++k) values[k] = decay.of(values[k]);
+}
+
+template <class S>
+void settle(const Decay<S>& decay, const S* change, Index count, S* high, S* low) {
+  for (Index i = 0; i < count; ++i) {
+    const S before = decay.near_one ? high[i] : decay.of(high[i]);
+    const S d = decay.of(low[i]) + (decay.near_one ? S(high[i] * decay.factor + change[i]) : change[i]);
+    high[i] = before + d;
+    low[i] = d - (high[i] - before);
+  }
+}
+
+template <class S>
+void compensated_step(const Scan<S>& p, S* remainder, const S& left) {
+  plain::decay_all(p.before.restarts() ? p.before : Decay<S>(), p.state, p.rows * p.cols);
+  Eigen::Map<Matrix<S>> state(p.state, p.rows, p.cols);
+  Eigen::Map<RowVector<S>> y(p.out.data, p.cols);
+  const Eigen::Map<const RowVector<S>> a(p.writes.data, p.rows), v(p.values.data, p.cols), c(p.reads.data, p.rows);
+  const Matrix<S> change = a.transpose() * v;
+  y = c * change + (c * state) * left;
+  plain::settle(p.before, change.data(), change.size(), p.state, remainder);
 }
 
 }  // namespace plain
@@ -72,11 +96,13 @@ EIGEN_STRONG_INLINE void scan_block(const Scan<S> p, Index row, Index col) {
   using P = Packet<S, N>;
   Registers<P, Rows, Packets> state;
   S* at = p.state + row * p.cols + col;
+  const P before = P::all(p.before.factor), after = P::all(p.after.factor);
   GMA_UNROLL
   for (int i = 0; i < Rows; ++i) {
     GMA_UNROLL
     for (int j = 0; j < Packets; ++j) {
-      state[i][j] = p.before == S(0) ? P::all(S(0)) : P::load(at + i * p.cols + j * N) * P::all(p.before);
+      state[i][j] =
+          p.before.restarts() ? P::all(S(0)) : decayed(P::load(at + i * p.cols + j * N), before, p.before.near_one);
     }
   }
   const S *a = p.writes.data + row, *v = p.values.data + col, *c = p.reads.data + row;
@@ -111,7 +137,7 @@ EIGEN_STRONG_INLINE void scan_block(const Scan<S> p, Index row, Index col) {
   for (int i = 0; i < Rows; ++i) {
     GMA_UNROLL
     for (int j = 0; j < Packets; ++j) {
-      const P x = p.after == S(0) ? P::all(S(0)) : state[i][j] * P::all(p.after);
+      const P x = p.after.restarts() ? P::all(S(0)) : decayed(state[i][j], after, p.after.near_one);
       x.store(at + i * p.cols + j * N);
     }
   }
@@ -137,12 +163,13 @@ void scan_columns(const Scan<S>& p, Index col) {
   }
 }
 
-/// A single token: all rows of the state pass through registers once, and y stays there.
-/// The state is multiplied by `before` and `after` if Scales.
-template <int N, int Packets, bool Scales, class S>
+/// A single token: all rows of the state pass through registers once, and y stays there. Decays: the state is
+/// multiplied by `before`.
+template <int N, int Packets, bool Decays, class S>
 void step_columns(const Scan<S> p, Index col) {
   using P = Packet<S, N>;
-  const P before = P::all(p.before), after = P::all(p.after);
+  const bool near_one = p.before.near_one;
+  const P factor = P::all(p.before.factor);
   for (; col + Index(Packets) * N <= p.cols; col += Index(Packets) * N) {
     Registers<P, Packets> value, sum;
     S* y = p.out.data + col;
@@ -157,10 +184,9 @@ void step_columns(const Scan<S> p, Index col) {
       GMA_UNROLL
       for (int j = 0; j < Packets; ++j) {
         P x = P::load(at + j * N);
-        if constexpr (Scales) x = x * before;
+        if constexpr (Decays) x = decayed(x, factor, near_one);
         x = multiply_add(write, value[j], x);
         sum[j] = multiply_add(read, x, sum[j]);
-        if constexpr (Scales) x = x * after;
         x.store(at + j * N);
       }
     }
@@ -169,9 +195,55 @@ void step_columns(const Scan<S> p, Index col) {
   }
   if (col == p.cols) return;
   if constexpr (Packets > 1) {
-    step_columns<N, Packets / 2, Scales>(p, col);
+    step_columns<N, Packets / 2, Decays>(p, col);
   } else if constexpr (N > 1) {
-    step_columns<narrower<S, N>, 1, Scales>(p, col);
+    step_columns<narrower<S, N>, 1, Decays>(p, col);
+  }
+}
+
+/// A single token and a state of two numbers each, state + remainder. y is what the token itself adds, plus the old
+/// state, read and decayed: the operations, and so the bits, of a scan from zero and a product with the state.
+template <int N, int Packets, bool Decays, class S>
+void compensated_columns(const Scan<S> p, S* remainder, const S& left, Index col) {
+  using P = Packet<S, N>;
+  [[maybe_unused]] const bool near_one = p.before.near_one;
+  [[maybe_unused]] const P factor = P::all(p.before.factor);
+  for (; col + Index(Packets) * N <= p.cols; col += Index(Packets) * N) {
+    Registers<P, Packets> value, old, own;
+    GMA_UNROLL
+    for (int j = 0; j < Packets; ++j) {
+      value[j] = P::load(p.values.data + col + j * N);
+      old[j] = own[j] = P::all(S(0));
+    }
+    S *at = p.state + col, *low = remainder + col;
+    for (Index i = 0; i < p.rows; ++i, at += p.cols, low += p.cols) {
+      const P write = P::all(p.writes.data[i]), read = P::all(p.reads.data[i]);
+      GMA_UNROLL
+      for (int j = 0; j < Packets; ++j) {
+        P x = P::load(at + j * N), rest = P::load(low + j * N);
+        const P change = multiply_add(write, value[j], P::all(S(0)));
+        old[j] = multiply_add(read, x, old[j]);
+        own[j] = multiply_add(read, change, own[j]);
+        if constexpr (Decays) rest = near_one ? multiply_add(x, factor, decayed(rest, factor, true)) : rest * factor;
+        const P d = rest + change;
+        if constexpr (Decays) x = near_one ? x : x * factor;
+        const P next = x + d;
+        (d - (next - x)).store(low + j * N);
+        next.store(at + j * N);
+      }
+    }
+    GMA_UNROLL
+    for (int j = 0; j < Packets; ++j) {
+      if constexpr (Decays) old[j] = old[j] * P::all(left);
+      old[j].round_here();
+      (own[j] + old[j]).store(p.out.data + col + j * N);
+    }
+  }
+  if (col == p.cols) return;
+  if constexpr (Packets > 1) {
+    compensated_columns<N, Packets / 2, Decays>(p, remainder, left, col);
+  } else if constexpr (N > 1) {
+    compensated_columns<narrower<S, N>, 1, Decays>(p, remainder, left, col);
   }
 }
 
@@ -179,13 +251,64 @@ inline constexpr int step_packets = registers >= 32 ? 8 : 4;
 
 template <class S>
 void step(const Scan<S>& p) {
-  if (p.before == S(0)) std::fill_n(p.state, p.rows * p.cols, S(0));
-  if (!(p.before == S(1) && p.after == S(1))) {
-    step_columns<widest<S>, step_packets, true>(p, 0);
-    if (p.after == S(0)) std::fill_n(p.state, p.rows * p.cols, S(0));
-  } else {
+  if (p.before.restarts()) std::fill_n(p.state, p.rows * p.cols, S(0));
+  if (p.before.is_one()) {
     step_columns<widest<S>, step_packets, false>(p, 0);
+  } else {
+    step_columns<widest<S>, step_packets, true>(p, 0);
   }
+}
+
+template <class S>
+void compensated_step(const Scan<S>& p, S* remainder, const S& left) {
+  if (p.before.restarts()) {
+    std::fill_n(p.state, p.rows * p.cols, S(0));
+    std::fill_n(remainder, p.rows * p.cols, S(0));
+  }
+  if (p.before.is_one()) {
+    compensated_columns<widest<S>, step_packets / 2, false>(p, remainder, left, 0);
+  } else {
+    compensated_columns<widest<S>, step_packets / 2, true>(p, remainder, left, 0);
+  }
+}
+
+template <class S>
+void decay_all(const Decay<S>& decay, S* values, Index count) {
+  if (decay.is_one()) return;
+  if (decay.restarts()) {
+    std::fill_n(values, count, S(0));
+    return;
+  }
+  for_each_packet<S>(count, [&](Index k, auto width) {
+    using P = Packet<S, width.value>;
+    decayed(P::load(values + k), P::all(decay.factor), decay.near_one).store(values + k);
+  });
+}
+
+template <int N, class S>
+EIGEN_STRONG_INLINE void settle(const Decay<S>& decay, const S* change, Index i, S* high, S* low) {
+  using P = Packet<S, N>;
+  const P factor = P::all(decay.factor);
+  P x = P::load(high + i);
+  P d = decayed(P::load(low + i), factor, decay.near_one) + P::load(change + i);
+  if (decay.near_one) {
+    d = multiply_add(x, factor, d);
+  } else {
+    x = x * factor;
+  }
+  const P next = x + d;
+  (d - (next - x)).store(low + i);
+  next.store(high + i);
+}
+
+template <class S>
+void settle(const Decay<S>& decay, const S* change, Index count, S* high, S* low) {
+  if (decay.restarts()) {
+    std::copy_n(change, count, high);
+    std::fill_n(low, count, S(0));
+    return;
+  }
+  for_each_packet<S>(count, [&](Index i, auto width) { settle<width.value>(decay, change, i, high, low); });
 }
 
 /// Tokens of which the four rows stay in the first-level cache while the blocks of the state pass over them.
@@ -196,8 +319,8 @@ void scan(const Scan<S>& p) {
   Scan<S> part = p;
   for (Index begin = 0; begin < p.tokens; begin += scan_tokens) {
     part.tokens = p.tokens - begin < scan_tokens ? p.tokens - begin : scan_tokens;
-    part.before = begin == 0 ? p.before : S(1);
-    part.after = begin + part.tokens == p.tokens ? p.after : S(1);
+    part.before = begin == 0 ? p.before : Decay<S>();
+    part.after = begin + part.tokens == p.tokens ? p.after : Decay<S>();
     scan_columns<widest<S>, scan_packets>(part, 0);
     part.writes.data += scan_tokens * p.writes.stride;
     part.values.data += scan_tokens * p.values.stride;
@@ -208,16 +331,53 @@ void scan(const Scan<S>& p) {
 
 }  // namespace packets
 
+/// s <- before s, then the recurrence over the tokens, then s <- after s.
 template <class S>
 void scan(const Scan<S>& p) {
+  if (p.rows == 0) {  // y is a sum of nothing, and no block of the state would assign it
+    for (Index t = 0; t < p.tokens && !p.adds; ++t) std::fill_n(p.out.data + t * p.out.stride, p.cols, S(0));
+    return;
+  }
   if constexpr (has_packets<S>) {
-    if (p.tokens == 1) {
+    if (p.tokens == 1 && p.after.is_one()) {
       packets::step(p);
     } else {
       packets::scan(p);
     }
   } else {
     plain::scan(p);
+  }
+}
+
+/// The same for a single token and a state of two parts, state + remainder (rows x cols, without gaps); `after` is one,
+/// and y is assigned. `left` is `before` once more, as one number: what is left of the old state where it is read.
+template <class S>
+void compensated_step(const Scan<S>& p, S* remainder, const S& left) {
+  if constexpr (has_packets<S>) {
+    packets::compensated_step(p, remainder, left);
+  } else {
+    plain::compensated_step(p, remainder, left);
+  }
+}
+
+/// values *= decay, `count` numbers.
+template <class S>
+void decay_all(const Decay<S>& decay, S* values, Index count) {
+  if constexpr (has_packets<S>) {
+    packets::decay_all(decay, values, count);
+  } else {
+    plain::decay_all(decay, values, count);
+  }
+}
+
+/// high + low <- decay (high + low) + change, `count` numbers each: the sum of two numbers that a long stream needs,
+/// exact to about the square of what one number rounds to.
+template <class S>
+void settle(const Decay<S>& decay, const S* change, Index count, S* high, S* low) {
+  if constexpr (has_packets<S>) {
+    packets::settle(decay, change, count, high, low);
+  } else {
+    plain::settle(decay, change, count, high, low);
   }
 }
 

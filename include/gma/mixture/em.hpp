@@ -224,6 +224,10 @@ std::vector<Spare> spare_components(const Mixture<double, Covariance>& mixture, 
     const bool is_dead = std::exp(mixture.weight_logits(k)) <= floors.weight * (1 + 1e-9);
     if (twin >= 0 || is_dead) spares.push_back({k, twin});
   }
+  if (static_cast<Index>(spares.size()) == mixture.components()) {  // a floor of 1/K, which all are at: only twins go
+    spares.erase(std::remove_if(spares.begin(), spares.end(), [](const Spare& spare) { return spare.twin < 0; }),
+                 spares.end());
+  }
   return spares;
 }
 

@@ -120,7 +120,7 @@ struct FitFamily<Full> {
     const Matrix<double> lower = factor(mixture, k);  // the row z becomes z L^-1, of covariance L^-T L^-1
     lower.triangularView<Eigen::Lower>().solveInPlace<Eigen::OnTheRight>(row);
   }
-  static Index second_cols(Index dim) { return dim * dim; }
+  static Index second_cols(Index dim) { return product_of_counts(dim, dim); }
   static void maximize_scales(const Moments& moments, double floor, M& mixture) {
     const Index d = mixture.dim();
     for (Index k = 0; k < mixture.components(); ++k) {

@@ -17,6 +17,9 @@ namespace gma {
 ///   void evaluate(const ConstTile<S>& x, Tile<S> r) const;               T x d to T x K
 ///   void backward(const ConstTile<S>& x, const Tile<S>& r, Tile<S> d_r, Tile<S> d_x) const;
 ///                                                                        d_r may be overwritten, d_x is assigned
+/// A map whose features may be negative also has
+///   static constexpr bool is_signed = true;
+/// and the memories written through it may have masses of any sign (Memory::has_signed_mass).
 template <class Map>
 struct FeatureMap {};
 
@@ -26,6 +29,17 @@ namespace detail {
 
 template <class M>
 inline constexpr bool is_feature_map = std::is_base_of_v<FeatureMap<M>, M>;
+
+template <class M>
+inline constexpr bool is_compiled = false;
+template <class S>
+inline constexpr bool is_compiled<CompiledMixture<S>> = true;
+
+/// Whether a map's features may be negative: it then says so with a static member `is_signed`.
+template <class M, class = void>
+inline constexpr bool has_signed_features = false;
+template <class M>
+inline constexpr bool has_signed_features<M, std::void_t<decltype(M::is_signed)>> = M::is_signed;
 
 /// What the inner loops run on for a mixture, or other map, of type M.
 template <class M>

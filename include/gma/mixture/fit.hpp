@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "gma/core/checks.hpp"
@@ -20,9 +21,11 @@ struct InitializationOptions {
   std::uint64_t seed = 0;
   Index kmeans_iterations = 20;  ///< at most; fewer when the clusters no longer change. 0: k-means++ seeds only
   Index em_iterations = 0;       ///< EM steps after k-means; the log-likelihood does not fall over any of them
-  double variance_floor = 1e-4;  ///< no variance, for Full none in any direction, is fitted below it; positive
-  double weight_floor = 1e-2;    ///< no component's weight is fitted below this part of 1/K; in (0, 1]
-  double temperature = 0;        ///< tau of the result; 0: the square root of the routing width
+  /// No variance, for Full none in any direction, is fitted below it. Within 1e-28 and 1e28 for a mixture of float,
+  /// 1e-230 and 1e230 of double: what its compiled form can tell apart.
+  double variance_floor = 1e-4;
+  double weight_floor = 1e-2;  ///< no component's weight is fitted below this part of 1/K; from 1e-300 to 1
+  double temperature = 0;      ///< tau of the result; 0: the square root of the routing width
 };
 
 /// A mixture of `components` components fitted to the rows of `tokens`, N x d of any scalar: k-means++ and Lloyd's
@@ -47,17 +50,20 @@ ProductMixture<S, Covariance> fit_product_mixture(const std::vector<Index>& comp
 
 namespace detail {
 
-inline void check_options(const char* function, const InitializationOptions& options) {
+template <class S>
+void check_options(const char* function, const InitializationOptions& options) {
+  constexpr bool is_float = std::is_same_v<S, float>;
+  constexpr double least = is_float ? 1e-28 : 1e-230, most = is_float ? 1e28 : 1e230;
   const auto check = [&](bool is_valid, const char* name, double value, const char* expected) {
     if (!is_valid) invalid_argument(function, "options.", name, " is ", value, ", expected ", expected);
   };
   check(options.kmeans_iterations >= 0, "kmeans_iterations", static_cast<double>(options.kmeans_iterations),
         "0 or more");
   check(options.em_iterations >= 0, "em_iterations", static_cast<double>(options.em_iterations), "0 or more");
-  check(is_finite(options.variance_floor) && options.variance_floor > 0, "variance_floor", options.variance_floor,
-        "a positive number");
-  check(options.weight_floor > 0 && options.weight_floor <= 1, "weight_floor", options.weight_floor,
-        "a number above 0 and at most 1");
+  check(options.variance_floor >= least && options.variance_floor <= most, "variance_floor", options.variance_floor,
+        is_float ? "a positive number from 1e-28 to 1e28" : "a positive number from 1e-230 to 1e230");
+  check(options.weight_floor >= 1e-300 && options.weight_floor <= 1, "weight_floor", options.weight_floor,
+        "a number from 1e-300 to 1");
   check(is_finite(options.temperature) && options.temperature >= 0, "temperature", options.temperature,
         "a positive number, or 0 for the square root of the routing width");
 }
@@ -97,6 +103,7 @@ template <class S, class Covariance>
 Mixture<S, Covariance> fit_mixture(const char* function, Index components, const Samples& samples,
                                    const InitializationOptions& options, Random& random) {
   if (components < 1) invalid_argument(function, "components is ", components, ", expected at least 1");
+  check_slots(function, "components", components);
   const FitFloors floors{options.variance_floor, options.weight_floor / static_cast<double>(components)};
   const double spread = std::exp(single_gaussian<Isotropic>(samples, floors).log_scales(0, 0));
   const Clusters clusters = kmeans(samples, components, options.kmeans_iterations, spread, random);
@@ -115,7 +122,7 @@ Mixture<S, Covariance> fit_mixture(const char* function, Index components, const
 template <class S, class Covariance, class Derived>
 Mixture<S, Covariance> fit_mixture(Index components, const Eigen::MatrixBase<Derived>& tokens,
                                    const InitializationOptions& options, const Vector<S>& weights) {
-  detail::check_options("fit_mixture", options);
+  detail::check_options<S>("fit_mixture", options);
   detail::Random random(options.seed);
   return detail::fit_mixture<S, Covariance>("fit_mixture", components, detail::samples("fit_mixture", tokens, weights),
                                             options, random);
@@ -127,7 +134,7 @@ ProductMixture<S, Covariance> fit_product_mixture(const std::vector<Index>& comp
                                                   const InitializationOptions& options, const Vector<S>& weights) {
   constexpr const char* function = "fit_product_mixture";
   const Index width = detail::factor_width(function, components, tokens.cols());
-  detail::check_options(function, options);
+  detail::check_options<S>(function, options);
   const detail::Samples samples = detail::samples(function, tokens, weights);
   detail::Random random(options.seed);
   ProductMixture<S, Covariance> mixture;

@@ -21,7 +21,7 @@ Mixture<S, Covariance> random_mixture(Index components, Index dim, std::uint64_t
 
 /// One random mixture a factor, of components[m] components each; `dim` is the sum of the factors' dims and is split in
 /// equal parts: random_product_mixture<float>({16, 16}, 64, seed) has 256 slots and factors of width 32. Throws
-/// std::invalid_argument if `dim` is no multiple of the number of factors.
+/// std::invalid_argument if `dim` is no multiple of the number of factors, or if there are more than max_slots slots.
 template <class S, class Covariance = Diagonal>
 ProductMixture<S, Covariance> random_product_mixture(const std::vector<Index>& components, Index dim,
                                                      std::uint64_t seed);
@@ -38,7 +38,14 @@ Mixture<S, Covariance> random_mixture(Index components, Index dim, Random& rando
   return mixture.template cast<S>();
 }
 
-/// Width of each of the factors that `dim` columns are split into.
+/// The slots of a product mixture of factors of these sizes.
+inline Index slots_of(const std::vector<Index>& components) {
+  Index slots = 1;
+  for (const Index count : components) slots = product_of_counts(slots, count);
+  return slots;
+}
+
+/// Width of each of the factors that `dim` columns are split into. Their slots are not too many.
 inline Index factor_width(const char* function, const std::vector<Index>& components, Index dim) {
   if (components.empty()) invalid_argument(function, "components is empty, expected one size per factor");
   const Index factors = static_cast<Index>(components.size());
@@ -46,6 +53,7 @@ inline Index factor_width(const char* function, const std::vector<Index>& compon
     invalid_argument(function, "dim is ", dim, ", expected a positive multiple of ", factors,
                      " (the number of factors)");
   }
+  check_slots(function, "components", slots_of(components));
   return dim / factors;
 }
 

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "gma/core/checks.hpp"
+#include "gma/core/counts.hpp"
+#include "gma/core/resize.hpp"
 #include "gma/core/types.hpp"
 
 namespace gma {
@@ -42,7 +44,7 @@ struct Tied {
 struct Full {
   static constexpr const char* name = "full";
   static Index scale_rows(Index components) { return components; }
-  static Index scale_cols(Index dim) { return dim * dim; }
+  static Index scale_cols(Index dim) { return detail::product_of_counts(dim, dim); }
 };
 
 /// p(x) = sum_k pi_k Normal(x; mu_k, Sigma_k), read through the tempered posterior r_k(x) = softmax_k(log p(x, k) /
@@ -54,7 +56,8 @@ struct Mixture {
   Mixture() = default;
 
   /// Equal weights, means at the origin, unit scales, temperature 1: a valid mixture of K components of width d, whose
-  /// components are all the same. See initialization.hpp for useful ones. Throws if `components` or `dim` is below 1.
+  /// components are all the same. See initialization.hpp for useful ones. Throws if `components` or `dim` is below 1,
+  /// or `components` above max_slots.
   Mixture(Index components, Index dim);
 
   Vector<S> weight_logits;  ///< K: pi = softmax(weight_logits)
@@ -80,7 +83,7 @@ struct ProductMixture {
 
   std::vector<Mixture<S, Covariance>> factors;
 
-  Index components() const;  ///< product over the factors; 0 without factors
+  Index components() const;  ///< product over the factors, the largest Index if it is more; 0 without factors
   Index dim() const;         ///< sum over the factors
 
   template <class T>
@@ -88,7 +91,8 @@ struct ProductMixture {
 };
 
 /// Throws std::invalid_argument that names the parameter if shapes do not fit together, if there is no component or no
-/// dimension, or if a parameter is not finite. Cost: one pass over the parameters. The operators check shapes only.
+/// dimension, if there are more than max_slots (2^24) components, or if a parameter is not finite. Cost: one pass over
+/// the parameters. The operators check all but the last.
 template <class S, class Covariance>
 void validate(const Mixture<S, Covariance>& mixture);
 template <class S, class Covariance>
@@ -100,6 +104,9 @@ template <class S, class Covariance>
 Mixture<S, Covariance>::Mixture(Index components, Index dim) {
   if (components < 1) detail::invalid_argument("Mixture", "components is ", components, ", expected at least 1");
   if (dim < 1) detail::invalid_argument("Mixture", "dim is ", dim, ", expected at least 1");
+  if (components > max_slots) {
+    detail::invalid_argument("Mixture", "components is ", components, ", expected at most ", max_slots);
+  }
   weight_logits = Vector<S>::Constant(components, S(0));
   means = Matrix<S>::Constant(components, dim, S(0));
   log_scales = Matrix<S>::Constant(Covariance::scale_rows(components), Covariance::scale_cols(dim), S(0));
@@ -119,14 +126,15 @@ Mixture<T, Covariance> Mixture<S, Covariance>::cast() const {
 template <class S, class Covariance>
 Index ProductMixture<S, Covariance>::components() const {
   Index product = factors.empty() ? 0 : 1;
-  for (const Mixture<S, Covariance>& factor : factors) product *= factor.components();
+  for (const Mixture<S, Covariance>& factor : factors)
+    product = detail::product_of_counts(product, factor.components());
   return product;
 }
 
 template <class S, class Covariance>
 Index ProductMixture<S, Covariance>::dim() const {
   Index sum = 0;
-  for (const Mixture<S, Covariance>& factor : factors) sum += factor.dim();
+  for (const Mixture<S, Covariance>& factor : factors) sum = detail::sum_of_counts(sum, factor.dim());
   return sum;
 }
 
@@ -139,6 +147,14 @@ ProductMixture<T, Covariance> ProductMixture<S, Covariance>::cast() const {
 }
 
 namespace detail {
+
+/// `components` slots are not too many, in all.
+inline void check_slots(const char* function, const char* argument, Index components) {
+  if (components > max_slots) {
+    invalid_argument(function, argument, " has ", components == max_index ? "at least " : "", components,
+                     " slots, expected at most ", max_slots);
+  }
+}
 
 /// Shapes of one mixture; `factor` is its place in a product, -1 where there is none. Text is made for errors only.
 template <class S, class Covariance>
@@ -165,11 +181,13 @@ void check_parameters(const char* function, const ProductMixture<S, Covariance>&
   for (std::size_t m = 0; m < mixture.factors.size(); ++m) {
     check_factor(function, mixture.factors[m], static_cast<Index>(m));
   }
+  check_slots(function, "mixture", mixture.components());
 }
 
 template <class S, class Covariance>
 void check_parameters(const char* function, const Mixture<S, Covariance>& mixture) {
   check_factor(function, mixture, -1);
+  check_slots(function, "mixture", mixture.components());
 }
 
 template <class S, class Covariance>
@@ -195,9 +213,9 @@ void add_parameters(ProductMixture<S, Covariance>& sum, const ProductMixture<S, 
 
 template <class S, class Covariance>
 void set_zero_like(Mixture<S, Covariance>& mixture, const Mixture<S, Covariance>& like) {
-  mixture.weight_logits.setConstant(like.weight_logits.size(), S(0));
-  mixture.means.setConstant(like.means.rows(), like.means.cols(), S(0));
-  mixture.log_scales.setConstant(like.log_scales.rows(), like.log_scales.cols(), S(0));
+  set_constant(mixture.weight_logits, like.weight_logits.size(), S(0));
+  set_constant(mixture.means, like.means.rows(), like.means.cols(), S(0));
+  set_constant(mixture.log_scales, like.log_scales.rows(), like.log_scales.cols(), S(0));
   mixture.log_temperature = S(0);
 }
 template <class S, class Covariance>

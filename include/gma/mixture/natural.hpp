@@ -9,13 +9,15 @@
 //   squares      [x, x*x]  2d     phi W + b
 //   whitened      x        d      -1/(2 tau) |(x - mu_k) L_k|^2 + b_k
 //
-// with p = exp(-2 s) the precisions and everything in W and b divided by tau.
+// with p = exp(-2 s) the precisions and everything in W and b divided by tau. Where the means lie far from the origin,
+// x and mu are counted from a common centre, which changes no logit but by rounding.
 #pragma once
 
 #include <cmath>
 #include <vector>
 
 #include "gma/mixture/mixture.hpp"
+#include "gma/mixture/natural_range.hpp"
 
 namespace gma {
 
@@ -26,12 +28,14 @@ enum class Features { linear, squared_norm, squares, whitened };
 template <class S>
 struct NaturalParameters {
   Features features = Features::linear;
-  Matrix<S> weights;             ///< W, D x K; whitened: the K factors L_k stacked, K*d x d
-  Matrix<S> means;               ///< whitened only: K x d
-  RowVector<S> bias;             ///< b, K
-  S temperature = S(1);          ///< tau
-  S log_normalizer = S(0);       ///< the part of log p(x, k) that depends on neither token nor component
-  Matrix<S> precisions;          ///< p = exp(-2 log_scales), but for whitened
+  Matrix<S> weights;        ///< W, D x K; whitened: the K factors L_k stacked, K*d x d
+  Matrix<S> means;          ///< whitened only: K x d
+  RowVector<S> bias;        ///< b, K
+  S temperature = S(1);     ///< tau
+  S log_normalizer = S(0);  ///< the part of log p(x, k) that depends on neither token nor component
+  Matrix<S> precisions;     ///< p = exp(-2 log_scales), but for whitened
+  RowVector<S> center;      ///< c: tokens and means are counted from it, if is_centered; but for whitened
+  bool is_centered = false;
   Matrix<S> transposed_weights;  ///< W^T, K x D, for the backward pass, but for whitened
 
   Index dim = 0;
@@ -48,18 +52,20 @@ struct CompiledMixture {
 
   Index components() const {
     Index product = factors.empty() ? 0 : 1;
-    for (const NaturalParameters<S>& factor : factors) product *= factor.components();
+    for (const NaturalParameters<S>& factor : factors)
+      product = detail::product_of_counts(product, factor.components());
     return product;
   }
   Index dim() const {
     Index sum = 0;
-    for (const NaturalParameters<S>& factor : factors) sum += factor.dim;
+    for (const NaturalParameters<S>& factor : factors) sum = detail::sum_of_counts(sum, factor.dim);
     return sum;
   }
 };
 
-/// Natural parameters of a mixture. Cost O(K d), for Full O(K d^2). Throws std::invalid_argument if the shapes of the
-/// parameters do not fit together.
+/// Natural parameters of a mixture. Cost O(K d), for Full O(K d^2). A temperature, scale or weight so extreme that
+/// logits would overflow counts as at a bound (natural_range.hpp), in gradients too. Throws std::invalid_argument if
+/// the shapes of the parameters do not fit together, or if there are more than max_slots components.
 template <class S, class Covariance>
 CompiledMixture<S> compile(const Mixture<S, Covariance>& mixture);
 template <class S, class Covariance>
@@ -91,9 +97,16 @@ S log_temperature_gradient(const NaturalParameters<S>& natural, const NaturalPar
            gradient.bias.cwiseProduct(natural.bias).sum());
 }
 
+/// mu_ki as tokens are counted.
+template <class S, class Covariance>
+S centered_mean(const Mixture<S, Covariance>& mixture, const NaturalParameters<S>& natural, Index k, Index i) {
+  return natural.is_centered ? S(mixture.means(k, i) - natural.center(i)) : mixture.means(k, i);
+}
+
 /// compile() and pull_back() of one covariance family, in plain loops: they run once a call and compile fast.
-/// `beta` is 1 / tau. compile() finds bias and precisions set; pull_back() gets what compile() made and the gradients
-/// of the untempered W and b (so d l = beta d(W, b)), and finds the parts of `out` in size, out.log_scales zero.
+/// `beta` is 1 / tau. compile() finds bias, precisions and centre set; pull_back() gets what compile() made and the
+/// gradients of the untempered W and b (so d l = beta d(W, b)), and finds the parts of `out` in size, out.log_scales
+/// zero.
 template <class S, class Covariance>
 struct Family;
 
@@ -103,10 +116,10 @@ struct Family<S, Isotropic> {
     const Index d = mixture.dim();
     const Matrix<S>& p = natural.precisions;
     natural.features = Features::squared_norm;
-    natural.weights.resize(d + 1, mixture.components());
+    resize(natural.weights, d + 1, mixture.components());
     for (Index k = 0; k < mixture.components(); ++k) {
       for (Index i = 0; i < d; ++i) {
-        const S mu = mixture.means(k, i);
+        const S mu = centered_mean(mixture, natural, k, i);
         natural.weights(i, k) = mu * p(k, 0) * beta;
         natural.bias(k) -= mu * mu * p(k, 0) * S(0.5);
       }
@@ -124,7 +137,7 @@ struct Family<S, Isotropic> {
       const S db = gradient.bias(k);
       S sum = gradient.weights(d, k);
       for (Index i = 0; i < d; ++i) {
-        const S mu = mixture.means(k, i), dw = gradient.weights(i, k);
+        const S mu = centered_mean(mixture, natural, k, i), dw = gradient.weights(i, k);
         out.means(k, i) = p(k, 0) * (dw - mu * db);
         sum += mu * (mu * db - S(2) * dw);
       }
@@ -139,10 +152,10 @@ struct Family<S, Diagonal> {
     const Index d = mixture.dim();
     const Matrix<S>& p = natural.precisions;
     natural.features = Features::squares;
-    natural.weights.resize(2 * d, mixture.components());
+    resize(natural.weights, 2 * d, mixture.components());
     for (Index k = 0; k < mixture.components(); ++k) {
       for (Index i = 0; i < d; ++i) {
-        const S mu = mixture.means(k, i);
+        const S mu = centered_mean(mixture, natural, k, i);
         natural.weights(i, k) = mu * p(k, i) * beta;
         natural.weights(d + i, k) = p(k, i) * S(-0.5) * beta;
         natural.bias(k) -= mu * mu * p(k, i) * S(0.5) + mixture.log_scales(k, i);
@@ -158,7 +171,7 @@ struct Family<S, Diagonal> {
     for (Index k = 0; k < mixture.components(); ++k) {
       const S db = gradient.bias(k);
       for (Index i = 0; i < d; ++i) {
-        const S mu = mixture.means(k, i), dw = gradient.weights(i, k);
+        const S mu = centered_mean(mixture, natural, k, i), dw = gradient.weights(i, k);
         out.means(k, i) = p(k, i) * (dw - mu * db);
         out.log_scales(k, i) = p(k, i) * (mu * (mu * db - S(2) * dw) + gradient.weights(d + i, k)) - db;
       }
@@ -172,10 +185,10 @@ struct Family<S, Tied> {
     const Index d = mixture.dim();
     const Matrix<S>& p = natural.precisions;
     natural.features = Features::linear;
-    natural.weights.resize(d, mixture.components());
+    resize(natural.weights, d, mixture.components());
     for (Index k = 0; k < mixture.components(); ++k) {
       for (Index i = 0; i < d; ++i) {
-        const S mu = mixture.means(k, i);
+        const S mu = centered_mean(mixture, natural, k, i);
         natural.weights(i, k) = mu * p(0, i) * beta;
         natural.bias(k) -= mu * mu * p(0, i) * S(0.5);
       }
@@ -190,7 +203,7 @@ struct Family<S, Tied> {
     for (Index k = 0; k < mixture.components(); ++k) {
       const S db = gradient.bias(k);
       for (Index i = 0; i < mixture.dim(); ++i) {
-        const S mu = mixture.means(k, i), dw = gradient.weights(i, k);
+        const S mu = centered_mean(mixture, natural, k, i), dw = gradient.weights(i, k);
         out.means(k, i) = p(0, i) * (dw - mu * db);
         out.log_scales(0, i) += p(0, i) * mu * (mu * db - S(2) * dw);
       }
@@ -207,47 +220,63 @@ struct Family<S, Full> {
     return i == j ? S(exp(entry)) : i > j ? entry : S(0);
   }
 
-  static void compile(const Mixture<S, Full>& mixture, const S& /*beta*/, NaturalParameters<S>& natural) {
+  static void compile(const Mixture<S, Full>& mixture, const S& beta, NaturalParameters<S>& natural) {
+    using std::sqrt;
     const Index d = mixture.dim();
+    const S most = sqrt(largest_precision(reach_of(mixture.means, mixture.means.row(0)), beta));
     natural.features = Features::whitened;
-    natural.means = mixture.means;
-    natural.weights.resize(mixture.components() * d, d);
+    assign(natural.means, mixture.means);
+    resize(natural.weights, mixture.components() * d, d);
     for (Index k = 0; k < mixture.components(); ++k) {
       for (Index i = 0; i < d; ++i) {
-        for (Index j = 0; j < d; ++j) natural.weights(k * d + i, j) = lower(mixture, k, i, j);
+        for (Index j = 0; j < d; ++j) {
+          natural.weights(k * d + i, j) = bounded(lower(mixture, k, i, j), S(-most), most);
+        }
         natural.bias(k) += mixture.log_scales(k, i * d + i);  // log det L_k
       }
     }
   }
 
   // d L_k as gathered; d log L_k,ii = dL_ii L_ii + db_k. The gradient of L and mu is gathered tempered already.
-  static void pull_back(const Mixture<S, Full>& mixture, const NaturalParameters<S>& /*natural*/,
+  static void pull_back(const Mixture<S, Full>& mixture, const NaturalParameters<S>& natural,
                         const NaturalParameters<S>& gradient, Mixture<S, Full>& out) {
     const Index d = mixture.dim();
-    out.means = gradient.means;
+    assign(out.means, gradient.means);
     for (Index k = 0; k < mixture.components(); ++k) {
       for (Index i = 0; i < d; ++i) {
         for (Index j = 0; j < i; ++j) out.log_scales(k, i * d + j) = gradient.weights(k * d + i, j);
-        out.log_scales(k, i * d + i) = gradient.weights(k * d + i, i) * lower(mixture, k, i, i) + gradient.bias(k);
+        out.log_scales(k, i * d + i) =
+            gradient.weights(k * d + i, i) * natural.weights(k * d + i, i) + gradient.bias(k);
       }
     }
   }
 };
 
+/// Precisions and centre, which the families with features that are linear in W share.
+template <class S, class Covariance>
+void compile_scales(const Mixture<S, Covariance>& mixture, const S& beta, NaturalParameters<S>& natural) {
+  assign(natural.precisions, (mixture.log_scales.array() * S(-2)).exp().matrix());
+  natural.is_centered = choose_center(mixture.means, natural.precisions, beta, natural.bias, natural.center);
+  const S most = largest_precision(reach_of(mixture.means, natural.center), beta);
+  for (Index i = 0; i < natural.precisions.size(); ++i) {
+    if (natural.precisions.data()[i] > most) natural.precisions.data()[i] = most;
+  }
+}
+
 /// Into `natural`, whose memory is reused.
 template <class S, class Covariance>
 void compile_factor(const Mixture<S, Covariance>& mixture, NaturalParameters<S>& natural) {
-  using std::exp;
   constexpr bool is_full = std::is_same_v<Covariance, Full>;
   natural.dim = mixture.dim();
-  natural.temperature = exp(mixture.log_temperature);
-  natural.log_normalizer = S(-0.5 * log_two_pi * static_cast<double>(mixture.dim()));
-  natural.bias = (mixture.weight_logits.array() - log_sum_exp(mixture.weight_logits)).matrix().transpose();
-  if constexpr (!is_full) natural.precisions = (mixture.log_scales.array() * S(-2)).exp();
+  natural.temperature = bounded_temperature(mixture.log_temperature);
   const S beta = S(1) / natural.temperature;
+  if constexpr (!is_full) compile_scales(mixture, beta, natural);
+  natural.log_normalizer = S(-0.5 * log_two_pi * static_cast<double>(mixture.dim()));
+  assign(natural.bias, (mixture.weight_logits.array() - log_sum_exp(mixture.weight_logits)).matrix().transpose());
   Family<S, Covariance>::compile(mixture, beta, natural);
-  natural.bias *= beta;
-  if constexpr (!is_full) natural.transposed_weights = natural.weights.transpose();
+  const S most = power_of_range<S>(0.96875);  // a logit has other terms
+  for (Index k = 0; k < natural.bias.size(); ++k) natural.bias(k) = bounded(S(natural.bias(k) * beta), S(-most), most);
+  if constexpr (!is_full) assign(natural.transposed_weights, natural.weights.transpose());
 }
 
 /// Into `out`, whose memory is reused; `gradient` is used up.
@@ -259,12 +288,13 @@ void pull_back_factor(const Mixture<S, Covariance>& mixture, const NaturalParame
   const S beta = S(1) / natural.temperature;
   gradient.bias *= beta;
   if (natural.features != Features::whitened) gradient.weights *= beta;
-  out.means.resize(mixture.components(), mixture.dim());
-  out.log_scales.setConstant(mixture.log_scales.rows(), mixture.log_scales.cols(), S(0));
+  resize(out.means, mixture.components(), mixture.dim());
+  set_constant(out.log_scales, mixture.log_scales.rows(), mixture.log_scales.cols(), S(0));
   Family<S, Covariance>::pull_back(mixture, natural, gradient, out);
   // d logits = d log pi - pi sum d log pi
   const S log_sum = log_sum_exp(mixture.weight_logits), total = gradient.bias.sum();
-  out.weight_logits = gradient.bias.transpose() - ((mixture.weight_logits.array() - log_sum).exp() * total).matrix();
+  assign(out.weight_logits,
+         gradient.bias.transpose() - ((mixture.weight_logits.array() - log_sum).exp() * total).matrix());
 }
 
 template <class S, class Covariance>
@@ -285,9 +315,9 @@ void set_zero_like(CompiledMixture<S>& gradient, const CompiledMixture<S>& natur
   for (std::size_t m = 0; m < natural.factors.size(); ++m) {
     NaturalParameters<S>& factor = gradient.factors[m];
     const NaturalParameters<S>& like = natural.factors[m];
-    factor.weights.setConstant(like.weights.rows(), like.weights.cols(), S(0));
-    factor.means.setConstant(like.means.rows(), like.means.cols(), S(0));
-    factor.bias.setConstant(like.bias.size(), S(0));
+    set_constant(factor.weights, like.weights.rows(), like.weights.cols(), S(0));
+    set_constant(factor.means, like.means.rows(), like.means.cols(), S(0));
+    set_constant(factor.bias, like.bias.size(), S(0));
   }
 }
 

@@ -66,6 +66,7 @@ const CompiledMixture<S>& compiled(const char* function, const CompiledMixture<S
   if (mixture.components() < 1 || mixture.dim() < 1) {
     invalid_argument(function, "mixture is empty, expected the result of gma::compile");
   }
+  check_slots(function, "mixture", mixture.components());
   return mixture;
 }
 
@@ -86,17 +87,22 @@ typename T::Scalar squared_norm(const T& tile, Index t) {
   return kernels::dot(row, row, tile.cols());
 }
 
-/// phi(x), T x D, for the families whose logits are phi W + b. Linear features are the tokens themselves.
+/// phi(x), T x D, for the families whose logits are phi W + b; its first d columns are x, less the centre if there is
+/// one. Linear features are no more than that, and without a centre they are the tokens themselves.
 template <class S>
 ConstTile<S> features(const NaturalParameters<S>& natural, const ConstTile<S>& x, Workspace<S>& workspace) {
-  if (natural.features == Features::linear) return x;
+  if (natural.features == Features::linear && !natural.is_centered) return x;
   const Index d = natural.dim;
   Tile<S> phi = workspace.take(x.rows(), natural.weights.rows());
-  phi.leftCols(d) = x;
-  if (natural.features == Features::squares) {
-    phi.rightCols(d) = x.cwiseAbs2();
+  if (natural.is_centered) {
+    phi.leftCols(d) = x.rowwise() - natural.center;
   } else {
-    for (Index t = 0; t < x.rows(); ++t) phi(t, d) = squared_norm(x, t);
+    phi.leftCols(d) = x;
+  }
+  if (natural.features == Features::squares) {
+    phi.rightCols(d) = phi.leftCols(d).cwiseAbs2();
+  } else if (natural.features == Features::squared_norm) {
+    for (Index t = 0; t < x.rows(); ++t) phi(t, d) = squared_norm(columns(phi, 0, d), t);
   }
   return ConstTile<S>(phi.data(), phi.rows(), phi.cols(), Eigen::OuterStride<>(phi.outerStride()));
 }
@@ -136,9 +142,9 @@ void logits_backward(const NaturalParameters<S>& natural, const ConstTile<S>& x,
     Tile<S> d_phi = workspace.take(x.rows(), natural.weights.rows());
     product(d_logits, natural.transposed_weights, d_phi);
     if (natural.features == Features::squares) {
-      d_x = d_phi.leftCols(d) + x.cwiseProduct(d_phi.rightCols(d)) * S(2);
+      d_x = d_phi.leftCols(d) + phi.leftCols(d).cwiseProduct(d_phi.rightCols(d)) * S(2);
     } else {
-      d_x = d_phi.leftCols(d) + (d_phi.col(d) * S(2)).asDiagonal() * x;
+      d_x = d_phi.leftCols(d) + (d_phi.col(d) * S(2)).asDiagonal() * phi.leftCols(d);
     }
     return;
   }
@@ -263,7 +269,8 @@ void tile_log_density(const CompiledMixture<S>& mixture, const ConstTile<S>& x, 
     out += part.col(0);
     out.array() += factor.log_normalizer;
     if (factor.features == Features::linear) {
-      out.noalias() -= x_part.cwiseAbs2() * (factor.precisions.row(0).transpose() * S(0.5));
+      out.noalias() -=
+          features(factor, x_part, workspace).cwiseAbs2() * (factor.precisions.row(0).transpose() * S(0.5));
     }
     column += factor.dim;
   }
@@ -299,7 +306,7 @@ void backward_tiles(const CompiledMixture<S>& natural, Index count, Load&& load_
                     CompiledMixture<S>& gradient, Workspace<S>& workspace) {
   constexpr Index stretch = 16 * default_tile;
   CompiledMixture<S>& part = workspace.template keep<CompiledMixture<S>>(2);  // 0 and 1: the mixture, its gradient
-  d_tokens.resize(count, natural.dim());
+  resize(d_tokens, count, natural.dim());
   for (Index start = 0; start < count; start += stretch) {
     set_zero_like(part, natural);
     const Index end = (std::min)(count, start + stretch);

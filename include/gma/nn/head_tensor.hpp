@@ -88,6 +88,48 @@ void check_head_tensor(const char* function, const char* argument, const HeadTen
   }
 }
 
+/// The bytes between the first and the last number of a tensor, in all and of one token, and from token to token.
+struct TensorBytes {
+  std::uintptr_t begin = 0, end = 0;
+  std::uintptr_t token_begin = 0, token_end = 0;  // of the first token
+  Index step = 0;                                 // 0 where entries are no whole number of steps apart
+
+  template <class T>
+  explicit TensorBytes(const HeadTensor<T>& t) {
+    if (t.rows() == 0 || t.heads == 0 || t.width == 0) return;
+    const auto widen = [](std::uintptr_t& from, std::uintptr_t& to, Index count, Index stride) {
+      const Index bytes = (count - 1) * stride * Index{sizeof(T)};
+      (bytes < 0 ? from : to) += static_cast<std::uintptr_t>(bytes);
+    };
+    token_begin = reinterpret_cast<std::uintptr_t>(t.data);
+    token_end = token_begin + sizeof(T);
+    widen(token_begin, token_end, t.heads, t.head_stride);
+    widen(token_begin, token_end, t.width, t.width_stride);
+    begin = token_begin;
+    end = token_end;
+    widen(begin, end, t.tokens, t.token_stride);
+    widen(begin, end, t.batch, t.batch_stride);
+    const bool has_step = t.token_stride > 0 && (t.batch == 1 || t.batch_stride % t.token_stride == 0);
+    if (has_step) step = t.token_stride * Index{sizeof(T)};
+  }
+};
+
+/// Whether two tensors may have a number in common. Tensors that share a buffer token by token, side by side, as
+/// queries, keys and values of one product do, have none; other tensors within each other's bounds may have.
+inline bool may_overlap(const TensorBytes& a, const TensorBytes& b) {
+  if (a.begin >= b.end || b.begin >= a.end) return false;
+  if (a.step == 0 || a.step != b.step) return true;
+  const std::uintptr_t step = static_cast<std::uintptr_t>(a.step);
+  const std::uintptr_t a_length = a.token_end - a.token_begin, b_length = b.token_end - b.token_begin;
+  const std::uintptr_t gap = a.token_begin > b.token_begin ? (a.token_begin - b.token_begin) % step
+                                                           : (step - (b.token_begin - a.token_begin) % step) % step;
+  return !(gap >= b_length && gap + a_length <= step);
+}
+template <class A, class B>
+bool may_overlap(const HeadTensor<A>& a, const HeadTensor<B>& b) {
+  return may_overlap(TensorBytes(a), TensorBytes(b));
+}
+
 }  // namespace detail
 
 template <class Derived>

@@ -2,11 +2,12 @@
 // Attention of many heads and sequences at once, where they lie: queries N x (Hq d), keys N x (H d), values N x (H e),
 // outputs N x (Hq e), row by row the heads side by side, or tensors of any strides (HeadTensor). A mixture for each of
 // the H key heads; Hq is a multiple of H, and queries of Hq / H heads in order share a key head, its mixture and its
-// memory (grouped queries). Every sequence has memories of its own.
+// memory (grouped queries). Every sequence has its memories.
 //
 // Rows that belong to no sequence give outputs of exactly zero, and what they contain reaches nothing. Results are
-// those of the single-head verbs, head by head and sequence by sequence, to the bit, whatever the number of threads.
-// Masked sequences are gathered first; nothing else is copied.
+// those of the single-head verbs, head by head and sequence by sequence, to the bit, for any number of threads.
+// Masked sequences are gathered first, and outputs that share memory with an input are stored once all are there;
+// nothing else is copied.
 #pragma once
 
 #include <vector>
@@ -14,6 +15,7 @@
 #include "gma/attention/bidirectional.hpp"
 #include "gma/attention/causal.hpp"
 #include "gma/nn/heads_common.hpp"
+#include "gma/nn/heads_memories.hpp"
 
 namespace gma {
 
@@ -31,15 +33,18 @@ Matrix<typename M::Scalar> causal(const std::vector<M>& mixtures, const Eigen::M
                                   const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                                   const Options& options = {}, const HeadInputs<TS>& inputs = {});
 
-/// The same, every sequence continuing from memories of its own and leaving them advanced: memory of sequence i and key
-/// head h is memories[i H + h]. An empty vector is sized here. On an error all memories are as they were.
+/// The same, every sequence continuing from its memories and leaving them advanced: memory of sequence i and key
+/// head h is memories[i H + h]. An empty vector is sized here. On an exception, whatever throws it, all memories are as
+/// they were: a call works on copies in the workspace, unless it is one of a few tokens per sequence, without an
+/// executor, like another that came to its end with the same workspace, so that nothing is left that could fail.
 template <class M, class Q, class K, class V, class MS, class TS = typename M::Scalar>
 Matrix<typename M::Scalar> causal(const std::vector<M>& mixtures, const Eigen::MatrixBase<Q>& queries,
                                   const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                                   std::vector<Memory<MS>>& memories, const Options& options = {},
                                   const HeadInputs<TS>& inputs = {});
 
-/// All of them between tensors wherever they lie, with a caller's scratch memory. `out` must not overlap an input.
+/// All of them between tensors wherever they lie, with a caller's scratch memory. `out` may overlap an input: the
+/// workspace then holds the outputs until all are there.
 template <class Out, class M, class Q, class K, class V, class S>
 void bidirectional_into(const HeadTensor<Out>& out, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
                         const HeadTensor<K>& keys, const HeadTensor<V>& values, const Options& options,
@@ -107,12 +112,18 @@ struct HeadJob {
       gma::bidirectional_into(y, mixture, queries(0), k, v, options, tokens, workspace);
       return store(y, 0);
     }
-    Memory<S>& memory = workspace.template keep<JobScratch<S>>().memory;
-    set_zero(memory, mixture.components(), v.cols());
-    write(mixture, k, v, memory, tokens, workspace);
+    // The steps of bidirectional_into(), the keys' once for the whole group.
+    typename Workspace<S>::Frame frame(workspace);
+    const TokenStream<S> stream{TokenView<S>(k), TokenView<S>(v), tokens};
+    const MemoryView<S> memory =
+        write_all(mixture, stream, tile_size(options, default_tile, stream.size()), options.executor, false, workspace)
+            .memory;
+    if (options.normalization == Normalization::slot) divide_slots(memory, memory.slots);
     for (Index g = 0; g < call.group(); ++g) {
       typename HeadTensor<Out>::Rows y = output(g);
-      read_into(y, mixture, queries(g), memory, options, workspace);
+      const typename HeadTensor<const Q>::Rows q = queries(g);
+      read_tokens(mixture, TokenView<S>(q), memory, options.normalization, tile_size(options, default_tile, q.rows()),
+                  options.executor, TokenSink<S>(y), workspace);
       store(y, g);
     }
   }
@@ -122,33 +133,15 @@ struct HeadJob {
   void causal(const Map& mixture, Memory<S>& memory, const Options& options, const TokenInputs<S>& tokens) const {
     const typename HeadTensor<const K>::Rows k = keys();
     const typename HeadTensor<const V>::Rows v = values();
-    const bool is_step = call.group() > 1 && k.rows() == 1;
-    if (is_step) write(mixture, k, v, memory, tokens, workspace);
     Memory<S>& copy = workspace.template keep<JobScratch<S>>().memory;
     for (Index g = call.group() - 1; g >= 0; --g) {
       typename HeadTensor<Out>::Rows y = output(g);
-      if (is_step) {
-        read_into(y, mixture, queries(g), memory, options, workspace);
-      } else {
-        if (g > 0) copy = memory;
-        causal_into(y, mixture, queries(g), k, v, g > 0 ? copy : memory, options, tokens, workspace);
-      }
+      if (g > 0) copy_memory(memory, copy);
+      causal_into(y, mixture, queries(g), k, v, g > 0 ? copy : memory, options, tokens, workspace);
       store(y, g);
     }
   }
 };
-
-template <class Map, class S>
-void check_memories(const char* function, const char* argument, const std::vector<Memory<S>>& memories,
-                    const HeadCall& call, const std::vector<Map>& mixtures, Index width) {
-  if (memories.empty()) return;
-  check_size(function, argument, "entries", static_cast<Index>(memories.size()), call.jobs(),
-             "one per sequence and key head");
-  for (std::size_t i = 0; i < memories.size(); ++i) {
-    if (memories[i].empty()) continue;
-    check_memory(function, argument, memories[i], mixtures[i % mixtures.size()].components(), width);
-  }
-}
 
 /// run(job, its token inputs, its number) for all jobs of a call.
 template <class Out, class Q, class K, class V, class S, class Run>
@@ -166,6 +159,24 @@ void run_heads(const HeadCall& call, const HeadTensor<Out>& out, const HeadTenso
   });
 }
 
+/// write(target) with the outputs as the target, or, where they may overlap an input, scratch that is stored when all
+/// of it is there.
+template <class Out, class Q, class K, class V, class S, class Write>
+void write_apart(const HeadTensor<Out>& out, const HeadTensor<Q>& queries, const HeadTensor<K>& keys,
+                 const HeadTensor<V>& values, Workspace<S>& workspace, const Write& write) {
+  if (!may_overlap(out, queries) && !may_overlap(out, keys) && !may_overlap(out, values)) return write(out);
+  GatheredRows<Out>& scratch = workspace.template keep<OutputScratch<Out>>().rows;
+  Out* const data = scratch.take(out.rows(), out.heads * out.width).data();
+  const HeadTensor<Out> target = batch_tokens_heads(data, out.batch, out.tokens, out.heads, out.width);
+  write(target);
+  for (Index b = 0; b < out.batch; ++b) {
+    for (Index h = 0; h < out.heads; ++h) {
+      typename HeadTensor<Out>::Rows rows = out.head(h, b * out.tokens, out.tokens);
+      rows = target.head(h, b * out.tokens, out.tokens);
+    }
+  }
+}
+
 }  // namespace detail
 
 template <class Out, class M, class Q, class K, class V, class S>
@@ -177,37 +188,39 @@ void bidirectional_into(const HeadTensor<Out>& out, const std::vector<M>& mixtur
   detail::open_heads(call, mixtures, queries, keys, values, "out", out, false, options, inputs);
   const std::vector<detail::FeatureMapOf<M>>& compiled = detail::compiled_heads(call.function, mixtures, workspace);
   const Options each = detail::job_options(call, options);
-  detail::run_heads(call, out, detail::as_const(queries), detail::as_const(keys), detail::as_const(values), options,
-                    inputs, workspace, [&](const auto& job, const TokenInputs<S>& tokens, Index) {
-                      job.bidirectional(compiled[static_cast<std::size_t>(job.head)], each, tokens);
-                    });
+  detail::write_apart(out, queries, keys, values, workspace, [&](const HeadTensor<Out>& target) {
+    detail::run_heads(call, target, detail::as_const(queries), detail::as_const(keys), detail::as_const(values),
+                      options, inputs, workspace, [&](const auto& job, const TokenInputs<S>& tokens, Index) {
+                        job.bidirectional(compiled[static_cast<std::size_t>(job.head)], each, tokens);
+                      });
+  });
 }
 
 namespace detail {
 
-/// `memories` may be null: zeros, and nothing is left.
-template <class Out, class M, class Q, class K, class V, class S>
+/// `prepare(call, compiled)` is called once everything is checked and nothing has changed; returns the memories to run
+/// on, one of every job, or null: zeros, and nothing is left.
+template <class Out, class M, class Q, class K, class V, class S, class Prepare>
 void causal_heads(const HeadTensor<Out>& out, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
-                  const HeadTensor<K>& keys, const HeadTensor<V>& values, std::vector<Memory<S>>* memories,
-                  const Options& options, const HeadInputs<S>& inputs, Workspace<S>& workspace) {
+                  const HeadTensor<K>& keys, const HeadTensor<V>& values, const Options& options,
+                  const HeadInputs<S>& inputs, Workspace<S>& workspace, const Prepare& prepare) {
   HeadCall& call = workspace.template keep<HeadCall>();
   call.function = "causal";
   open_heads(call, mixtures, queries, keys, values, "out", out, true, options, inputs);
   const std::vector<FeatureMapOf<M>>& compiled = compiled_heads(call.function, mixtures, workspace);
-  if (memories != nullptr) {
-    check_memories(call.function, "memories", *memories, call, compiled, values.width);
-    if (memories->empty()) memories->resize(static_cast<std::size_t>(call.jobs()));
-  }
+  std::vector<Memory<S>>* const memories = prepare(call, compiled);
   const Options each = job_options(call, options);
-  run_heads(call, out, as_const(queries), as_const(keys), as_const(values), options, inputs, workspace,
-            [&](const auto& job, const TokenInputs<S>& tokens, Index i) {
-              const FeatureMapOf<M>& mixture = compiled[static_cast<std::size_t>(job.head)];
-              Memory<S>& memory = memories != nullptr ? (*memories)[static_cast<std::size_t>(i)]
-                                                      : job.workspace.template keep<JobScratch<S>>().beginning;
-              if (memories == nullptr) set_zero(memory, mixture.components(), values.width);
-              size_if_empty(memory, mixture.components(), values.width);
-              job.causal(mixture, memory, each, tokens);
-            });
+  write_apart(out, queries, keys, values, workspace, [&](const HeadTensor<Out>& target) {
+    run_heads(call, target, as_const(queries), as_const(keys), as_const(values), options, inputs, workspace,
+              [&](const auto& job, const TokenInputs<S>& tokens, Index i) {
+                const FeatureMapOf<M>& mixture = compiled[static_cast<std::size_t>(job.head)];
+                Memory<S>& memory = memories != nullptr ? (*memories)[static_cast<std::size_t>(i)]
+                                                        : job.workspace.template keep<JobScratch<S>>().beginning;
+                if (memories == nullptr) set_zero(memory, mixture.components(), values.width);
+                size_if_empty(memory, mixture.components(), values.width);
+                job.causal(mixture, memory, each, tokens);
+              });
+  });
 }
 
 }  // namespace detail
@@ -216,15 +229,23 @@ template <class Out, class M, class Q, class K, class V, class S>
 void causal_into(const HeadTensor<Out>& out, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
                  const HeadTensor<K>& keys, const HeadTensor<V>& values, const Options& options,
                  const HeadInputs<S>& inputs, Workspace<S>& workspace) {
-  std::vector<Memory<S>>* none = nullptr;
-  detail::causal_heads(out, mixtures, queries, keys, values, none, options, inputs, workspace);
+  std::vector<Memory<S>>* const none = nullptr;
+  detail::causal_heads(out, mixtures, queries, keys, values, options, inputs, workspace,
+                       [&](const detail::HeadCall&, const auto&) { return none; });
 }
 
 template <class Out, class M, class Q, class K, class V, class S>
 void causal_into(const HeadTensor<Out>& out, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
                  const HeadTensor<K>& keys, const HeadTensor<V>& values, std::vector<Memory<S>>& memories,
                  const Options& options, const HeadInputs<S>& inputs, Workspace<S>& workspace) {
-  detail::causal_heads(out, mixtures, queries, keys, values, &memories, options, inputs, workspace);
+  using Advance = detail::MemoryAdvance<S, M, Out, Q, K, V>;
+  Advance& advance = workspace.template keep<Advance>();
+  detail::causal_heads(out, mixtures, queries, keys, values, options, inputs, workspace,
+                       [&](const detail::HeadCall& call, const auto& compiled) {
+                         detail::check_memories(call.function, "memories", memories, call, compiled, values.width);
+                         return advance.begin(memories, call, compiled, options, inputs, queries, values.width);
+                       });
+  advance.finish(memories);
 }
 
 namespace detail {

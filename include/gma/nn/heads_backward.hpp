@@ -3,6 +3,7 @@
 // the key weights, is summed in one order, so that the number of threads moves no bit.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "gma/attention/causal_backward.hpp"
@@ -21,7 +22,7 @@ struct HeadGradients {
   Matrix<Scalar> values;                 ///< Nk x (H e)
   Vector<Scalar> key_weights;            ///< Nk, if weights were given
   Matrix<Scalar> log_forgetting;         ///< Nk x H, if forgetting was given
-  std::vector<Memory<Scalar>> memories;  ///< before the first token, one a sequence and key head
+  std::vector<Memory<Scalar>> memories;  ///< before the first token, one per sequence and key head
   std::vector<M> mixtures;               ///< H
 };
 
@@ -48,6 +49,7 @@ HeadGradients<M> causal_backward(const std::vector<M>& mixtures, const Eigen::Ma
                                  const HeadInputs<TS>& inputs = {});
 
 /// All of them for tensors wherever they lie, into `gradients`, whose matrices are reused, with a caller's scratch.
+/// Inputs may lie in `gradients`: new matrices then take the place of the old ones at the end.
 template <class M, class Q, class K, class V, class D, class S>
 void bidirectional_backward_into(HeadGradients<M>& gradients, const std::vector<M>& mixtures,
                                  const HeadTensor<Q>& queries, const HeadTensor<K>& keys, const HeadTensor<V>& values,
@@ -81,6 +83,7 @@ template <class S, class Rows>
 void put_rows(Matrix<S>& target, const Placement& placement, const Placement::Span& span, Index head, const Rows& rows,
               bool adds) {
   const Index width = rows.cols();
+  if (span.count == 0) return;
   if (!placement.is_masked) {
     auto block = target.block(span.begin, head * width, span.count, width);
     if (adds) {
@@ -119,20 +122,42 @@ void put_job(HeadGradients<M>& all, const HeadCall& call, Index sequence, Index 
     memory.mass += one.memory.mass;
     memory.log_forgetting += one.memory.log_forgetting;
   } else {
-    shared.key_weights = one.key_weights;
-    shared.mixture = one.mixture;
-    memory = one.memory;
+    assign(shared.key_weights, one.key_weights);
+    set_zero_like(shared.mixture, one.mixture);
+    add_parameters(shared.mixture, one.mixture);
+    copy_memory(one.memory, memory);
   }
+}
+
+/// Whether an input lies in what is to be assigned.
+template <class M, class... T>
+bool lie_in(HeadGradients<M>& gradients, const HeadTensor<T>&... inputs) {
+  const auto is_touched = [&](const auto& input) {
+    return may_overlap(split_heads(gradients.queries, 1), input) ||
+           may_overlap(split_heads(gradients.keys, 1), input) || may_overlap(split_heads(gradients.values, 1), input) ||
+           may_overlap(split_heads(gradients.log_forgetting, 1), input);
+  };
+  return (is_touched(inputs) || ...);
+}
+
+/// compute(target) with the gradients as the target, or, where an input lies in them, with others that then take their
+/// place.
+template <class M, class Compute>
+void compute_apart(HeadGradients<M>& gradients, bool is_touched, const Compute& compute) {
+  if (!is_touched) return compute(gradients);
+  HeadGradients<M> target;
+  compute(target);
+  gradients = std::move(target);
 }
 
 template <class M, class S>
 void size_gradients(HeadGradients<M>& gradients, const HeadCall& call, const std::vector<M>& mixtures, Index query_rows,
                     Index key_rows, Index dim, Index width, const HeadInputs<S>& inputs) {
-  gradients.queries.setConstant(query_rows, call.query_heads * dim, S(0));
-  gradients.keys.setConstant(key_rows, call.key_heads * dim, S(0));
-  gradients.values.setConstant(key_rows, call.key_heads * width, S(0));
-  gradients.key_weights.setConstant(inputs.key_weights.size() == 0 ? 0 : key_rows, S(0));
-  gradients.log_forgetting.setConstant(inputs.log_forgetting.size() == 0 ? 0 : key_rows, call.key_heads, S(0));
+  set_constant(gradients.queries, query_rows, call.query_heads * dim, S(0));
+  set_constant(gradients.keys, key_rows, call.key_heads * dim, S(0));
+  set_constant(gradients.values, key_rows, call.key_heads * width, S(0));
+  set_constant(gradients.key_weights, inputs.key_weights.size() == 0 ? 0 : key_rows, S(0));
+  set_constant(gradients.log_forgetting, inputs.log_forgetting.size() == 0 ? 0 : key_rows, call.key_heads, S(0));
   gradients.memories.resize(static_cast<std::size_t>(call.jobs()));
   gradients.mixtures.resize(mixtures.size());
   for (std::size_t h = 0; h < mixtures.size(); ++h) set_zero_like(gradients.mixtures[h], mixtures[h]);
@@ -186,13 +211,17 @@ void bidirectional_backward_into(HeadGradients<M>& gradients, const std::vector<
   call.function = "bidirectional_backward";
   detail::open_heads(call, mixtures, queries, keys, values, "d_output", d_output, false, options, inputs);
   const Options each = detail::job_options(call, options);
-  detail::run_heads_backward(gradients, call, mixtures, detail::as_const(queries), detail::as_const(keys),
-                             detail::as_const(values), detail::as_const(d_output), options, inputs, workspace,
-                             [&](const auto& job, const TokenInputs<S>& tokens, Gradients<M>& one, Index g, Index) {
-                               bidirectional_backward_into(one, mixtures[static_cast<std::size_t>(job.head)],
-                                                           job.queries(g), job.keys(), job.values(),
-                                                           job.gathered_output(g), each, tokens, job.workspace);
-                             });
+  const bool is_touched =
+      &mixtures == &gradients.mixtures || detail::lie_in(gradients, queries, keys, values, d_output);
+  detail::compute_apart(gradients, is_touched, [&](HeadGradients<M>& target) {
+    detail::run_heads_backward(target, call, mixtures, detail::as_const(queries), detail::as_const(keys),
+                               detail::as_const(values), detail::as_const(d_output), options, inputs, workspace,
+                               [&](const auto& job, const TokenInputs<S>& tokens, Gradients<M>& one, Index g, Index) {
+                                 bidirectional_backward_into(one, mixtures[static_cast<std::size_t>(job.head)],
+                                                             job.queries(g), job.keys(), job.values(),
+                                                             job.gathered_output(g), each, tokens, job.workspace);
+                               });
+  });
 }
 
 template <class M, class Q, class K, class V, class D, class S>
@@ -209,18 +238,23 @@ void causal_backward_into(HeadGradients<M>& gradients, const std::vector<M>& mix
   detail::check_memories(call.function, "d_final_memories", d_final_memories, call, mixtures, values.width);
   const Options each = detail::job_options(call, options);
   const Memory<S> none;
-  detail::run_heads_backward(gradients, call, mixtures, detail::as_const(queries), detail::as_const(keys),
-                             detail::as_const(values), detail::as_const(d_output), options, inputs, workspace,
-                             [&](const auto& job, const TokenInputs<S>& tokens, Gradients<M>& one, Index g, Index i) {
-                               // The memory is advanced once, whatever the group: its gradient goes through the first
-                               // query head.
-                               const std::size_t at = static_cast<std::size_t>(i);
-                               causal_backward_into(one, mixtures[static_cast<std::size_t>(job.head)], job.queries(g),
-                                                    job.keys(), job.values(), job.gathered_output(g),
-                                                    initial_memories.empty() ? none : initial_memories[at],
-                                                    g > 0 || d_final_memories.empty() ? none : d_final_memories[at],
-                                                    each, tokens, job.workspace);
-                             });
+  const bool is_touched = &mixtures == &gradients.mixtures || &initial_memories == &gradients.memories ||
+                          &d_final_memories == &gradients.memories ||
+                          detail::lie_in(gradients, queries, keys, values, d_output);
+  detail::compute_apart(gradients, is_touched, [&](HeadGradients<M>& target) {
+    detail::run_heads_backward(target, call, mixtures, detail::as_const(queries), detail::as_const(keys),
+                               detail::as_const(values), detail::as_const(d_output), options, inputs, workspace,
+                               [&](const auto& job, const TokenInputs<S>& tokens, Gradients<M>& one, Index g, Index i) {
+                                 // The memory is advanced once, whatever the group: its gradient goes through the
+                                 // first query head.
+                                 const std::size_t at = static_cast<std::size_t>(i);
+                                 causal_backward_into(one, mixtures[static_cast<std::size_t>(job.head)], job.queries(g),
+                                                      job.keys(), job.values(), job.gathered_output(g),
+                                                      initial_memories.empty() ? none : initial_memories[at],
+                                                      g > 0 || d_final_memories.empty() ? none : d_final_memories[at],
+                                                      each, tokens, job.workspace);
+                               });
+  });
 }
 
 namespace detail {

@@ -37,6 +37,18 @@ struct HeadCall {
   Index jobs() const { return queries.count() * key_heads; }
 };
 
+/// to = from, into storage that is there where the sizes are the same, and safe where memory runs out.
+template <class S>
+void copy_memory(const Memory<S>& from, Memory<S>& to) {
+  const bool is_of_same_size = from.slots.rows() == to.slots.rows() && from.slots.cols() == to.slots.cols() &&
+                               from.mass.size() == to.mass.size() && bytes(from) == bytes(to);
+  if (is_of_same_size) {
+    to = from;
+  } else {
+    to = Memory<S>(from);
+  }
+}
+
 /// Memories for a worker's jobs to run on.
 template <class S>
 struct JobScratch {
@@ -55,9 +67,15 @@ struct GatheredRows {
   Vector<T> numbers;
 
   typename HeadTensor<T>::Rows take(Index rows, Index cols) {
-    if (numbers.size() < rows * cols) numbers.resize(rows * cols);
+    grow(numbers, rows * cols);
     return typename HeadTensor<T>::Rows(numbers.data(), rows, cols, {cols, 1});
   }
+};
+
+/// The outputs of a call until they are stored.
+template <class T>
+struct OutputScratch {
+  GatheredRows<T> rows;
 };
 
 template <class Map>
@@ -176,8 +194,8 @@ const std::vector<TokenInputs<S>>& gather_tokens(const HeadCall& call, const Hea
   for (Index job = 0; job < call.jobs(); ++job) {
     const Placement::Span& span = call.keys[job / call.key_heads];
     TokenInputs<S>& tokens = jobs[static_cast<std::size_t>(job)];
-    tokens.key_weights.resize(inputs.key_weights.size() == 0 ? 0 : span.count);
-    tokens.log_forgetting.resize(inputs.log_forgetting.size() == 0 ? 0 : span.count);
+    resize(tokens.key_weights, inputs.key_weights.size() == 0 ? 0 : span.count);
+    resize(tokens.log_forgetting, inputs.log_forgetting.size() == 0 ? 0 : span.count);
     for (Index i = 0; i < tokens.key_weights.size(); ++i) {
       tokens.key_weights(i) = inputs.key_weights(call.keys.row(span.begin + i));
     }

@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "gma/core/resize.hpp"
 #include "gma/mixture/natural.hpp"
 #include "gma/nn/layer_config.hpp"
 #include "gma/nn/layer_routing.hpp"
@@ -69,7 +70,8 @@ struct Parameter {
 
 /// visit(const Parameter&, Eigen::Map<Matrix<S>> values, ...) for every parameter of the layer, in the order of the
 /// struct, with the same parameter of each further layer of the same config: a gradient, the moments of an optimiser.
-/// Vectors come as one column, numbers as 1 x 1. Maps of const layers are const.
+/// Vectors come as one column, numbers as 1 x 1. Maps of const layers are const. Throws std::invalid_argument where a
+/// parameter of a further layer has another shape.
 template <class Visitor, class Layer, class... Others>
 void visit_parameters(const Visitor& visit, Layer& layer, Others&... others);
 
@@ -161,11 +163,25 @@ std::vector<Index> shape_of(const M& value) {
   }
 }
 
+/// Every other of the shape of the first.
+template <class First, class... Others>
+void check_shapes_alike(const std::string& name, const First& first, const Others&... others) {
+  if constexpr (std::is_class_v<First>) {
+    (check_shape("visit_parameters", name.c_str(), others.rows(), others.cols(), first.rows(), first.cols(),
+                 "as of the first layer"),
+     ...);
+  }
+}
+
 template <class Visitor, class S, class Covariance, class Layer, class... Others>
 void visit_mixtures(const Visitor& visit, const AttentionLayer<S, Covariance>*, Layer& layer, Others&... others) {
+  (check_size("visit_parameters", "layer.mixtures", "entries", static_cast<Index>(others.mixtures.size()),
+              static_cast<Index>(layer.mixtures.size()), "as of the first layer"),
+   ...);
   for (std::size_t h = 0; h < layer.mixtures.size(); ++h) {
     const std::string name = "mixtures." + std::to_string(h) + ".";
     const auto one = [&](const std::string& member, auto& first, auto&... rest) {
+      check_shapes_alike(name + member, first, rest...);
       visit(Parameter{name + member, ParameterGroup::mixture, shape_of(first)}, parameter_map(first),
             parameter_map(rest)...);
     };
@@ -178,6 +194,7 @@ void visit_mixtures(const Visitor& visit, const AttentionLayer<S, Covariance>*, 
 template <class Visitor, class Layer, class... Others>
 void visit_parameters(const Visitor& visit, Layer& layer, Others&... others) {
   const auto matrices = [&](const char* name, ParameterGroup group, auto& first, auto&... rest) {
+    detail::check_shapes_alike(name, first, rest...);
     if (first.size() == 0) return;
     visit(Parameter{name, group, detail::shape_of(first)}, detail::parameter_map(first),
           detail::parameter_map(rest)...);
@@ -246,7 +263,20 @@ void check_layer(const char* function, const AttentionLayer<S, Covariance>& laye
   for (const typename LayerRouting<S, Covariance>::Type& mixture : layer.mixtures) {
     LayerRouting<S, Covariance>::check(function, mixture);
     check_size(function, "layer.mixtures", "dimensions", mixture.dim(), shape.head_width, "the head width");
+    if constexpr (!is_feature_map<typename LayerRouting<S, Covariance>::Type>) {
+      LayerRouting<S, Covariance>::check_config(function, mixture, layer.config);
+    }
   }
+}
+
+/// Whether layers of two configs have the same parameters and compute the same: all but how they were initialised.
+inline bool are_alike(const LayerConfig& a, const LayerConfig& b) {
+  const LayerShape x(a), y(b);
+  return x.width == y.width && x.query_heads == y.query_heads && x.key_heads == y.key_heads &&
+         x.head_width == y.head_width && x.value_width == y.value_width && a.components == b.components &&
+         a.is_causal == b.is_causal && a.normalization == b.normalization && a.convolution == b.convolution &&
+         a.has_forgetting == b.has_forgetting && a.window == b.window && a.has_output_norm == b.has_output_norm &&
+         a.has_output_gate == b.has_output_gate;
 }
 
 /// `compiled` keeps its memory from call to call.
@@ -255,7 +285,7 @@ void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const Att
   using std::exp;
   const LayerShape shape(layer.config);
   compiled.config = layer.config;
-  compiled.in_weights.resize(shape.width, shape.projected());
+  resize(compiled.in_weights, shape.width, shape.projected());
   Index column = 0;
   for (const Matrix<S>* part : {&layer.query_weight, &layer.key_weight, &layer.value_weight, &layer.forget_weight,
                                 &layer.gate_weight, &layer.window_weight}) {
@@ -263,7 +293,7 @@ void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const Att
     compiled.in_weights.middleCols(column, part->rows()) = part->transpose();
     column += part->rows();
   }
-  compiled.taps.resize(layer.query_filter.cols(), layer.query_filter.size() == 0 ? 0 : shape.channels());
+  resize(compiled.taps, layer.query_filter.cols(), layer.query_filter.size() == 0 ? 0 : shape.channels());
   column = 0;
   for (const Matrix<S>* part : {&layer.query_filter, &layer.key_filter, &layer.value_filter}) {
     for (Index i = 0; i < part->cols(); ++i) {
@@ -271,12 +301,12 @@ void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const Att
     }
     column += part->rows();
   }
-  compiled.forget_bias = layer.forget_bias.transpose();
-  compiled.forget_factor = layer.forget_rate.transpose().unaryExpr([](const S& a) -> S { return exp(a); });
-  compiled.window_bias = layer.window_bias.transpose();
+  assign(compiled.forget_bias, layer.forget_bias.transpose());
+  assign(compiled.forget_factor, layer.forget_rate.transpose().unaryExpr([](const S& a) -> S { return exp(a); }));
+  assign(compiled.window_bias, layer.window_bias.transpose());
   if (layer.config.window > 0) set_rotations(compiled.rotations, layer.config.window, shape.head_width);
-  compiled.norm_gain = layer.norm_gain.transpose();
-  compiled.out_weights = layer.output_weight.transpose();
+  assign(compiled.norm_gain, layer.norm_gain.transpose());
+  assign(compiled.out_weights, layer.output_weight.transpose());
   compiled.mixtures.resize(layer.mixtures.size());
   for (std::size_t h = 0; h < layer.mixtures.size(); ++h) compile_into(compiled.mixtures[h], layer.mixtures[h]);
 }

@@ -24,8 +24,11 @@ struct LayerGradientCache {
 
 /// After forward_into(out, layer, x, cache, ...): d_x is assigned (zero for rows of no sequence), the gradient of every
 /// parameter is added to `gradient`, a layer of the same config. `initial` are the states from which that pass went on,
-/// as they were before it, or null; they get no gradient. Cost about 2.5 forward passes. Throws std::invalid_argument
-/// on shapes that do not fit, or where the cache is not from a forward pass of that many rows.
+/// as they were before it, or null where it had none or all were beginnings; they get no gradient. Cost about 2.5
+/// forward passes. Throws std::invalid_argument on shapes that do not fit; where the gradient's config is not the
+/// layer's; where the cache is not from a forward pass of a layer of that config and of that many rows that came to its
+/// end; and where `initial` is missing or stands at other positions than that pass began. On any other exception
+/// `gradient` holds part of the sum.
 template <class DX, class S, class Covariance, class DY>
 void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covariance>& gradient,
                    const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<DY>& d_output,
@@ -85,7 +88,7 @@ struct LayerBackward {
   void run() {
     const Executor* executor = options.executor;
     const bool is_finished = layer.config.has_output_norm || layer.config.has_output_gate;
-    scratch.d_projected.resize(cache.projected.rows(), cache.projected.cols());
+    resize(scratch.d_projected, cache.projected.rows(), cache.projected.cols());
     add_product_over_rows(executor, read_only(as_tile(scratch.d_output)), is_finished ? cache.finished : cache.mixed,
                           gradient.output_weight);
     product_of_rows(executor, scratch.d_output, layer.output_weight, scratch.d_mixed);
@@ -112,7 +115,7 @@ struct LayerBackward {
   void finish_backward() {
     const Index gate = shape.channels() + shape.forgetting, columns = shape.mixed();
     const bool has_norm = layer.config.has_output_norm, has_gate = layer.config.has_output_gate;
-    if (has_norm) scratch.normed = cache.mixed;
+    if (has_norm) assign(scratch.normed, cache.mixed);
     for (Index t = 0; t < cache.mixed.rows(); ++t) {
       auto d = scratch.d_mixed.row(t);
       if (has_gate) {
@@ -200,12 +203,12 @@ struct LayerBackward {
   /// Columns [begin, ...) of the projection get the gradient of what the convolution made of them.
   void part_backward(Index begin, const Matrix<S>& dy, const Matrix<S>& filter, Matrix<S>& d_filter) {
     if (layer.config.convolution == 1) {
-      scratch.d_projected.middleCols(begin, dy.cols()) = dy;
+      columns(scratch.d_projected, begin, dy.cols()) = dy;
       return;
     }
     Matrix<S>&taps = scratch.taps, &d_taps = scratch.d_taps;
-    taps.resize(filter.cols(), shape.channels());
-    d_taps.resize(filter.cols(), shape.channels());
+    resize(taps, filter.cols(), shape.channels());
+    resize(d_taps, filter.cols(), shape.channels());
     taps.middleCols(begin, dy.cols()) = filter.rowwise().reverse().transpose();
     d_taps.middleCols(begin, dy.cols()).setConstant(S(0));
     const std::vector<std::int64_t>& offsets = cache.inputs.sequences.offsets;
@@ -228,8 +231,9 @@ struct LayerBackward {
   /// dz = -dg sigmoid(z) exp(a), da = sum_t dg g, with z = x Wf^T + bf.
   void forget_backward() {
     const Matrix<S>&dg = scratch.heads.log_forgetting, &g = cache.inputs.log_forgetting;
-    auto dz = scratch.d_projected.middleCols(shape.channels(), shape.forgetting);
-    const auto z = cache.projected.middleCols(shape.channels(), shape.forgetting);
+    Tile<S> dz = columns(scratch.d_projected, shape.channels(), shape.forgetting);
+    if (dg.rows() == 0) return;
+    const ConstTile<S> z = columns(std::as_const(cache.projected), shape.channels(), shape.forgetting);
     for (Index t = 0; t < dg.rows(); ++t) {
       dz.row(t) = -(dg.row(t).array() * layer.forget_rate.transpose().array().exp() /
                     (S(1) + (-(z.row(t) + layer.forget_bias.transpose()).array()).exp()))
@@ -241,7 +245,7 @@ struct LayerBackward {
 
   void project_backward() {
     const Executor* executor = options.executor;
-    scratch.d_input.setConstant(cache.input.rows(), shape.width, S(0));
+    set_constant(scratch.d_input, cache.input.rows(), shape.width, S(0));
     Index column = 0;
     const auto part = [&](const Matrix<S>& weight, Matrix<S>& d_weight) {
       if (weight.size() == 0) return;
@@ -261,6 +265,36 @@ struct LayerBackward {
   }
 };
 
+/// Throws unless the last forward pass of a cache is one of this layer that came to its end.
+template <class L>
+void check_pass(const char* function, const L& layer, const LayerPass& pass) {
+  if (!pass.is_complete) {
+    invalid_argument(function, "cache is not from a forward pass that came to its end, expected one of this layer");
+  }
+  if (!are_alike(pass.config, layer.config)) {
+    invalid_argument(function, "cache is from a forward pass of a layer of another config, expected one of this layer");
+  }
+}
+
+template <class L, class S>
+void check_initial(const char* function, const L& layer, const LayerPass& pass, Index sequences,
+                   const std::vector<LayerState<S>>* initial) {
+  if (initial == nullptr) {
+    if (!pass.goes_on) return;
+    invalid_argument(function,
+                     "initial is null, expected the states from which the forward pass went on, as they were "
+                     "before it");
+  }
+  check_size(function, "initial", "entries", static_cast<Index>(initial->size()), sequences, "one per sequence");
+  for (std::size_t i = 0; i < initial->size(); ++i) {
+    check_state(function, layer, (*initial)[i]);
+    const Index position = pass.positions.empty() ? 0 : pass.positions[i];
+    if ((*initial)[i].position == position) continue;
+    invalid_argument(function, "initial is at position ", (*initial)[i].position, " at ", i, ", expected ", position,
+                     ", where the forward pass began");
+  }
+}
+
 }  // namespace detail
 
 template <class DX, class S, class Covariance, class DY>
@@ -271,22 +305,16 @@ void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covarianc
   constexpr const char* function = "backward";
   detail::check_layer(function, layer);
   detail::check_layer("backward (gradient)", gradient);
+  if (!detail::are_alike(gradient.config, layer.config)) {
+    detail::invalid_argument(function, "gradient has another config than layer, expected one made from layer.config");
+  }
   const detail::LayerShape shape(layer.config);
   detail::check_shape(function, "d_output", d_output.rows(), d_output.cols(), cache.rows, shape.width,
                       "rows of the forward pass x the layer's width");
   detail::check_shape(function, "d_x", d_x.rows(), d_x.cols(), cache.rows, shape.width, "as d_output");
-  detail::check_shape(function, "cache.projected", cache.projected.rows(), cache.projected.cols(), cache.input.rows(),
-                      shape.projected(), "from a forward pass of this layer");
-  if (shape.window > 0) {
-    detail::check_shape(function, "cache.window.output", cache.window.output.rows(), cache.window.output.cols(),
-                        cache.input.rows(), shape.mixed(), "from a forward pass of this layer");
-  }
-  if (initial != nullptr) {
-    detail::check_size(function, "initial", "entries", static_cast<Index>(initial->size()), cache.placement.count(),
-                       "one per sequence");
-    for (const LayerState<S>& state : *initial) detail::check_state(function, layer, state);
-  }
-  detail::gather_rows(d_output.derived(), cache.placement, scratch.d_output);
+  detail::check_pass(function, layer, cache.pass);
+  detail::check_initial(function, layer, cache.pass, cache.placement.count(), initial);
+  detail::gather_rows(d_output.derived(), cache.placement, scratch.d_output, scratch.workspace);
   detail::LayerBackward<S, Covariance> pass{layer, shape, cache, scratch, gradient, initial, options};
   pass.run();
   detail::scatter_rows(scratch.d_input, cache.placement, detail::writable(d_x).derived());

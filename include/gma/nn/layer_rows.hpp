@@ -6,7 +6,9 @@
 #include <algorithm>
 
 #include "gma/core/parallel.hpp"
+#include "gma/core/resize.hpp"
 #include "gma/core/tokens.hpp"
+#include "gma/core/workspace.hpp"
 #include "gma/kernels/products.hpp"
 #include "gma/nn/sequences.hpp"
 
@@ -22,13 +24,16 @@ void for_blocks(const Executor* executor, Index size, Index block, const F& f) {
                [&](Index i, Index) { f(i * block, (std::min)(block, size - i * block)); });
 }
 
+/// Columns of a matrix, which may have no rows and no data.
 template <class S>
 Tile<S> columns(Matrix<S>& matrix, Index begin, Index count) {
-  return Tile<S>(matrix.data() + begin, matrix.rows(), count, Eigen::OuterStride<>(matrix.cols()));
+  return Tile<S>(matrix.size() == 0 ? matrix.data() : matrix.data() + begin, matrix.rows(), count,
+                 Eigen::OuterStride<>(matrix.cols()));
 }
 template <class S>
 ConstTile<S> columns(const Matrix<S>& matrix, Index begin, Index count) {
-  return ConstTile<S>(matrix.data() + begin, matrix.rows(), count, Eigen::OuterStride<>(matrix.cols()));
+  return ConstTile<S>(matrix.size() == 0 ? matrix.data() : matrix.data() + begin, matrix.rows(), count,
+                      Eigen::OuterStride<>(matrix.cols()));
 }
 template <class S>
 ConstTile<S> read_only(const Tile<S>& tile) {
@@ -38,19 +43,37 @@ ConstTile<S> read_only(const Tile<S>& tile) {
 /// c = a b, rows side by side.
 template <class S>
 void product_of_rows(const Executor* executor, const Matrix<S>& a, const Matrix<S>& b, Matrix<S>& c) {
-  c.resize(a.rows(), b.cols());
+  resize(c, a.rows(), b.cols());
   for_blocks(executor, a.rows(), rows_of_task,
              [&](Index begin, Index count) { product(rows(as_tile(a), begin, count), b, rows(c, begin, count)); });
 }
 
-/// Rows of the caller's that are there, one below the other.
+/// The value of an expression, which keeps its memory.
+template <class T>
+struct EvaluatedRows {
+  Matrix<T> rows;
+};
+
+/// Rows of the caller's that are there, one below the other. An expression is evaluated once.
 template <class S, class X>
-void gather_rows(const X& x, const Placement& placement, Matrix<S>& packed) {
-  static_assert(is_storage_of<typename X::Scalar, S>,
+void gather_rows(const X& x, const Placement& placement, Matrix<S>& packed, Workspace<S>& workspace) {
+  using T = typename X::Scalar;
+  static_assert(is_storage_of<T, S>,
                 "gma: a layer's input must have the layer's scalar, or be bfloat16 or half storage of it");
   Index count = 0;
   for (const Placement::Span& span : placement.spans) count += span.count;
-  packed.resize(count, x.cols());
+  if constexpr ((X::Flags & Eigen::DirectAccessBit) == 0) {
+    const bool is_taken_whole = placement.count() == 1 && count == x.rows() && !placement.is_masked;
+    if (!is_taken_whole) {
+      Matrix<T>& evaluated = workspace.template keep<EvaluatedRows<T>>().rows;
+      assign(evaluated, x);
+      return gather_rows(evaluated, placement, packed, workspace);
+    }
+    resize(packed, count, x.cols());
+    packed = x.template cast<S>();
+    return;
+  }
+  resize(packed, count, x.cols());
   Index row = 0;
   for (const Placement::Span& span : placement.spans) {
     if (!placement.is_masked) {

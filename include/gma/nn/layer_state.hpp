@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-// What a layer remembers of one stream of tokens: of one size however long the stream is.
+// What a layer remembers of one stream of tokens: of one size for any number of tokens, but for the remainders of
+// memories (attention/memory.hpp).
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "gma/attention/memory.hpp"
@@ -20,13 +22,18 @@ struct LayerState {
   Matrix<S> window_keys;            ///< W - 1 x H d: of unit root mean square, token p in row p mod (W - 1)
   Matrix<S> window_values;          ///< W - 1 x H e: the same
   Index position = 0;               ///< tokens taken in
+
+  /// Set while a call changes the numbers in place, and left set where it throws: the state is then good for nothing
+  /// but reset(), load(), assignment and destruction.
+  bool is_torn = false;
 };
 
 /// The state before the first token. Throws std::invalid_argument for a layer that is not causal.
 template <class L>
 LayerState<typename L::Scalar> begin_stream(const L& layer);
 
-/// Bytes of its numbers: constant while the stream runs.
+/// Bytes of its numbers: constant while the stream runs, but for the token at which the memories of a long stream
+/// begin to keep remainders.
 template <class S>
 std::size_t bytes(const LayerState<S>& state);
 
@@ -34,10 +41,12 @@ std::size_t bytes(const LayerState<S>& state);
 template <class S>
 void reset(LayerState<S>& state);
 
-/// Writes `state` in a binary form that is the same on every machine: magic "GMASTATE", version 3, header and checksum
+/// Writes `state` in a binary form that is the same on every machine: magic "GMASTATE", version 4, header and checksum
 /// as described in core/binary.hpp; then int64 position, rows and columns of the history, rows of the window, columns
 /// of its keys and of its values, number of memories; history, keys and values row by row, and every memory as save()
-/// of one. Throws std::runtime_error if the stream fails.
+/// of one. The stream is flushed. Throws std::runtime_error if it fails, on a full disk too, and std::invalid_argument
+/// for a state that a call has left torn, or that load() would refuse: a memory whose mass is NaN or negative, say,
+/// which one NaN among the tokens leaves behind.
 template <class S>
 void save(const LayerState<S>& state, std::ostream& stream);
 
@@ -45,7 +54,8 @@ void save(const LayerState<S>& state, std::ostream& stream);
 template <class S>
 std::size_t serialized_size(const LayerState<S>& state);
 
-/// Reads what save() wrote into a state of the same shape, as begin_stream() makes it for the same layer; a stream that
+/// Reads what save() wrote, also in version 3, whose memories have neither tokens nor remainders, into a state of the
+/// same shape, as begin_stream() makes it for the same layer; a stream that
 /// goes on from there gives the same bits as one that was never saved. Throws std::runtime_error on anything else (a
 /// foreign or corrupt stream, another scalar, another layer's shapes), and leaves `state` as it was.
 template <class S>
@@ -91,13 +101,36 @@ void reset(LayerState<S>& state) {
   for (Memory<S>& memory : state.memories) reset(memory);
   for (Matrix<S>* past : {&state.history, &state.window_keys, &state.window_values}) past->setConstant(S(0));
   state.position = 0;
+  state.is_torn = false;
 }
 
 namespace detail {
 
-inline constexpr BinaryFormat layer_state_format{"GMASTATE", "layer state", 3};
+/// Version 3 held memories of version 2, and 4 holds those of version 3; nothing else differs.
+inline constexpr BinaryFormat layer_state_format{"GMASTATE", "layer state", 4, 3};
+inline std::uint32_t memory_version_of_state(std::uint32_t version) { return version - 1; }
 
-/// Why a state that was read is none of the shape of `expected`; empty if it is.
+/// The most tokens that a stream may have taken in: so many that no sum of positions overflows.
+inline constexpr Index largest_position = (std::numeric_limits<Index>::max)() / 2;
+
+/// What is wrong with a state, whatever its shape, that streams leave behind; "" if nothing is.
+template <class S>
+std::string layer_state_fault(const LayerState<S>& state) {
+  if (state.position < 0 || state.position > largest_position) {
+    return concatenate("position is ", state.position, ", expected 0 to ", largest_position);
+  }
+  if (state.window_keys.rows() != state.window_values.rows()) {
+    return concatenate("window_values has ", state.window_values.rows(), " rows, expected ", state.window_keys.rows(),
+                       " (as window_keys)");
+  }
+  for (std::size_t h = 0; h < state.memories.size(); ++h) {
+    const std::string fault = memory_fault(state.memories[h]);
+    if (!fault.empty()) return concatenate("memory ", h, ": ", fault);
+  }
+  return {};
+}
+
+/// Why a state that was read is not of the shape of `expected`, or cannot be; empty if nothing is wrong.
 template <class S>
 std::string layer_state_fault(const LayerState<S>& read, const LayerState<S>& expected) {
   const auto sizes = [](const Matrix<S>& m) { return concatenate(m.rows(), " x ", m.cols()); };
@@ -111,15 +144,23 @@ std::string layer_state_fault(const LayerState<S>& read, const LayerState<S>& ex
   for (std::size_t h = 0; h < expected.memories.size(); ++h) {
     const Matrix<S>&a = read.memories[h].slots, &b = expected.memories[h].slots;
     if (sizes(a) != sizes(b)) return concatenate("memory ", h, " is ", sizes(a), ", expected ", sizes(b));
-    fault = memory_fault(read.memories[h]);
-    if (!fault.empty()) return concatenate("memory ", h, ": ", fault);
   }
-  return {};
+  return layer_state_fault(read);
+}
+
+template <class S>
+void check_not_torn(const char* function, const LayerState<S>& state) {
+  if (state.is_torn) {
+    invalid_argument(function,
+                     "state was left unfinished by a call that threw, expected a whole one: reset() it, or go "
+                     "on from a copy");
+  }
 }
 
 template <class L, class S>
 void check_state(const char* function, const L& layer, const LayerState<S>& state) {
   const LayerShape shape(layer.config);
+  check_not_torn(function, state);
   check_size(function, "state.memories", "entries", static_cast<Index>(state.memories.size()), shape.key_heads,
              "one per key head: make it with gma::begin_stream");
   for (std::size_t h = 0; h < state.memories.size(); ++h) {
@@ -134,12 +175,18 @@ void check_state(const char* function, const L& layer, const LayerState<S>& stat
   check_shape(function, "state.window_values", values.rows(), values.cols(), past, past > 0 ? shape.values : 0,
               "window - 1 x width of all values");
   if (state.position < 0) invalid_argument(function, "state.position is ", state.position, ", expected 0 or more");
+  if (state.position > largest_position) {
+    invalid_argument(function, "state.position is ", state.position, ", expected at most ", largest_position);
+  }
 }
 
 }  // namespace detail
 
 template <class S>
 void save(const LayerState<S>& state, std::ostream& stream) {
+  detail::check_not_torn("save", state);
+  const std::string fault = detail::layer_state_fault(state);
+  if (!fault.empty()) detail::invalid_argument("save", "state: ", fault);
   detail::BinaryWriter writer = detail::BinaryWriter::start<S>("save", detail::layer_state_format, stream);
   writer.size(state.position);
   writer.size(state.history.rows());
@@ -165,7 +212,7 @@ template <class S>
 void load(LayerState<S>& state, std::istream& stream) {
   detail::BinaryReader reader = detail::BinaryReader::start<S>("load", detail::layer_state_format, stream);
   LayerState<S> loaded;
-  loaded.position = reader.size("position");
+  loaded.position = reader.count("position", detail::largest_position);
   const Index rows = reader.size("history's rows"), cols = reader.size("history's columns");
   const Index past = reader.size("window's rows");
   const Index key_cols = reader.size("window's columns of keys"),
@@ -177,7 +224,8 @@ void load(LayerState<S>& state, std::istream& stream) {
   loaded.history = reader.numbers<S>("history", rows, cols);
   loaded.window_keys = reader.numbers<S>("window of keys", past, key_cols);
   loaded.window_values = reader.numbers<S>("window of values", past, value_cols);
-  for (Index h = 0; h < memories; ++h) loaded.memories.push_back(detail::get_memory<S>(reader));
+  const std::uint32_t memory_version = detail::memory_version_of_state(reader.version());
+  for (Index h = 0; h < memories; ++h) loaded.memories.push_back(detail::get_memory<S>(reader, memory_version));
   reader.finish();
   const std::string fault = detail::layer_state_fault(loaded, state);
   if (!fault.empty()) reader.refuse(fault);

@@ -39,8 +39,9 @@ struct LayerWindow {
   template <class StateOf>
   void attend(const StateOf& state_of) const {
     const Index d = shape.head_width, e = shape.value_width;
-    cache.output.resize(queries.rows(), shape.mixed());
-    cache.log_sum_exp.resize(shape.query_heads, queries.rows());
+    resize(cache.output, queries.rows(), shape.mixed());
+    resize(cache.log_sum_exp, shape.query_heads, queries.rows());
+    resize(cache.gate, queries.rows(), shape.window);
     for_each_head(state_of, [&](const WindowHead<S>& head, Index first, Index group, Index row) {
       const Index count = head.keys.rows();
       head.forward(
@@ -69,7 +70,7 @@ struct LayerWindow {
   /// y = s w + (1 - s) y with s = sigmoid(z + bias), z the logits in the projected tokens.
   void mix(const Matrix<S>& projected, const RowVector<S>& bias, Matrix<S>& mixed) const {
     Matrix<S>& share = cache.gate;
-    share = projected.middleCols(shape.window_begin(), shape.window);
+    assign(share, columns(projected, shape.window_begin(), shape.window));
     for (Index t = 0; t < share.rows(); ++t) share.row(t) += bias;
     in_chunks(share.data(), share.size(), [](Chunk<S>& z) { z = (S(1) + (-z).exp()).inverse(); });
     for_each_output([&](Index t, Index h, Index at) {
@@ -81,8 +82,8 @@ struct LayerWindow {
   void mix_backward(const Matrix<S>& mixed, Matrix<S>& d_mixed, Matrix<S>& d_output, Matrix<S>& d_projected,
                     Vector<S>& d_bias) const {
     const Index e = shape.value_width;
-    d_output.resize(mixed.rows(), mixed.cols());
-    auto d_logits = d_projected.middleCols(shape.window_begin(), shape.window);
+    resize(d_output, mixed.rows(), mixed.cols());
+    Tile<S> d_logits = columns(d_projected, shape.window_begin(), shape.window);
     for_each_output([&](Index t, Index h, Index at) {
       const S share = cache.gate(t, h), rest = S(1) - share;
       Eigen::Map<RowVector<S>> d(d_mixed.row(t).data() + at, e);
@@ -91,7 +92,7 @@ struct LayerWindow {
       d_output.row(t).segment(at, e) = share * d;
       d *= rest;
     });
-    d_bias += d_logits.colwise().sum().transpose();
+    if (d_logits.rows() > 0) d_bias += d_logits.colwise().sum().transpose();
   }
 
   /// Rows [row, row + count) are what a stream goes on from.

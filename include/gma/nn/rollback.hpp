@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "gma/core/checks.hpp"
@@ -21,8 +22,9 @@ namespace gma {
 ///     }
 ///     rollback.rewind(memory, draft - accepted);  // as if the rejected tokens had never been
 ///
-/// Memory: `capacity` states. record() and rewind() copy one state; a copy goes into storage that is there, so that
-/// with states of one size nothing is allocated after the first `capacity` records.
+/// Memory: as many states as were recorded, `capacity` at most, which may be any number. record() copies one state,
+/// rewind() exchanges two; a copy goes into storage that is there, so that with states of one size nothing is allocated
+/// after the first `capacity` records.
 template <class State>
 class Rollback {
  public:
@@ -38,11 +40,12 @@ class Rollback {
   Index capacity() const { return capacity_; }
 
   /// Makes `state`, to the bit, what it was `tokens` records ago, and drops those records. 0 changes nothing. Throws
-  /// std::invalid_argument if `tokens` is negative or more than available(), and leaves `state` as it was.
+  /// std::invalid_argument if `tokens` is negative or more than available(), and leaves `state` as it was. Allocates
+  /// nothing where State is swapped without.
   void rewind(State& state, Index tokens);
 
   /// Forgets all records, for another stream; their storage stays for the next ones.
-  void clear() { available_ = 0; }
+  void clear() { next_ = available_ = 0; }
 
  private:
   std::vector<State> ring_;  // grows to capacity_; next_ is where the next record goes
@@ -59,13 +62,14 @@ Rollback<State>::Rollback(Index capacity) : capacity_(capacity) {
 template <class State>
 void Rollback<State>::record(const State& state) {
   const std::size_t place = static_cast<std::size_t>(next_);
+  if (available_ == capacity_) --available_;  // the oldest one goes, even if the copy fails
   if (place == ring_.size()) {
     ring_.push_back(state);
   } else {
     ring_[place] = state;
   }
   next_ = (next_ + 1) % capacity_;
-  if (available_ < capacity_) ++available_;
+  ++available_;
 }
 
 template <class State>
@@ -75,8 +79,9 @@ void Rollback<State>::rewind(State& state, Index tokens) {
                              " (the records available)");
   }
   if (tokens == 0) return;
-  const Index place = (next_ + capacity_ - tokens) % capacity_;
-  state = ring_[static_cast<std::size_t>(place)];
+  const Index place = next_ >= tokens ? next_ - tokens : next_ + (capacity_ - tokens);
+  using std::swap;
+  swap(state, ring_[static_cast<std::size_t>(place)]);
   next_ = place;
   available_ -= tokens;
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gma/core/checks.hpp"
@@ -26,6 +27,11 @@ struct Sequences {
   /// either of the above. Padding on the left is a mask that begins with zeros.
   std::vector<std::uint8_t> keep;
 
+  /// What was asked for by one of the functions below, so that an empty list isn't taken for the default: padded({}) is
+  /// a batch of no entries and of no rows, masked({}) is for no rows, and both are refused where there are rows.
+  enum class Form { whole, padded, masked } form = Form::whole;
+
+  /// Throws std::invalid_argument if `offsets` is empty: a batch of no sequences is packed({0}).
   static Sequences packed(std::vector<std::int64_t> offsets);
   static Sequences padded(std::vector<std::int64_t> lengths);
   static Sequences masked(std::vector<std::uint8_t> keep);
@@ -34,6 +40,9 @@ struct Sequences {
 // Implementation -----------------------------------------------------------------------------------------------------
 
 inline Sequences Sequences::packed(std::vector<std::int64_t> offsets) {
+  if (offsets.empty()) {
+    detail::invalid_argument("Sequences::packed", "offsets is empty, expected one more than there are sequences");
+  }
   Sequences sequences;
   sequences.offsets = std::move(offsets);
   return sequences;
@@ -42,12 +51,14 @@ inline Sequences Sequences::packed(std::vector<std::int64_t> offsets) {
 inline Sequences Sequences::padded(std::vector<std::int64_t> lengths) {
   Sequences sequences;
   sequences.lengths = std::move(lengths);
+  sequences.form = Form::padded;
   return sequences;
 }
 
 inline Sequences Sequences::masked(std::vector<std::uint8_t> keep) {
   Sequences sequences;
   sequences.keep = std::move(keep);
+  sequences.form = Form::masked;
   return sequences;
 }
 
@@ -79,7 +90,8 @@ inline void place_packed(const char* function, const char* argument, const std::
       invalid_argument(function, argument, ".offsets fall from ", offsets[i], " to ", offsets[i + 1], " at ", i + 1,
                        ", expected them monotone");
     }
-    placement.spans.push_back({static_cast<Index>(offsets[i]), static_cast<Index>(offsets[i + 1] - offsets[i])});
+    const std::int64_t begin = offsets[i], count = offsets[i + 1] - begin;
+    placement.spans.push_back({static_cast<Index>(begin), static_cast<Index>(count)});
   }
 }
 
@@ -89,11 +101,11 @@ inline void place_padded(const char* function, const char* argument, const std::
   if (batch != 1 && batch != entries) {
     invalid_argument(function, argument, ".lengths has ", entries, " entries, expected ", batch, " (one per batch)");
   }
-  if (rows % entries != 0) {
+  if (entries == 0 ? rows != 0 : rows % entries != 0) {
     invalid_argument(function, argument, ".lengths has ", entries, " entries for ", rows,
                      " rows, expected a number that divides them");
   }
-  const Index padded = rows / entries;
+  const Index padded = entries == 0 ? 0 : rows / entries;
   for (Index b = 0; b < entries; ++b) {
     const std::int64_t length = lengths[static_cast<std::size_t>(b)];
     if (length < 0 || length > padded) {
@@ -110,7 +122,7 @@ inline void drop_masked(const char* function, const char* argument, const std::v
   check_size(function, (std::string(argument) + ".keep").c_str(), "entries", static_cast<Index>(keep.size()), rows,
              "one per row");
   for (std::size_t i = 0; i < keep.size(); ++i) {
-    if (keep[i] > 1) invalid_argument(function, argument, ".keep is ", int{keep[i]}, " at ", i, ", expected 0 or 1");
+    if (keep[i] > 1) invalid_argument(function, argument, ".keep is ", +keep[i], " at ", i, ", expected 0 or 1");
   }
   placement.is_masked = true;
   placement.has_padding = true;
@@ -139,12 +151,14 @@ inline void place(const char* function, const char* argument, const Sequences& s
                        " entries, expected packed rows (one entry)");
     }
     place_packed(function, argument, sequences.offsets, rows, placement);
-  } else if (!sequences.lengths.empty()) {
+  } else if (!sequences.lengths.empty() || sequences.form == Sequences::Form::padded) {
     place_padded(function, argument, sequences.lengths, batch, rows, placement);
   } else {
     for (Index b = 0; b < batch; ++b) placement.spans.push_back({b * (rows / batch), rows / batch});
   }
-  if (!sequences.keep.empty()) drop_masked(function, argument, sequences.keep, rows, placement);
+  if (!sequences.keep.empty() || sequences.form == Sequences::Form::masked) {
+    drop_masked(function, argument, sequences.keep, rows, placement);
+  }
 }
 
 }  // namespace detail

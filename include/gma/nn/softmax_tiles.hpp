@@ -21,7 +21,8 @@ namespace gma::detail {
 struct SoftmaxBand {
   double scale = 1;        // of the scores
   bool is_causal = false;  // query i sees no key after its own token's, which is key own + i
-  Index window = 0;        // causal only: the keys that it sees, its own the last of them; 0: all up to its own
+  Index window = 0;        // causal only: the keys that it sees, its own the last of them; 0: all up to its own. To be
+                           // added to numbers of tokens, so far below the largest Index
   Index own = 0;
   Index query_tile = 96, key_tile = 96;
 };
@@ -162,7 +163,7 @@ void scores_backward(const SoftmaxBand& band, Tile<S> scores, Tile<S> d_weights,
     }
     auto weights = scores.row(i).segment(begin, end - begin).array();
     auto d_scores = d_weights.row(i).segment(begin, end - begin).array();
-    weights = (weights - log_sum_exp[i]).exp();
+    weights = ((weights - log_sum_exp[i]).min)(S(0)).exp();  // above 0 by rounding only, but far where scores are large
     d_scores = weights * (d_scores - inner[i]);
   }
 }

@@ -22,16 +22,17 @@ template <class S>
 void set_rotations(Matrix<S>& rotations, Index window, Index head_width) {
   const Index half = head_width / 2, positions = window_block + window - 1;
   if (rotations.rows() == positions && rotations.cols() == 3 * half) return;
-  rotations.resize(positions, 3 * half);
+  Matrix<S> table(positions, 3 * half);
   for (Index i = 0; i < half; ++i) {
     const double rate = std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(half));
     for (Index p = 0; p < positions; ++p) {
       const double angle = rate * static_cast<double>(p);
-      rotations(p, i) = S(std::cos(angle));
-      rotations(p, half + i) = S(std::sin(angle));
-      rotations(p, 2 * half + i) = S(-std::sin(angle));
+      table(p, i) = S(std::cos(angle));
+      table(p, half + i) = S(std::sin(angle));
+      table(p, 2 * half + i) = S(-std::sin(angle));
     }
   }
+  rotations.swap(table);
 }
 
 /// y (+)= x turned, or turned back, by a row of the table; x and y are rows of 2 half numbers.

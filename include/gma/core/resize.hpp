@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+// Sizes of matrices, changed so that memory may run out at any point. Eigen 3.4 frees the old numbers before it asks
+// for the new ones, and where that fails the matrix still points to the old ones: the next resize, or the destructor,
+// frees them again. Assigning a matrix of another size has the same fault. With the functions here a matrix is empty
+// after std::bad_alloc, and can be used again.
+#pragma once
+
+#include "gma/core/types.hpp"
+
+namespace gma::detail {
+
+/// matrix.resize(rows, cols). Coefficients are kept only where the shape stays; after std::bad_alloc there are none.
+template <class Derived>
+void resize(Eigen::PlainObjectBase<Derived>& matrix, Index rows, Index cols) {
+  if (matrix.rows() == rows && matrix.cols() == cols) return;
+  const bool is_of_same_size =
+      cols == 0 ? matrix.size() == 0 : matrix.size() % cols == 0 && matrix.size() / cols == rows;
+  if (!is_of_same_size) {
+    matrix.resize(Derived::RowsAtCompileTime == Eigen::Dynamic ? 0 : Index(Derived::RowsAtCompileTime),
+                  Derived::ColsAtCompileTime == Eigen::Dynamic ? 0 : Index(Derived::ColsAtCompileTime));
+  }
+  matrix.resize(rows, cols);
+}
+
+/// The same for a vector.
+template <class Derived>
+void resize(Eigen::PlainObjectBase<Derived>& vector, Index size) {
+  static_assert(Derived::IsVectorAtCompileTime, "gma: a matrix has two sizes");
+  if constexpr (Derived::RowsAtCompileTime == 1) {
+    resize(vector, 1, size);
+  } else {
+    resize(vector, size, 1);
+  }
+}
+
+/// Room for at least `size` coefficients, which are unspecified where there was less.
+template <class Derived>
+void grow(Eigen::PlainObjectBase<Derived>& vector, Index size) {
+  if (vector.size() < size) resize(vector, size);
+}
+
+/// target = source, for any expression that does not read `target` where the sizes differ.
+template <class Derived, class Source>
+void assign(Eigen::PlainObjectBase<Derived>& target, const Eigen::DenseBase<Source>& source) {
+  resize(target, source.rows(), source.cols());
+  target.derived() = source.derived();
+}
+
+/// target.setConstant(rows, cols, value).
+template <class Derived>
+void set_constant(Eigen::PlainObjectBase<Derived>& target, Index rows, Index cols,
+                  const typename Derived::Scalar& value) {
+  resize(target, rows, cols);
+  target.setConstant(value);
+}
+template <class Derived>
+void set_constant(Eigen::PlainObjectBase<Derived>& target, Index size, const typename Derived::Scalar& value) {
+  resize(target, size);
+  target.setConstant(value);
+}
+
+}  // namespace gma::detail

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT
+// A layer's config as the JSON text that its file carries.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gma/io/safetensors_header.hpp"
+#include "gma/nn/layer_config.hpp"
+
+namespace gma::io::detail {
+
+/// f(name, member) for every member of a config.
+template <class Config, class F>
+void visit_config(Config& config, const F& f) {
+  f("width", config.width);
+  f("heads", config.heads);
+  f("key_value_heads", config.key_value_heads);
+  f("head_width", config.head_width);
+  f("value_width", config.value_width);
+  f("components", config.components);
+  f("is_causal", config.is_causal);
+  f("normalization", config.normalization);
+  f("convolution", config.convolution);
+  f("has_forgetting", config.has_forgetting);
+  f("window", config.window);
+  f("has_output_norm", config.has_output_norm);
+  f("has_output_gate", config.has_output_gate);
+  f("shortest_time", config.shortest_time);
+  f("longest_time", config.longest_time);
+}
+
+inline std::string config_text(const LayerConfig& config);
+
+/// Sets the config from such a text. Returns what is wrong with the text, "" if nothing is: it has every member, of its
+/// kind, and no other. Whether they fit together is for validate() to say.
+inline std::string read_config(const std::string& text, LayerConfig& config);
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+inline constexpr const char* names_of_normalizations[] = {"none", "slot", "row"};
+inline constexpr std::size_t most_factors = 64;
+
+inline std::string json_of(bool value) { return value ? "true" : "false"; }
+inline std::string json_of(Index value) { return std::to_string(value); }
+inline std::string json_of(double value) { return nlohmann::json(value).dump(); }
+inline std::string json_of(Normalization value) {
+  return "\"" + std::string(names_of_normalizations[static_cast<int>(value)]) + "\"";
+}
+inline std::string json_of(const std::vector<Index>& values) {
+  std::string text;
+  for (const Index value : values) text += (text.empty() ? "[" : ",") + std::to_string(value);
+  return text.empty() ? "[]" : text + "]";
+}
+
+inline std::string config_text(const LayerConfig& config) {
+  std::string text;
+  visit_config(config, [&](const char* name, const auto& member) {
+    text += (text.empty() ? "{\"" : ",\"") + std::string(name) + "\":" + json_of(member);
+  });
+  return text + "}";
+}
+
+/// A value of the text.
+struct ConfigValue {
+  enum class Kind { none, boolean, count, number, string, counts };
+  Kind kind = Kind::none;
+  bool boolean = false;
+  double number = 0;
+  std::string string;
+  std::vector<Index> counts;  // of Kind::count: one
+};
+
+/// Receives the JSON piece by piece and builds no tree of it, whose destruction takes memory. The names and types of
+/// the functions are those that nlohmann::json::sax_parse calls; one that returns false ends the reading.
+class ConfigHandler {
+ public:
+  using Kind = ConfigValue::Kind;
+
+  std::map<std::string, ConfigValue> values;
+  std::string name;  // of the member that is being read
+
+  bool null() { return false; }
+  bool binary(nlohmann::json::binary_t&) { return false; }
+  bool number_integer(std::int64_t value) { return number(static_cast<double>(value)); }  // these are negative
+  bool number_float(double value, const std::string&) { return number(value); }
+  bool boolean(bool value) {
+    current().boolean = value;
+    return is_now(Kind::boolean);
+  }
+  bool string(std::string& value) {
+    current().string = std::move(value);
+    return is_now(Kind::string);
+  }
+  bool number_unsigned(std::uint64_t value) {
+    constexpr std::uint64_t most = std::uint64_t{1} << 24;  // more than any config has
+    if (!in_array_) current().number = static_cast<double>(value);
+    if (value > most && !in_array_) return is_now(Kind::number);
+    current().counts.push_back(static_cast<Index>(value));
+    return in_array_ ? value <= most && current().counts.size() <= most_factors : is_now(Kind::count);
+  }
+  bool start_object(std::size_t) { return std::exchange(depth_, 1) == 0; }
+  bool end_object() { return true; }
+  bool start_array(std::size_t) { return is_now(Kind::counts) && !std::exchange(in_array_, true); }
+  bool end_array() {
+    in_array_ = false;
+    return true;
+  }
+  bool key(std::string& key) {
+    name = std::move(key);
+    is_twice_ = !values.emplace(name, ConfigValue()).second;
+    return !is_twice_;
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) {
+    is_json_ = false;
+    return false;
+  }
+
+  bool is_object() const { return is_json_ && depth_ == 1; }
+  bool is_twice() const { return is_twice_; }
+
+ private:
+  ConfigValue& current() { return values[name]; }
+  bool number(double value) {
+    current().number = value;
+    return is_now(Kind::number);
+  }
+  bool is_now(Kind kind) {
+    current().kind = kind;
+    return depth_ == 1 && !in_array_;
+  }
+
+  int depth_ = 0;
+  bool in_array_ = false, is_twice_ = false, is_json_ = true;
+};
+
+/// Whether it is a value of the member's kind; sets it if so.
+inline bool set_member(const ConfigValue& found, bool& value) {
+  value = found.boolean;
+  return found.kind == ConfigValue::Kind::boolean;
+}
+inline bool set_member(const ConfigValue& found, Index& value) {
+  if (found.kind != ConfigValue::Kind::count) return false;
+  value = found.counts.front();
+  return true;
+}
+inline bool set_member(const ConfigValue& found, double& value) {
+  value = found.number;
+  return found.kind == ConfigValue::Kind::count || found.kind == ConfigValue::Kind::number;
+}
+inline bool set_member(const ConfigValue& found, Normalization& value) {
+  for (int i = 0; i < 3 && found.kind == ConfigValue::Kind::string; ++i) {
+    if (found.string != names_of_normalizations[i]) continue;
+    value = static_cast<Normalization>(i);
+    return true;
+  }
+  return false;
+}
+inline bool set_member(const ConfigValue& found, std::vector<Index>& value) {
+  value = found.counts;
+  return found.kind == ConfigValue::Kind::counts && !value.empty();
+}
+
+inline std::string read_config(const std::string& text, LayerConfig& config) {
+  ConfigHandler handler;
+  const bool is_read = nlohmann::json::sax_parse(text, &handler);
+  if (!handler.is_object()) return "the metadata's config is no JSON object";
+  if (handler.is_twice()) return "the metadata's config has " + shown(handler.name) + " twice";
+  if (!is_read) return "the metadata's config has a bad value for " + shown(handler.name);
+  std::string fault;
+  std::size_t members = 0;
+  visit_config(config, [&](const char* name, auto& member) {
+    const auto found = handler.values.find(name);
+    if (found != handler.values.end()) ++members;
+    if (!fault.empty()) return;
+    if (found == handler.values.end()) {
+      if (std::string(name) != "window") fault = "the metadata's config lacks " + std::string(name);  // older files do
+    } else if (!set_member(found->second, member)) {
+      fault = "the metadata's config has a bad value for " + std::string(name);
+    }
+  });
+  if (fault.empty() && members != handler.values.size()) fault = "the metadata's config has members that are not known";
+  return fault;
+}
+
+}  // namespace gma::io::detail

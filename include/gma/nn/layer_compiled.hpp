@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+// The layer that a forward call runs on: the caller's, where it is compiled, else one that is compiled into the cache.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#include "gma/nn/layer_cache.hpp"
+
+namespace gma::detail {
+
+/// Whether two layers of the same config have the same numbers, to the bit. False where that can't be told.
+template <class S, class Covariance>
+bool have_same_numbers(const AttentionLayer<S, Covariance>& a, const AttentionLayer<S, Covariance>& b) {
+  using Layer = AttentionLayer<S, Covariance>;
+  if constexpr (!std::is_arithmetic_v<S> || is_feature_map<typename LayerRouting<S, Covariance>::Type>) {
+    return false;
+  } else {
+    const auto same = [](const auto& x, const auto& y) {
+      const std::size_t bytes = static_cast<std::size_t>(x.size()) * sizeof(S);
+      return x.size() == y.size() && (bytes == 0 || std::memcmp(x.data(), y.data(), bytes) == 0);
+    };
+    for (const auto part : {&Layer::query_weight, &Layer::key_weight, &Layer::value_weight, &Layer::query_filter,
+                            &Layer::key_filter, &Layer::value_filter, &Layer::forget_weight, &Layer::window_weight,
+                            &Layer::gate_weight, &Layer::output_weight}) {
+      if (!same(a.*part, b.*part)) return false;
+    }
+    for (const auto part : {&Layer::forget_bias, &Layer::forget_rate, &Layer::window_bias, &Layer::norm_gain}) {
+      if (!same(a.*part, b.*part)) return false;
+    }
+    for (std::size_t h = 0; h < a.mixtures.size(); ++h) {
+      for (std::size_t m = 0; m < a.mixtures[h].factors.size(); ++m) {
+        const auto &x = a.mixtures[h].factors[m], &y = b.mixtures[h].factors[m];
+        if (!same(x.weight_logits, y.weight_logits) || !same(x.means, y.means) || !same(x.log_scales, y.log_scales) ||
+            !(x.log_temperature == y.log_temperature)) {
+          return false;
+        }
+      }
+    }
+    return true;
+  }
+}
+
+template <class S, class Map>
+const CompiledLayer<S, Map>& compiled_layer(const char*, const CompiledLayer<S, Map>& layer, Index, LayerCache<S>&) {
+  return layer;
+}
+/// A layer that was compiled, and, after calls of few tokens, the parameters of which that was done.
+template <class S, class Covariance>
+struct CompiledOnce {
+  CompiledLayer<S, LayerMap<S, Covariance>> compiled;
+  AttentionLayer<S, Covariance> source;
+  bool has_source = false;
+};
+
+template <class S, class Covariance>
+const CompiledLayer<S, LayerMap<S, Covariance>>& compiled_layer(const char* function,
+                                                                const AttentionLayer<S, Covariance>& layer, Index rows,
+                                                                LayerCache<S>& cache) {
+  check_layer(function, layer);
+  CompiledOnce<S, Covariance>& once = cache.workspace.template keep<CompiledOnce<S, Covariance>>();
+  if (once.has_source && are_alike(once.source.config, layer.config) && have_same_numbers(once.source, layer)) {
+    return once.compiled;
+  }
+  once.has_source = false;
+  compile_into(once.compiled, layer);
+  if (rows < many_tokens) {
+    once.source = AttentionLayer<S, Covariance>(layer);
+    once.has_source = true;
+  }
+  return once.compiled;
+}
+
+}  // namespace gma::detail
