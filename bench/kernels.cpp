@@ -6,11 +6,11 @@
 
 #include <cstdio>
 #include <exception>
-#include <fstream>
 #include <iostream>
 #include <stdexcept>
 
 #include "affinity.hpp"
+#include "gma/io/write_file.hpp"
 #include "kernels.hpp"
 
 namespace {
@@ -57,19 +57,15 @@ void write(const std::string& path, const std::vector<Line>& lines, const Kernel
                     {"unit", line.unit},
                     {"relative_to", line.relative_to}});
   }
-  std::ofstream file(path);
-  file << nlohmann::json({{"build",
-                           {{"compiler", build.compiler},
-                            {"flags", build.flags},
-                            {"eigen", build.eigen},
-                            {"packet_floats", build.packet_floats}}},
-                          {"heads", options.heads},
-                          {"rounds", options.rounds},
-                          {"lines", rows}})
-              .dump(1)
-       << '\n';
-  file.close();
-  if (!file) throw std::runtime_error("cannot write " + path);
+  const nlohmann::json all({{"build",
+                             {{"compiler", build.compiler},
+                              {"flags", build.flags},
+                              {"eigen", build.eigen},
+                              {"packet_floats", build.packet_floats}}},
+                            {"heads", options.heads},
+                            {"rounds", options.rounds},
+                            {"lines", rows}});
+  gma::io::write_file(path, all.dump(1) + '\n');
 }
 
 int run(int argc, char** argv) {

@@ -2,11 +2,11 @@
 // Peak extra memory of every program against N, counted (see allocations.hpp for what is): heap in use during the first
 // call of one head, beyond inputs, outputs and what was there before. Prints a table; --out writes JSON, which the
 // report reads. Then it checks what the library promises of its forward operators, and fails where they do not keep it:
-// the second call allocates nothing, and a workspace does not grow with the tokens.
+// the second call allocates nothing, and a workspace does not grow with the tokens, except once, where sums get a
+// second part that keeps them accurate.
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "allocations.hpp"
+#include "gma/io/write_file.hpp"
 #include "lineup.hpp"
 #include "timing.hpp"
 
@@ -66,11 +67,15 @@ bool allocates_nothing(const std::string& name, std::size_t second_call) {
   return second_call == 0;
 }
 
-/// What a workspace holds after few and after many tokens: the same is promised.
-bool holds_still(const std::string& name, std::size_t few, std::size_t many, std::size_t twice) {
-  const bool same = few == many && many == twice;
-  std::printf("%-52s workspace %zu, %zu, %zu bytes%s\n", name.c_str(), few, many, twice, same ? "" : ": NOT the same");
-  return same;
+/// What a workspace holds after few tokens, many, and twice as many. Long sums have a second part, of the memory and of
+/// a tile: at most two more memories, and the same for many tokens as for twice as many, are promised.
+bool holds_still(const Problem& problem, std::size_t few, std::size_t many, std::size_t twice) {
+  constexpr std::size_t padding = 256;
+  const std::size_t memory = sizeof(float) * static_cast<std::size_t>(problem.components * (problem.value_width + 1));
+  const bool kept = many == twice && few <= many && many <= few + 2 * (memory + padding);
+  std::printf("%-52s workspace %zu, %zu, %zu bytes%s\n", bench::name(problem).c_str(), few, many, twice,
+              kept ? "" : ": it GROWS");
+  return kept;
 }
 
 /// The promises, for every forward operator with a compiled mixture and a workspace.
@@ -90,7 +95,7 @@ bool keeps_promises(const bench::LineupOptions& options) {
       kept = allocates_nothing(name, counted.second_call) && kept;
       workspaces.push_back(counted.workspace);
     }
-    kept = holds_still(bench::name(problem), workspaces[0], workspaces[1], workspaces[2]) && kept;
+    kept = holds_still(problem, workspaces[0], workspaces[1], workspaces[2]) && kept;
   }
   for (const bench::Covariance covariance : {bench::Covariance::tied, bench::Covariance::diagonal}) {
     Problem step;
@@ -122,11 +127,10 @@ int main(int argc, char** argv) {
   }
   for (const std::string& sentence : stops.sentences()) std::printf("%s\n", sentence.c_str());
   if (!out.empty()) {
-    std::ofstream file(out);
-    file << counts.dump(1) << '\n';
-    file.close();
-    if (!file) {
-      std::cerr << "cannot write " << out << '\n';
+    try {
+      gma::io::write_file(out, counts.dump(1) + '\n');
+    } catch (const std::runtime_error& error) {
+      std::cerr << error.what() << '\n';
       return 1;
     }
   }

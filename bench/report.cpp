@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "gma/io/write_file.hpp"
 #include "report.hpp"
 
 namespace {
@@ -61,13 +62,6 @@ void measure(Report& report, Pass pass, Index tokens, bench::Stops& stops) {
   }
 }
 
-void write(const std::string& path, const std::string& text) {
-  std::ofstream file(path);
-  file << text;
-  file.close();
-  if (!file) throw std::runtime_error("cannot write " + path);
-}
-
 int run(int argc, char** argv) {
   Report report;
   std::string folder = "report", memory;
@@ -96,8 +90,8 @@ int run(int argc, char** argv) {
   std::filesystem::create_directories(folder);
   const std::string markdown = bench::to_markdown(report);
   std::cout << markdown << std::flush;
-  write(folder + "/report.md", markdown);
-  write(folder + "/report.json", bench::to_json(report).dump(1) + "\n");
+  gma::io::write_file(folder + "/report.md", markdown);
+  gma::io::write_file(folder + "/report.json", bench::to_json(report).dump(1) + "\n");
   if (!bench::draw_figure(report, folder)) std::cerr << "gnuplot did not draw the figure (is it installed?)\n";
   std::cerr << "written: " << folder << "/report.md, report.json, time_memory.svg, time_memory.png\n";
   return 0;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 // The report as a figure: time and memory against N, both axes logarithmic, drawn by gnuplot.
 #include <cstdlib>
-#include <fstream>
 #include <functional>
 #include <optional>
 
+#include "gma/io/write_file.hpp"
 #include "report.hpp"
 
 namespace bench {
@@ -126,10 +126,8 @@ std::string script(const Report& report) {
 }  // namespace
 
 bool draw_figure(const Report& report, const std::string& folder) {
-  std::ofstream file(folder + "/time_memory.gp");
-  file << "# Drawn by gnuplot from the numbers of report.json: gnuplot time_memory.gp\n" << script(report);
-  file.close();
-  if (!file) return false;
+  gma::io::write_file(folder + "/time_memory.gp",
+                      "# Drawn by gnuplot from the numbers of report.json: gnuplot time_memory.gp\n" + script(report));
   std::string quoted;  // for the shell
   for (const char c : folder) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
   const std::string command = "cd -- '" + quoted + "' && gnuplot time_memory.gp";
