@@ -121,11 +121,6 @@ struct LongMemory {
     memory.set_zero();
     has_remainder = false;
   }
-  void copy(const LongMemory& other) {
-    memory.copy(other.memory);
-    has_remainder = other.has_remainder;
-    if (has_remainder) remainder.copy(other.remainder);
-  }
 
   /// From here on with a remainder, if the tokens so far call for it and there is room; it stays.
   void prepare(const S& tokens, bool forgets) {
