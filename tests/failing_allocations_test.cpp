@@ -10,6 +10,7 @@
 
 #include "gma/nn/layer_backward.hpp"
 #include "gma/nn/layer_initialization.hpp"
+#include "gma/nn/rollback.hpp"
 #include "support.hpp"
 
 namespace gma_test {
@@ -390,6 +391,17 @@ TEST(FailingAllocations, StatesAndTheirBytes) {
   sweep("compile", make([](Layers& s, std::string&) { s.compiled = gma::compile(s.layer); }));
   sweep("random_layer", make([](Layers& s, std::string&) { s.layer = gma::random_layer<S>(layer_config(), 7); }));
   sweep("fork", make([](Layers& s, std::string&) { s.states[0] = s.states[1]; }));
+  sweep("fork over a state of another layer", make([](Layers& s, std::string&) {
+          gma::LayerConfig config = layer_config();
+          config.window = 5;
+          config.components = {2, 3};
+          gma::LayerState<S> other = gma::begin_stream(gma::AttentionLayer<S>(config));
+          other = s.states[1];
+          gma::Rollback<gma::LayerState<S>> rollback(1);
+          rollback.record(gma::begin_stream(gma::AttentionLayer<S>(config)));
+          rollback.record(other);
+          rollback.rewind(s.states[0], 1);
+        }));
   sweep("load memory", make([](Layers& s, std::string&) {
           std::istringstream stream(saved(s.states[1].memories[0]));
           gma::load(s.states[0].memories[0], stream);

@@ -59,7 +59,7 @@ void backward(const M& map, const ConstTile<S>& x, const Tile<S>& r, Tile<S> d_r
 
 template <class M, IfFeatureMap<M> = 0>
 void compile_into(M& compiled, const M& map) {
-  compiled = map;
+  compiled = M(map);  // copying into numbers of another size is not safe where memory runs out (core/resize.hpp)
 }
 
 /// No parameters, no gradient: what gathers it stays empty.

@@ -26,6 +26,14 @@ struct LayerState {
   /// Set while a call changes the numbers in place, and left set where it throws: the state is then good for nothing
   /// but reset(), load(), assignment and destruction.
   bool is_torn = false;
+
+  LayerState() = default;
+  LayerState(const LayerState&) = default;
+  LayerState(LayerState&&) = default;
+  LayerState& operator=(LayerState&&) = default;
+  ~LayerState() = default;
+  /// Allocates nothing where the sizes are the same, and changes nothing where memory runs out.
+  LayerState& operator=(const LayerState& other);
 };
 
 /// The state before the first token. Throws std::invalid_argument for a layer that is not causal.
@@ -55,9 +63,9 @@ template <class S>
 std::size_t serialized_size(const LayerState<S>& state);
 
 /// Reads what save() wrote, also in version 3, whose memories have neither tokens nor remainders, into a state of the
-/// same shape, as begin_stream() makes it for the same layer; a stream that
-/// goes on from there gives the same bits as one that was never saved. Throws std::runtime_error on anything else (a
-/// foreign or corrupt stream, another scalar, another layer's shapes), and leaves `state` as it was.
+/// same shape, as begin_stream() makes it for the same layer; a stream that goes on from there gives the same bits as
+/// one that was never saved. Throws std::runtime_error on anything else (a foreign or corrupt stream, another scalar,
+/// another layer's shapes), and leaves `state` as it was.
 template <class S>
 void load(LayerState<S>& state, std::istream& stream);
 
@@ -78,6 +86,35 @@ LayerState<typename L::Scalar> begin_stream(const L& layer) {
   state.window_keys = Matrix<S>::Constant(shape.past, shape.past > 0 ? shape.keys : 0, S(0));
   state.window_values = Matrix<S>::Constant(shape.past, shape.past > 0 ? shape.values : 0, S(0));
   return state;
+}
+
+namespace detail {
+
+template <class S>
+bool have_same_sizes(const LayerState<S>& a, const LayerState<S>& b) {
+  const auto same = [](const auto& m, const auto& n) { return m.rows() == n.rows() && m.cols() == n.cols(); };
+  bool result = a.memories.size() == b.memories.size() && same(a.history, b.history) &&
+                same(a.window_keys, b.window_keys) && same(a.window_values, b.window_values);
+  for (std::size_t h = 0; result && h < a.memories.size(); ++h) {
+    const Memory<S>&m = a.memories[h], &n = b.memories[h];
+    result = same(m.slots, n.slots) && same(m.mass, n.mass) && same(m.slots_remainder, n.slots_remainder) &&
+             same(m.mass_remainder, n.mass_remainder);
+  }
+  return result;
+}
+
+}  // namespace detail
+
+template <class S>
+LayerState<S>& LayerState<S>::operator=(const LayerState& other) {
+  if (!detail::have_same_sizes(*this, other)) return *this = LayerState(other);
+  memories = other.memories;
+  history = other.history;
+  window_keys = other.window_keys;
+  window_values = other.window_values;
+  position = other.position;
+  is_torn = other.is_torn;
+  return *this;
 }
 
 namespace detail {
