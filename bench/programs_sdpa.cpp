@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Softmax attention as programs to be compared with.
-#include "gma/baselines/sdpa.hpp"
+#include "gma/softmax/sdpa.hpp"
 #include "programs_common.hpp"
 
 namespace bench {

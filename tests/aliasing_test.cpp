@@ -4,7 +4,7 @@
 // call is refused by name: never silently wrong.
 #include <functional>
 
-#include "gma/nn/heads_backward.hpp"
+#include "gma/heads/heads_backward.hpp"
 #include "support.hpp"
 
 namespace gma_test {

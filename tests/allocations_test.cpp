@@ -2,7 +2,7 @@
 // No heap allocation after the first call with a workspace, and none at all in a decoding step.
 #include "allocation_counter.hpp"
 // after it
-#include "gma/baselines/sdpa.hpp"
+#include "gma/softmax/sdpa.hpp"
 #include "support.hpp"
 
 namespace gma_test {

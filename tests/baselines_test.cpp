@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Softmax attention, the opponent in the comparisons: tiled against dense, gradients against central differences,
 // decoding against the causal form, and what bad arguments are told.
-#include <gma/baselines/sdpa.hpp>
+#include <gma/softmax/sdpa.hpp>
 
 #include <gtest/gtest.h>
 

@@ -8,9 +8,9 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "gma/nn/layer_backward.hpp"
-#include "gma/nn/layer_initialization.hpp"
-#include "gma/nn/rollback.hpp"
+#include "gma/layer/layer_backward.hpp"
+#include "gma/layer/layer_initialization.hpp"
+#include "gma/layer/rollback.hpp"
 #include "support.hpp"
 
 namespace gma_test {

@@ -3,7 +3,7 @@
 // central differences, streams, and the properties that the features are used for.
 #include "gma/baselines/feature_maps.hpp"
 
-#include "gma/nn/heads_backward.hpp"
+#include "gma/heads/heads_backward.hpp"
 #include "support.hpp"
 
 namespace gma_test {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "executors.hpp"
-#include "gma/nn/heads_backward.hpp"
+#include "gma/heads/heads_backward.hpp"
 #include "support.hpp"
 
 namespace gma_test {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // The kernels on packets against their plain twins, at every size around a register block, and the promises that the
 // operators rely on: one row's bits do not depend on its neighbours, NaN stays, what is far away is exactly zero.
-#include "gma/kernels/columns.hpp"
 #include "gma/kernels/mass.hpp"
 #include "gma/kernels/products.hpp"
 #include "gma/kernels/rows.hpp"
 #include "gma/kernels/scan.hpp"
+#include "gma/softmax/running_softmax.hpp"
 #include "support.hpp"
 
 namespace gma_test {

@@ -4,8 +4,8 @@
 // and is not: expressions as inputs, layers that were not compiled.
 #include <limits>
 
-#include "gma/nn/layer_backward.hpp"
-#include "gma/nn/layer_initialization.hpp"
+#include "gma/layer/layer_backward.hpp"
+#include "gma/layer/layer_initialization.hpp"
 #include "support.hpp"
 
 namespace gma_test {

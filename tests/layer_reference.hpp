@@ -3,7 +3,7 @@
 // read, not run fast.
 #pragma once
 
-#include "gma/nn/layer.hpp"
+#include "gma/layer/layer.hpp"
 #include "support.hpp"
 
 namespace gma_test {

@@ -7,7 +7,7 @@
 #include <stdexcept>
 
 #include "gma/io/layer_safetensors.hpp"
-#include "gma/nn/layer_initialization.hpp"
+#include "gma/layer/layer_initialization.hpp"
 #include "io_support.hpp"
 
 namespace gma_test {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Streams of a layer: saved, loaded and continued to the bit; corrupt and foreign files that change nothing; drafts
 // that are taken back.
-#include "gma/nn/layer_state.hpp"
+#include "gma/layer/layer_state.hpp"
 
 #include <cstdint>
 #include <limits>
 #include <sstream>
 
-#include "gma/nn/layer_forward.hpp"
-#include "gma/nn/layer_initialization.hpp"
-#include "gma/nn/rollback.hpp"
+#include "gma/layer/layer_forward.hpp"
+#include "gma/layer/layer_initialization.hpp"
+#include "gma/layer/rollback.hpp"
 #include "support.hpp"
 
 namespace gma_test {

@@ -8,8 +8,8 @@
 
 #include "executors.hpp"
 #include "gma/baselines/layer_features.hpp"
-#include "gma/nn/layer_backward.hpp"
-#include "gma/nn/layer_initialization.hpp"
+#include "gma/layer/layer_backward.hpp"
+#include "gma/layer/layer_initialization.hpp"
 
 namespace gma_test {
 namespace {

@@ -5,7 +5,7 @@
 #include <limits>
 #include <stdexcept>
 
-#include "gma/nn/rollback.hpp"
+#include "gma/layer/rollback.hpp"
 #include "support.hpp"
 
 namespace gma_test {

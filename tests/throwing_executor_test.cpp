@@ -3,9 +3,9 @@
 // use, and the same caches and workspaces serve on.
 #include <sstream>
 
-#include "gma/nn/heads_backward.hpp"
-#include "gma/nn/layer_backward.hpp"
-#include "gma/nn/layer_initialization.hpp"
+#include "gma/heads/heads_backward.hpp"
+#include "gma/layer/layer_backward.hpp"
+#include "gma/layer/layer_initialization.hpp"
 #include "support.hpp"
 
 namespace gma_test {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Values of width 0 are allowed: outputs have no columns, masses are as ever, and every gradient that comes from the
 // outputs is exactly zero, whatever scratch memory held before.
-#include "gma/nn/heads_backward.hpp"
+#include "gma/heads/heads_backward.hpp"
 #include "support.hpp"
 
 namespace gma_test {

@@ -16,7 +16,7 @@
 #endif
 
 #include "affinity.hpp"
-#include "gma/baselines/sdpa_dense.hpp"
+#include "gma/softmax/sdpa_dense.hpp"
 #include "programs_common.hpp"
 #include "timing.hpp"
 

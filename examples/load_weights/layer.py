@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""layer.py LAYER.safetensors X.npy Y.npy: the attention layer of gma/nn/layer.hpp, in NumPy.
+"""layer.py LAYER.safetensors X.npy Y.npy: the attention layer of gma/layer/layer.hpp, in NumPy.
 
 Reads a layer as gma::io::write_layer() writes it and an input, one token a row; computes the outputs in float64 from
 the definition, with loops that are read, not run fast; prints how far Y is from them, and exits with 1 if that is more

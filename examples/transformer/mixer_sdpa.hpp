@@ -9,7 +9,7 @@
 #pragma once
 
 #include <algorithm>
-#include <gma/baselines/sdpa.hpp>
+#include <gma/softmax/sdpa.hpp>
 #include <optional>
 #include <stdexcept>
 #include <utility>

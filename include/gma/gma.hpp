@@ -5,9 +5,12 @@
 //                (fitted initialisations: gma/mixture/fit.hpp)
 //   attention    Memory, write, read, bidirectional, causal, and the *_backward of each
 //   reference    the same, dense and O(N^2), for tests and teaching
-//   nn           the verbs for many heads and ragged batches; AttentionLayer: forward, backward, step; Rollback
+//   heads        the verbs for many heads and ragged batches
+//   layer        AttentionLayer: forward, backward, step; states, Rollback
 //
-// Weights and states in files: gma/io/safetensors.hpp, gma/io/layer_safetensors.hpp, gma/io/npy.hpp.
+// Softmax attention to compare with: gma/softmax/sdpa.hpp. Linear attention and Performer:
+// gma/baselines/feature_maps.hpp. Weights and states in files: gma/io/safetensors.hpp, gma/io/layer_safetensors.hpp,
+// gma/io/npy.hpp.
 #pragma once
 
 #include "gma/attention/bidirectional.hpp"
@@ -18,18 +21,18 @@
 #include "gma/attention/read.hpp"
 #include "gma/attention/reference.hpp"
 #include "gma/attention/write.hpp"
+#include "gma/heads/heads.hpp"
+#include "gma/heads/heads_backward.hpp"
+#include "gma/layer/layer.hpp"
+#include "gma/layer/layer_backward.hpp"
+#include "gma/layer/layer_forward.hpp"
+#include "gma/layer/layer_initialization.hpp"
+#include "gma/layer/layer_state.hpp"
+#include "gma/layer/rollback.hpp"
 #include "gma/mixture/initialization.hpp"
 #include "gma/mixture/mixture.hpp"
 #include "gma/mixture/natural.hpp"
 #include "gma/mixture/responsibilities.hpp"
 #include "gma/mixture/usage.hpp"
 #include "gma/mixture/variances.hpp"
-#include "gma/nn/heads.hpp"
-#include "gma/nn/heads_backward.hpp"
-#include "gma/nn/layer.hpp"
-#include "gma/nn/layer_backward.hpp"
-#include "gma/nn/layer_forward.hpp"
-#include "gma/nn/layer_initialization.hpp"
-#include "gma/nn/layer_state.hpp"
-#include "gma/nn/rollback.hpp"
 #include "gma/version.hpp"

@@ -2,7 +2,7 @@
 // Random cases of the multi-head verbs: grouped queries, packed, padded and masked batches, tensors of any strides.
 #pragma once
 
-#include "gma/nn/heads_backward.hpp"
+#include "gma/heads/heads_backward.hpp"
 #include "verbs.hpp"
 
 namespace gma_test::differential {

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <gma/baselines/layer_features.hpp>
 #include <gma/io/layer_safetensors.hpp>
-#include <gma/nn/layer_forward.hpp>
-#include <gma/nn/layer_initialization.hpp>
+#include <gma/layer/layer_forward.hpp>
+#include <gma/layer/layer_initialization.hpp>
 #include <stdexcept>
 #include <string>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include <gma/nn/layer_state.hpp>
+#include <gma/layer/layer_state.hpp>
 
 #include "saved.hpp"
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Linear attention and Performer as attention layers: AttentionLayer<S, Elu> and AttentionLayer<S, RandomFeatures> are
-// the layer of gma/nn/layer.hpp, projections, convolution, forgetting and all, with another feature map in the place of
-// its mixtures. Their config's normalization is to be Normalization::row.
+// the layer of gma/layer/layer.hpp, projections, convolution, forgetting and all, with another feature map in the place
+// of its mixtures. Their config's normalization is to be Normalization::row.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "gma/baselines/feature_maps.hpp"
+#include "gma/layer/layer_routing.hpp"
 #include "gma/mixture/initialization.hpp"
-#include "gma/nn/layer_routing.hpp"
 
 namespace gma::baselines {
 

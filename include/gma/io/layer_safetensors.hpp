@@ -29,7 +29,7 @@
 
 #include "gma/io/layer_safetensors_config.hpp"
 #include "gma/io/safetensors.hpp"
-#include "gma/nn/layer.hpp"
+#include "gma/layer/layer.hpp"
 
 namespace gma::io {
 

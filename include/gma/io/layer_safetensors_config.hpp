@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "gma/io/safetensors_header.hpp"
-#include "gma/nn/layer_config.hpp"
+#include "gma/layer/layer_config.hpp"
 
 namespace gma::io::detail {
 

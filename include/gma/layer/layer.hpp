@@ -22,10 +22,10 @@
 #include <vector>
 
 #include "gma/core/resize.hpp"
+#include "gma/layer/layer_config.hpp"
+#include "gma/layer/layer_routing.hpp"
 #include "gma/mixture/natural.hpp"
-#include "gma/nn/layer_config.hpp"
-#include "gma/nn/layer_routing.hpp"
-#include "gma/nn/window.hpp"
+#include "gma/softmax/window.hpp"
 
 namespace gma {
 

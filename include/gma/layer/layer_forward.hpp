@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "gma/nn/layer_compiled.hpp"
-#include "gma/nn/layer_pass.hpp"
+#include "gma/layer/layer_compiled.hpp"
+#include "gma/layer/layer_pass.hpp"
 
 namespace gma {
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Softmax attention over tiles of queries and keys (gma/nn/softmax_tiles.hpp): no Nq x Nk matrix is stored, and causal
+// Softmax attention over tiles of queries and keys (gma/softmax/tiles.hpp): no Nq x Nk matrix is stored, and causal
 // tiles above the diagonal are skipped. The form to compare speeds with; its backward is sdpa_backward.hpp.
 #pragma once
 
-#include "gma/baselines/sdpa_options.hpp"
 #include "gma/core/workspace.hpp"
+#include "gma/softmax/sdpa_options.hpp"
 
 namespace gma::baselines {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "gma/attention/causal_backward.hpp"
-#include "gma/nn/heads.hpp"
+#include "gma/heads/heads.hpp"
 
 namespace gma {
 

@@ -11,7 +11,7 @@
 #include "gma/core/checks.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/core/types.hpp"
-#include "gma/nn/softmax_tiles.hpp"
+#include "gma/softmax/tiles.hpp"
 
 namespace gma::baselines {
 

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "gma/baselines/sdpa_options.hpp"
+#include "gma/softmax/sdpa_options.hpp"
 
 namespace gma::baselines {
 

@@ -9,8 +9,8 @@
 #include "gma/core/resize.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/core/workspace.hpp"
+#include "gma/heads/sequences.hpp"
 #include "gma/kernels/products.hpp"
-#include "gma/nn/sequences.hpp"
 
 namespace gma::detail {
 

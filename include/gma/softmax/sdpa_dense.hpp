@@ -3,7 +3,7 @@
 // the tiled form is tested against.
 #pragma once
 
-#include "gma/baselines/sdpa_options.hpp"
+#include "gma/softmax/sdpa_options.hpp"
 
 namespace gma::baselines {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "gma/attention/memory.hpp"
-#include "gma/nn/layer.hpp"
+#include "gma/layer/layer.hpp"
 
 namespace gma {
 

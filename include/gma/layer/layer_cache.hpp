@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "gma/nn/heads.hpp"
-#include "gma/nn/layer_window.hpp"
+#include "gma/heads/heads.hpp"
+#include "gma/layer/layer_window.hpp"
 
 namespace gma {
 

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "gma/nn/layer_cache.hpp"
+#include "gma/layer/layer_cache.hpp"
 
 namespace gma::detail {
 

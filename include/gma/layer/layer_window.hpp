@@ -7,9 +7,9 @@
 #include <utility>
 #include <vector>
 
-#include "gma/nn/layer_rows.hpp"
-#include "gma/nn/layer_state.hpp"
-#include "gma/nn/window.hpp"
+#include "gma/layer/layer_rows.hpp"
+#include "gma/layer/layer_state.hpp"
+#include "gma/softmax/window.hpp"
 
 namespace gma {
 

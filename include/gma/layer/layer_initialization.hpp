@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "gma/layer/layer.hpp"
 #include "gma/mixture/initialization.hpp"
-#include "gma/nn/layer.hpp"
 
 namespace gma {
 

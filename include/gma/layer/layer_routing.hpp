@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "gma/core/checks.hpp"
+#include "gma/layer/layer_config.hpp"
 #include "gma/mixture/feature_map.hpp"
 #include "gma/mixture/initialization.hpp"
-#include "gma/nn/layer_config.hpp"
 
 namespace gma::detail {
 

@@ -5,9 +5,9 @@
 #include <utility>
 #include <vector>
 
+#include "gma/heads/heads_backward.hpp"
+#include "gma/layer/layer_forward.hpp"
 #include "gma/mixture/usage.hpp"
-#include "gma/nn/heads_backward.hpp"
-#include "gma/nn/layer_forward.hpp"
 
 namespace gma {
 

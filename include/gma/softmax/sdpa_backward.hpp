@@ -5,7 +5,7 @@
 
 #include <utility>
 
-#include "gma/baselines/sdpa_tiled.hpp"
+#include "gma/softmax/sdpa_tiled.hpp"
 
 namespace gma::baselines {
 

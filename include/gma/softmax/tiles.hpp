@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Softmax attention of one head over tiles of queries and keys, forward and backward, with a running softmax (the
-// scheme known as flash attention): no Nq x Nk matrix is stored. What gma/baselines/sdpa.hpp measures, and what the
+// scheme known as flash attention): no Nq x Nk matrix is stored. What gma/softmax/sdpa.hpp measures, and what the
 // window of an attention layer runs on.
 #pragma once
 
@@ -11,9 +11,9 @@
 #include "gma/core/elementwise.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/core/workspace.hpp"
-#include "gma/kernels/columns.hpp"
 #include "gma/kernels/products.hpp"
 #include "gma/kernels/rows.hpp"
+#include "gma/softmax/running_softmax.hpp"
 
 namespace gma::detail {
 

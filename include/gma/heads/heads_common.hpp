@@ -10,9 +10,9 @@
 
 #include "gma/attention/memory.hpp"
 #include "gma/attention/options.hpp"
+#include "gma/heads/head_tensor.hpp"
+#include "gma/heads/sequences.hpp"
 #include "gma/mixture/responsibilities.hpp"
-#include "gma/nn/head_tensor.hpp"
-#include "gma/nn/sequences.hpp"
 
 namespace gma {
 

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "gma/core/elementwise.hpp"
-#include "gma/nn/convolution.hpp"
-#include "gma/nn/layer_cache.hpp"
-#include "gma/nn/layer_rows.hpp"
+#include "gma/layer/convolution.hpp"
+#include "gma/layer/layer_cache.hpp"
+#include "gma/layer/layer_rows.hpp"
 
 namespace gma::detail {
 

@@ -14,8 +14,8 @@
 
 #include "gma/attention/bidirectional.hpp"
 #include "gma/attention/causal.hpp"
-#include "gma/nn/heads_common.hpp"
-#include "gma/nn/heads_memories.hpp"
+#include "gma/heads/heads_common.hpp"
+#include "gma/heads/heads_memories.hpp"
 
 namespace gma {
 

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "gma/nn/heads_common.hpp"
+#include "gma/heads/heads_common.hpp"
 
 namespace gma::detail {
 

@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "gma/nn/softmax_tiles.hpp"
+#include "gma/softmax/tiles.hpp"
 
 namespace gma::detail {
 
