@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A memory of another scalar than the mixture's is refused in words.
-// Expected: gma: memories and token inputs must have the same scalar as the mixture
+// A memory of another scalar than the mixture's is refused by the compiler, which names both types.
+// Expected: no known conversion
 #include <gma/attention/causal.hpp>
 #include <gma/mixture/mixture.hpp>
 

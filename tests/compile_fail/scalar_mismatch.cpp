@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Queries of another scalar than the mixture's are refused in words.
-// Expected: gma: queries, keys and values must have the mixture's scalar
+// Expected: gma: an input must have the mixture's scalar
 #include <gma/gma.hpp>
 
 #ifdef GMA_MUST_NOT_COMPILE

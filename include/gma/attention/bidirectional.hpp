@@ -11,126 +11,164 @@ namespace gma {
 /// Nk x e; returns Nq x e. Nq and Nk may differ. Equal to the dense affinity (7) times the values. With forgetting it
 /// is the memory after the last key that is read: keys near the end weigh most. Cost O((Nq + Nk) K (D + e)), extra
 /// memory O(tile (K + D + e) + K e). Throws std::invalid_argument on shapes or token inputs that do not fit.
-template <class M, class Q, class K, class V, class TS = typename M::Scalar>
-Matrix<typename M::Scalar> bidirectional(const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                                         const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                         const Options& options = {}, const TokenInputs<TS>& tokens = {});
-/// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory. `out` may share memory with
-/// the inputs.
-template <class Out, class M, class Q, class K, class V, class TS = typename M::Scalar>
-void bidirectional_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                        const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
-                        const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
+template <class M>
+Matrix<Scalar<M>> bidirectional(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                                const In<Scalar<M>>& values, const Options& options = {},
+                                const TokenInputsView<Scalar<M>>& tokens = {},
+                                const OptionalWorkspace<Scalar<M>>& workspace = {});
+/// The same into a caller's Nq x e matrix, block or map. `out` may share memory with the inputs.
+template <class M>
+void bidirectional_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries,
+                        const In<Scalar<M>>& keys, const In<Scalar<M>>& values, const Options& options = {},
+                        const TokenInputsView<Scalar<M>>& tokens = {},
+                        const OptionalWorkspace<Scalar<M>>& workspace = {});
 
 /// Gradients of bidirectional(): everything that was given. d_output is Nq x e. Cost about 3 forward passes; the same
 /// extra memory.
-template <class M, class Q, class K, class V, class D, class TS = typename M::Scalar>
-Gradients<M> bidirectional_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                                    const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                    const Eigen::MatrixBase<D>& d_output, const Options& options = {},
-                                    const TokenInputs<TS>& tokens = {});
-/// The same into `gradients`, whose matrices are reused, with a caller's scratch memory. Inputs may lie in those
-/// matrices.
-template <class M, class Q, class K, class V, class D, class TS = typename M::Scalar>
-void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                 const Eigen::MatrixBase<D>& d_output, const Options& options,
-                                 const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
+template <class M>
+Gradients<M> bidirectional_backward(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                                    const In<Scalar<M>>& values, const In<Scalar<M>>& d_output,
+                                    const Options& options = {}, const TokenInputsView<Scalar<M>>& tokens = {},
+                                    const OptionalWorkspace<Scalar<M>>& workspace = {});
+/// The same into `gradients`, whose matrices are reused, or to where the targets say. Inputs may lie there.
+template <class M>
+void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, const In<Scalar<M>>& queries,
+                                 const In<Scalar<M>>& keys, const In<Scalar<M>>& values, const In<Scalar<M>>& d_output,
+                                 const Options& options = {}, const TokenInputsView<Scalar<M>>& tokens = {},
+                                 const OptionalWorkspace<Scalar<M>>& workspace = {});
+template <class M>
+void bidirectional_backward_into(const GradientTargets<M>& targets, const M& mixture, const In<Scalar<M>>& queries,
+                                 const In<Scalar<M>>& keys, const In<Scalar<M>>& values, const In<Scalar<M>>& d_output,
+                                 const Options& options = {}, const TokenInputsView<Scalar<M>>& tokens = {},
+                                 const OptionalWorkspace<Scalar<M>>& workspace = {});
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
-template <class Out, class M, class Q, class K, class V, class TS>
-void bidirectional_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                        const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
-                        const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace) {
-  using S = typename M::Scalar;
-  constexpr const char* function = "bidirectional";
-  detail::check_scalar<S, TS>();
-  const detail::FeatureMapOf<M>& natural = detail::compiled(function, mixture, workspace);
-  detail::check_options(function, options);
-  detail::check_token_width(function, "queries", queries.cols(), natural.dim());
-  detail::check_stream(function, natural, keys, values, tokens);
-  detail::check_shape(function, "out", out.rows(), out.cols(), queries.rows(), values.cols(), "queries x value width");
-  detail::Evaluated<Q> q = queries.derived();
-  detail::Evaluated<K> k = keys.derived();
-  detail::Evaluated<V> v = values.derived();
-  typename Workspace<S>::Frame frame(workspace);
-  const detail::TokenSink<S> sink(detail::writable(out));
-  const detail::TokenView<S> view = detail::apart(detail::TokenView<S>(q), sink, true, workspace);
-  const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
-  const detail::MemoryView<S> memory =
-      detail::write_all(natural, stream, detail::tile_size(options, detail::default_tile, stream.size()),
-                        options.executor, false, workspace)
-          .memory;
-  if (options.normalization == Normalization::slot) detail::divide_slots(memory, memory.slots);
-  detail::read_tokens(natural, view, memory, options.normalization,
-                      detail::tile_size(options, detail::default_tile, view.rows()), options.executor, sink, workspace);
+namespace detail {
+
+/// The memory of the whole stream, as read_written() wants it: M / m for slot normalisation.
+template <class FeatureMap, class S>
+MemoryView<S> written_memory(const FeatureMap& map, const TokenStream<S>& stream, const Options& options,
+                             Workspace<S>& workspace) {
+  const Index tile = tile_size(options, default_tile, stream.size());
+  const MemoryView<S> memory = write_all(map, stream, tile, options.executor, false, workspace).memory;
+  if (options.normalization == Normalization::slot) divide_slots(memory, memory.slots);
+  return memory;
 }
 
-template <class M, class Q, class K, class V, class TS>
-Matrix<typename M::Scalar> bidirectional(const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                                         const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                         const Options& options, const TokenInputs<TS>& tokens) {
-  Workspace<typename M::Scalar> workspace;
-  Matrix<typename M::Scalar> out(queries.rows(), values.cols());
+template <class FeatureMap, class S>
+void read_written(const FeatureMap& map, const TokenView<S>& queries, const MemoryView<S>& memory,
+                  const Options& options, const TokenSink<S>& out, Workspace<S>& workspace) {
+  read_tokens(map, queries, memory, options.normalization, tile_size(options, default_tile, queries.rows()),
+              options.executor, out, workspace);
+}
+
+template <class Map, class S>
+void check_bidirectional(const char* function, const Map& natural, const TokenView<S>& queries,
+                         const TokenView<S>& keys, const TokenView<S>& values, const Options& options,
+                         const TokenInputsView<S>& tokens) {
+  check_options(function, options);
+  check_token_width(function, "queries", queries.cols(), natural.dim());
+  check_stream(function, natural, keys, values, tokens);
+}
+
+}  // namespace detail
+
+template <class M>
+void bidirectional_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries,
+                        const In<Scalar<M>>& keys, const In<Scalar<M>>& values, const Options& options,
+                        const TokenInputsView<Scalar<M>>& tokens,
+                        const OptionalWorkspace<Scalar<M>>& optional_workspace) {
+  using S = Scalar<M>;
+  constexpr const char* function = "bidirectional";
+  Workspace<S>& workspace = optional_workspace.get();
+  const detail::FeatureMapOf<M>& natural = detail::compiled(function, mixture, workspace);
+  detail::check_bidirectional<detail::FeatureMapOf<M>, S>(function, natural, queries, keys, values, options, tokens);
+  detail::check_shape(function, "out", out.rows(), out.cols(), queries.rows(), values.cols(), "queries x value width");
+  typename Workspace<S>::Frame frame(workspace);
+  const detail::TokenView<S> view = detail::apart(queries, out, true, workspace);
+  const detail::TokenStream<S> stream{keys, values, tokens};
+  const detail::MemoryView<S> memory = detail::written_memory(natural, stream, options, workspace);
+  detail::read_written<detail::FeatureMapOf<M>, S>(natural, view, memory, options, out, workspace);
+}
+
+template <class M>
+Matrix<Scalar<M>> bidirectional(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                                const In<Scalar<M>>& values, const Options& options,
+                                const TokenInputsView<Scalar<M>>& tokens,
+                                const OptionalWorkspace<Scalar<M>>& workspace) {
+  Matrix<Scalar<M>> out(queries.rows(), values.cols());
   bidirectional_into(out, mixture, queries, keys, values, options, tokens, workspace);
   return out;
 }
 
-template <class M, class Q, class K, class V, class D, class TS>
-void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                 const Eigen::MatrixBase<D>& d_output, const Options& options,
-                                 const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace) {
-  using S = typename M::Scalar;
+namespace detail {
+
+template <class M>
+void bidirectional_backward_to(GradientDestination<M> gradients, const M& mixture, const TokenView<Scalar<M>>& queries,
+                               const TokenView<Scalar<M>>& keys, const TokenView<Scalar<M>>& values,
+                               const TokenView<Scalar<M>>& d_output, const Options& options,
+                               const TokenInputsView<Scalar<M>>& tokens, Workspace<Scalar<M>>& workspace) {
+  using S = Scalar<M>;
   constexpr const char* function = "bidirectional_backward";
-  detail::check_scalar<S, TS>();
-  detail::check_has_parameters<M>();
-  const detail::FeatureMapOf<M>& natural = detail::compiled(function, mixture, workspace);
-  detail::check_options(function, options);
-  detail::check_token_width(function, "queries", queries.cols(), natural.dim());
-  detail::check_stream(function, natural, keys, values, tokens);
-  detail::check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), values.cols(),
-                      "queries x value width");
-  detail::Evaluated<Q> q = queries.derived();
-  detail::Evaluated<K> k = keys.derived();
-  detail::Evaluated<V> v = values.derived();
-  detail::Evaluated<D> dy = d_output.derived();
+  check_has_parameters<M>();
+  const FeatureMapOf<M>& natural = compiled(function, mixture, workspace);
+  check_bidirectional(function, natural, queries, keys, values, options, tokens);
+  const Index components = natural.components(), e = values.cols();
+  check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), e, "queries x value width");
+  TokenStream<S> stream{keys, values, tokens};
+  const GradientShapes shapes{function, queries.rows(),    keys.rows(),     queries.cols(),
+                              e,        stream.weighted(), stream.forgets()};
+  gradients.check(shapes);
   typename Workspace<S>::Frame frame(workspace);
-  const auto apart = [&](const detail::TokenView<S>& input) {
-    return detail::apart<S>(input, {&gradients.queries, &gradients.keys, &gradients.values, &gradients.memory.slots},
-                            workspace);
-  };
-  const detail::TokenView<S> view = apart(detail::TokenView<S>(q)), d_output_view = apart(detail::TokenView<S>(dy));
-  detail::TokenStream<S> stream{apart(detail::TokenView<S>(k)), apart(detail::TokenView<S>(v)), tokens};
+  const TokenView<S> query_view = gradients.apart(queries, workspace), dy = gradients.apart(d_output, workspace);
+  stream.keys = gradients.apart(keys, workspace);
+  stream.values = gradients.apart(values, workspace);
   const Memory<S>* const from_zeros = nullptr;
-  stream.centre = detail::value_centre(natural, stream, options.normalization, from_zeros, workspace);
-  const Index write_tile = detail::tile_size(options, detail::default_tile, stream.size());
-  const Index read_tile = detail::tile_size(options, detail::default_tile, view.rows());
-  detail::GradientSum<detail::FeatureMapOf<M>, S> gradient(natural, workspace);
-  const bool in_two_parts = detail::keeps_remainder<S>;
-  const detail::LongMemory<S> memory =
-      detail::write_all(natural, stream, write_tile, options.executor, in_two_parts, workspace);
-  detail::resize(gradients.queries, queries.rows(), queries.cols());
-  detail::set_zero(gradients.memory, natural.components(), values.cols());
-  detail::LongMemory<S> d_memory{
-      detail::view(gradients.memory),
-      detail::take_memory(in_two_parts ? natural.components() : Index(0), values.cols(), workspace), in_two_parts};
+  stream.centre = value_centre(natural, stream, options.normalization, from_zeros, workspace);
+  const Index write_tile = tile_size(options, default_tile, stream.size());
+  const Index read_tile = tile_size(options, default_tile, query_view.rows());
+  GradientSum<FeatureMapOf<M>, S> sum(natural, workspace);
+  constexpr bool in_two_parts = keeps_remainder<S>;
+  const LongMemory<S> memory = write_all(natural, stream, write_tile, options.executor, in_two_parts, workspace);
+  const TokenGradients<S> out = gradients.open(shapes, workspace);
+  set_zero(out.memory, components, e);
+  LongMemory<S> d_memory{view(out.memory), take_memory(in_two_parts ? components : Index(0), e, workspace),
+                         in_two_parts};
   d_memory.remainder.set_zero();
-  detail::read_tokens_backward(natural, view, memory, d_output_view, options.normalization, read_tile, options.executor,
-                               stream.centre, gradients.queries, d_memory, gradient, workspace);
-  detail::write_tokens_backward(natural, stream, from_zeros, write_tile, options.executor,
-                                static_cast<const S*>(memory.memory.mass.data()), d_memory,
-                                detail::token_gradients(gradients), gradient, workspace);
-  detail::pull_back(mixture, natural, gradient.total(), gradients.mixture);
+  read_tokens_backward(natural, query_view, memory, dy, options.normalization, read_tile, options.executor,
+                       stream.centre, out.queries, d_memory, sum, workspace);
+  write_tokens_backward(natural, stream, from_zeros, write_tile, options.executor,
+                        static_cast<const S*>(memory.memory.mass.data()), d_memory, out, sum, workspace);
+  gradients.close();
+  if (gradients.mixture() != nullptr) pull_back(mixture, natural, sum.total(), *gradients.mixture());
 }
 
-template <class M, class Q, class K, class V, class D, class TS>
-Gradients<M> bidirectional_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                                    const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                    const Eigen::MatrixBase<D>& d_output, const Options& options,
-                                    const TokenInputs<TS>& tokens) {
-  Workspace<typename M::Scalar> workspace;
+}  // namespace detail
+
+template <class M>
+void bidirectional_backward_into(Gradients<M>& gradients, const M& mixture, const In<Scalar<M>>& queries,
+                                 const In<Scalar<M>>& keys, const In<Scalar<M>>& values, const In<Scalar<M>>& d_output,
+                                 const Options& options, const TokenInputsView<Scalar<M>>& tokens,
+                                 const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::bidirectional_backward_to<M>(gradients, mixture, queries, keys, values, d_output, options, tokens,
+                                       workspace.get());
+}
+
+template <class M>
+void bidirectional_backward_into(const GradientTargets<M>& targets, const M& mixture, const In<Scalar<M>>& queries,
+                                 const In<Scalar<M>>& keys, const In<Scalar<M>>& values, const In<Scalar<M>>& d_output,
+                                 const Options& options, const TokenInputsView<Scalar<M>>& tokens,
+                                 const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::bidirectional_backward_to<M>(targets, mixture, queries, keys, values, d_output, options, tokens,
+                                       workspace.get());
+}
+
+template <class M>
+Gradients<M> bidirectional_backward(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                                    const In<Scalar<M>>& values, const In<Scalar<M>>& d_output, const Options& options,
+                                    const TokenInputsView<Scalar<M>>& tokens,
+                                    const OptionalWorkspace<Scalar<M>>& workspace) {
   Gradients<M> gradients;
   bidirectional_backward_into(gradients, mixture, queries, keys, values, d_output, options, tokens, workspace);
   return gradients;

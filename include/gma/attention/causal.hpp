@@ -6,36 +6,39 @@
 
 #include "gma/attention/causal_tile.hpp"
 #include "gma/attention/write.hpp"
+#include "gma/core/operands.hpp"
 
 namespace gma {
 
 /// y_t from (4), (5) or (6) with the memory after token t: queries and keys N x d, values N x e; returns N x e. lambda
-/// = 1 everywhere unless tokens.log_forgetting is given. Output i depends on tokens 0..i of the call alone, to the bit,
-/// however many follow. Cost O(N K (D + e)), 2 N K (2 D + 2 e) operations in products; extra memory O(tile (K + D) +
-/// K e) (kernels/COSTS.md). Throws std::invalid_argument on shapes or token inputs that do not fit.
-template <class M, class Q, class K, class V, class TS = typename M::Scalar>
-Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                  const Options& options = {}, const TokenInputs<TS>& tokens = {});
+/// = 1 everywhere unless tokens.log_forgetting is given. Output i depends on tokens 0..i of the call alone: later
+/// tokens change no bit of it. Cost O(N K (D + e)), 2 N K (2 D + 2 e) operations in products; extra memory O(tile (K +
+/// D) + K e) (kernels/COSTS.md). Throws std::invalid_argument on shapes or token inputs that do not fit.
+template <class M>
+Matrix<Scalar<M>> causal(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                         const In<Scalar<M>>& values, const Options& options = {},
+                         const TokenInputsView<Scalar<M>>& tokens = {},
+                         const OptionalWorkspace<Scalar<M>>& workspace = {});
 
 /// The same, continuing from `memory` (K x e, or empty: sized here) and leaving it advanced. N = 1 decodes a step, N >
-/// 1 prefills. On an exception the memory is as it was, but for an empty one, which may be sized, with zeros.
-template <class M, class Q, class K, class V, class MS, class TS = typename M::Scalar>
-Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                  Memory<MS>& memory, const Options& options = {}, const TokenInputs<TS>& tokens = {});
+/// 1 prefills. An exception leaves the memory unchanged, except that an empty one may have been sized, with zeros.
+template <class M>
+Matrix<Scalar<M>> causal(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                         const In<Scalar<M>>& values, Memory<Scalar<M>>& memory, const Options& options = {},
+                         const TokenInputsView<Scalar<M>>& tokens = {},
+                         const OptionalWorkspace<Scalar<M>>& workspace = {});
 
-/// Both into a caller's N x e matrix, block or map, with a caller's scratch memory. `out` may share memory with
-/// queries, keys and values, which are copied where that is needed, but not with `memory`. With a compiled mixture and
-/// the same shapes nothing is allocated from the second call on, except where `memory` begins to keep a remainder.
-template <class Out, class M, class Q, class K, class V, class TS = typename M::Scalar>
-void causal_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
-                 const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
-template <class Out, class M, class Q, class K, class V, class MS, class TS = typename M::Scalar>
-void causal_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
-                 const Options& options, const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
+/// Both into a caller's N x e matrix, block or map. `out` may share memory with queries, keys and values, which are
+/// copied where that is needed, but not with `memory`. With a compiled mixture, a workspace and the same shapes nothing
+/// is allocated from the second call on, except where `memory` begins to keep a remainder.
+template <class M>
+void causal_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                 const In<Scalar<M>>& values, const Options& options = {},
+                 const TokenInputsView<Scalar<M>>& tokens = {}, const OptionalWorkspace<Scalar<M>>& workspace = {});
+template <class M>
+void causal_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                 const In<Scalar<M>>& values, Memory<Scalar<M>>& memory, const Options& options = {},
+                 const TokenInputsView<Scalar<M>>& tokens = {}, const OptionalWorkspace<Scalar<M>>& workspace = {});
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -125,25 +128,31 @@ void advance(const FeatureMap& map, const TokenView<S>& queries, const TokenStre
   memory->has_signed_mass = memory->has_signed_mass || has_signed_features<FeatureMap>;
 }
 
-template <class Map, class S, class Q, class K, class V>
-void check_causal(const char* function, const Map& natural, const Eigen::MatrixBase<Q>& queries,
-                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
-                  const TokenInputs<S>& tokens) {
+/// The same for operands as they were given: checked, but they may share memory with `out`.
+template <class FeatureMap, class S>
+void causal_tokens_into(const TokenSink<S>& out, const FeatureMap& map, const TokenView<S>& queries,
+                        const TokenView<S>& keys, const TokenView<S>& values, Memory<S>* memory, const Options& options,
+                        const TokenInputsView<S>& tokens, Workspace<S>& workspace) {
+  typename Workspace<S>::Frame frame(workspace);
+  const TokenView<S> view = apart(queries, out, true, workspace);
+  const TokenStream<S> stream{apart(keys, out, true, workspace), apart(values, out, false, workspace), tokens};
+  advance(map, view, stream, options, memory, out, workspace);
+}
+
+template <class Map, class S>
+void check_causal(const char* function, const Map& natural, const TokenView<S>& queries, const TokenView<S>& keys,
+                  const TokenView<S>& values, const Options& options, const TokenInputsView<S>& tokens) {
   check_options(function, options);
   check_token_width(function, "queries", queries.cols(), natural.dim());
   check_stream(function, natural, keys, values, tokens);
   check_size(function, "queries", "rows", queries.rows(), keys.rows(), "one per key");
 }
 
-}  // namespace detail
-
-namespace detail {
-
 /// Both causal_into(); `memory` may be null: zeros, and nothing is left.
-template <class Out, class M, class Q, class K, class V, class S>
-void causal_from(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<S>* memory,
-                 const Options& options, const TokenInputs<S>& tokens, Workspace<S>& workspace) {
+template <class M, class S>
+void causal_from(const TokenSink<S>& out, const M& mixture, const TokenView<S>& queries, const TokenView<S>& keys,
+                 const TokenView<S>& values, Memory<S>* memory, const Options& options,
+                 const TokenInputsView<S>& tokens, Workspace<S>& workspace) {
   const FeatureMapOf<M>& natural = compiled("causal", mixture, workspace);
   check_causal("causal", natural, queries, keys, values, options, tokens);
   check_shape("causal", "out", out.rows(), out.cols(), queries.rows(), values.cols(), "queries x value width");
@@ -151,53 +160,39 @@ void causal_from(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eige
     if (!memory->empty()) check_memory("causal", "memory", *memory, natural.components(), values.cols());
     size_if_empty(*memory, natural.components(), values.cols());
   }
-  Evaluated<Q> q = queries.derived();
-  Evaluated<K> k = keys.derived();
-  Evaluated<V> v = values.derived();
-  typename Workspace<S>::Frame frame(workspace);
-  const TokenSink<S> sink(writable(out));
-  const TokenView<S> view = apart(TokenView<S>(q), sink, true, workspace);
-  const TokenStream<S> stream{apart(TokenView<S>(k), sink, true, workspace),
-                              apart(TokenView<S>(v), sink, false, workspace), tokens};
-  advance(natural, view, stream, options, memory, sink, workspace);
+  causal_tokens_into(out, natural, queries, keys, values, memory, options, tokens, workspace);
 }
 
 }  // namespace detail
 
-template <class Out, class M, class Q, class K, class V, class MS, class TS>
-void causal_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
-                 const Options& options, const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace) {
-  detail::check_scalar<typename M::Scalar, MS>();
-  detail::check_scalar<typename M::Scalar, TS>();
-  detail::causal_from(out, mixture, queries, keys, values, &memory, options, tokens, workspace);
+template <class M>
+void causal_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                 const In<Scalar<M>>& values, Memory<Scalar<M>>& memory, const Options& options,
+                 const TokenInputsView<Scalar<M>>& tokens, const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::causal_from<M, Scalar<M>>(out, mixture, queries, keys, values, &memory, options, tokens, workspace.get());
 }
 
-template <class Out, class M, class Q, class K, class V, class TS>
-void causal_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, const Options& options,
-                 const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace) {
-  detail::check_scalar<typename M::Scalar, TS>();
-  Memory<TS>* const none = nullptr;
-  detail::causal_from(out, mixture, queries, keys, values, none, options, tokens, workspace);
+template <class M>
+void causal_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                 const In<Scalar<M>>& values, const Options& options, const TokenInputsView<Scalar<M>>& tokens,
+                 const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::causal_from<M, Scalar<M>>(out, mixture, queries, keys, values, nullptr, options, tokens, workspace.get());
 }
 
-template <class M, class Q, class K, class V, class TS>
-Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                  const Options& options, const TokenInputs<TS>& tokens) {
-  Workspace<typename M::Scalar> workspace;
-  Matrix<typename M::Scalar> out(queries.rows(), values.cols());
+template <class M>
+Matrix<Scalar<M>> causal(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                         const In<Scalar<M>>& values, const Options& options, const TokenInputsView<Scalar<M>>& tokens,
+                         const OptionalWorkspace<Scalar<M>>& workspace) {
+  Matrix<Scalar<M>> out(queries.rows(), values.cols());
   causal_into(out, mixture, queries, keys, values, options, tokens, workspace);
   return out;
 }
 
-template <class M, class Q, class K, class V, class MS, class TS>
-Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                  Memory<MS>& memory, const Options& options, const TokenInputs<TS>& tokens) {
-  Workspace<typename M::Scalar> workspace;
-  Matrix<typename M::Scalar> out(queries.rows(), values.cols());
+template <class M>
+Matrix<Scalar<M>> causal(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                         const In<Scalar<M>>& values, Memory<Scalar<M>>& memory, const Options& options,
+                         const TokenInputsView<Scalar<M>>& tokens, const OptionalWorkspace<Scalar<M>>& workspace) {
+  Matrix<Scalar<M>> out(queries.rows(), values.cols());
   causal_into(out, mixture, queries, keys, values, memory, options, tokens, workspace);
   return out;
 }

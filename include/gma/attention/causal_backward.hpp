@@ -16,27 +16,34 @@ namespace gma {
 /// Gradients of causal(): everything that was given; d_output is N x e. Accuracy: DERIVATION.md. Cost about 3.5 forward
 /// passes; extra memory (N / checkpoint_interval + checkpoint_interval / tile) (K e + K) numbers and a few tiles.
 /// Throws std::invalid_argument on shapes or token inputs that do not fit.
-template <class M, class Q, class K, class V, class D, class TS = typename M::Scalar>
-Gradients<M> causal_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Eigen::MatrixBase<K>& keys,
-                             const Eigen::MatrixBase<V>& values, const Eigen::MatrixBase<D>& d_output,
-                             const Options& options = {}, const TokenInputs<TS>& tokens = {});
+template <class M>
+Gradients<M> causal_backward(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                             const In<Scalar<M>>& values, const In<Scalar<M>>& d_output, const Options& options = {},
+                             const TokenInputsView<Scalar<M>>& tokens = {});
 
 /// Gradients of causal() that continued from `initial_memory` (empty: zeros), also through the memory it left behind:
 /// d_final_memory is the gradient of that (empty: zeros).
-template <class M, class Q, class K, class V, class D, class MS, class TS = typename M::Scalar>
-Gradients<M> causal_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Eigen::MatrixBase<K>& keys,
-                             const Eigen::MatrixBase<V>& values, const Eigen::MatrixBase<D>& d_output,
-                             const Memory<MS>& initial_memory, const Memory<MS>& d_final_memory,
-                             const Options& options = {}, const TokenInputs<TS>& tokens = {});
+template <class M>
+Gradients<M> causal_backward(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                             const In<Scalar<M>>& values, const In<Scalar<M>>& d_output,
+                             const Memory<Scalar<M>>& initial_memory, const Memory<Scalar<M>>& d_final_memory,
+                             const Options& options = {}, const TokenInputsView<Scalar<M>>& tokens = {},
+                             const OptionalWorkspace<Scalar<M>>& workspace = {});
 
-/// The same into `gradients`, whose matrices are reused, with a caller's scratch memory. Inputs, the initial memory
-/// too, may lie in those matrices.
-template <class M, class Q, class K, class V, class D, class MS = typename M::Scalar, class TS = typename M::Scalar>
-void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                          const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                          const Eigen::MatrixBase<D>& d_output, const Memory<MS>& initial_memory,
-                          const Memory<MS>& d_final_memory, const Options& options, const TokenInputs<TS>& tokens,
-                          Workspace<typename M::Scalar>& workspace);
+/// The same into `gradients`, whose matrices are reused, or to where the targets say. Inputs, the initial memory too,
+/// may lie there.
+template <class M>
+void causal_backward_into(Gradients<M>& gradients, const M& mixture, const In<Scalar<M>>& queries,
+                          const In<Scalar<M>>& keys, const In<Scalar<M>>& values, const In<Scalar<M>>& d_output,
+                          const Memory<Scalar<M>>& initial_memory = {}, const Memory<Scalar<M>>& d_final_memory = {},
+                          const Options& options = {}, const TokenInputsView<Scalar<M>>& tokens = {},
+                          const OptionalWorkspace<Scalar<M>>& workspace = {});
+template <class M>
+void causal_backward_into(const GradientTargets<M>& targets, const M& mixture, const In<Scalar<M>>& queries,
+                          const In<Scalar<M>>& keys, const In<Scalar<M>>& values, const In<Scalar<M>>& d_output,
+                          const Memory<Scalar<M>>& initial_memory = {}, const Memory<Scalar<M>>& d_final_memory = {},
+                          const Options& options = {}, const TokenInputsView<Scalar<M>>& tokens = {},
+                          const OptionalWorkspace<Scalar<M>>& workspace = {});
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -108,7 +115,7 @@ struct CausalBackward {
   const TokenView<S>& d_output;
   Normalization normalization;
   Index tile;
-  TokenGradients<S> out;
+  const TokenGradients<S> out;
   LongMemory<S> d_memory;  // runs: the gradient of the memory after the tokens that remain
   LongMemory<S> centred;  // the same for the keys' sake: its slots are e x K and lack `common`, the same for every slot
   Tile<S> mass_remainder;             // of its mass, 1 x K
@@ -166,25 +173,28 @@ struct CausalBackward {
     factors.setConstant(S(1));
     if (opened.decay.forgets) factors = to_end.cwiseProduct(opened.decay.kept);
     writes_backward(opened, dy, factors, d_weighted, left_out);
-    values_backward(opened, dy, factors, rows(out.values, begin, count));
+    values_backward(begin, opened, dy, factors);
     const bool may_be_small = stream.forgets() || has_small_mass(before);
     mass_backward(opened, dy, factors, may_be_small, d_r_q, d_weighted, read_energy);
     token_inputs(begin, opened, d_weighted, left_out, read_energy);
-    if (stream.weighted()) {  // from w r_k to r_k; absent tokens get zeros
-      kernels::scale_rows(d_weighted, stream.weights(begin));
-      for (Index t = 0; t < count; ++t) {
-        if (!stream.present(begin + t)) out.values.row(begin + t).setConstant(S(0));
-      }
-    }
-    backward(map, opened.q, opened.r_q, d_r_q, rows(out.queries, begin, count), part, workspace);
-    backward(map, opened.k, opened.r_k, d_weighted, rows(out.keys, begin, count), part, workspace);
+    if (stream.weighted()) kernels::scale_rows(d_weighted, stream.weights(begin));  // from w r_k to r_k
+    responsibilities_backward(opened.q, opened.r_q, d_r_q, out.queries, begin);
+    responsibilities_backward(opened.k, opened.r_k, d_weighted, out.keys, begin);
     later_tokens = opened.decay.whole().of(later_tokens) + S(static_cast<double>(count));
     if (++tiles_in_part == 4) end_part();
   }
 
-  // The gradients of one tile: d_r_q and d_weighted (of w r_k), T x K, read_energy (1 x T) and d_v (T x e) are
-  // assigned; d_memory becomes that of the memory before. With D_t the gradient of the slots after token t, its read
-  // included:
+  void responsibilities_backward(const ConstTile<S>& x, const Tile<S>& r, const Tile<S>& d_r, const TokenSink<S>& d_x,
+                                 Index begin) {
+    typename Workspace<S>::Frame frame(workspace);
+    Tile<S> rows = d_x.tile(begin, x.rows(), workspace.take(x.rows(), x.cols()));
+    backward(map, x, r, d_r, rows, part, workspace);
+    d_x.store(begin, rows);
+  }
+
+  // The gradients of one tile: d_r_q and d_weighted (of w r_k), T x K, read_energy (1 x T) are
+  // assigned, and the rows of the values' gradient; d_memory becomes that of the memory before. With D_t the gradient
+  // of the slots after token t, its read included:
   //   dc_t = M_t dy_t          D_t = lambda_{t+1} D_{t+1} + c_t^T dy_t
   //   d(w r)_t = D_t v_t + the masses' part          dv_t = w_t r_t D_t
   // Where the memory, or its gradient, is that of a long stream, the scans run from zero and the rest comes through
@@ -299,7 +309,8 @@ struct CausalBackward {
   }
 
   /// dv_t = w_t r_t D_t, and D before the tile.
-  void values_backward(const CausalTile<S>& opened, const ConstTile<S>& dy, const Tile<S>& factors, Tile<S> d_v) {
+  void values_backward(Index begin, const CausalTile<S>& opened, const ConstTile<S>& dy, const Tile<S>& factors) {
+    if (!out.values.is_wanted() && !out.wants_memory && !stream.forgets()) return;
     typename Workspace<S>::Frame frame(workspace);
     const Index K = map.components(), e = dy.cols();
     const bool is_long = d_memory.has_remainder;
@@ -321,7 +332,15 @@ struct CausalBackward {
                                     {},
                                     {},
                                     is_long});
-    d_v = d_values;
+    fill_rows(out.values, begin, opened.count, workspace, [&](Tile<S> rows) {
+      for (Index t = 0; t < opened.count; ++t) {
+        if (stream.present(begin + t)) {
+          rows.row(t) = d_values.row(t);
+        } else {
+          rows.row(t).setConstant(S(0));
+        }
+      }
+    });
     if (is_long) {
       kernels::settle<S>(opened.decay.whole(), added.data(), added.size(), d_memory.memory.slots.data(),
                          d_memory.remainder.slots.data());
@@ -361,145 +380,143 @@ struct CausalBackward {
       const Index j = begin + t;
       const S pull = kernels::dot(opened.r_k.row(t).data(), d_weighted.row(t).data(), opened.r_k.cols()) +
                      left_out(0, t) * opened.r_k.row(t).sum();
-      if (stream.weighted()) out.key_weights(j) = stream.present(j) ? pull : S(0);
-      if (!stream.forgets()) continue;
+      if (out.key_weights != nullptr) out.key_weights[j] = stream.present(j) ? pull : S(0);
+      if (out.log_forgetting == nullptr) continue;
       const S weight = stream.weighted() ? S(stream.tokens.key_weights(j)) : S(1);
       const bool is_restart = opened.decay.begins_run(t) && opened.decay.before(t).restarts();
       const W balance = energy.step(W(read_energy(0, t)), W(S(weight * pull)), is_restart);
       const bool learns = stream.present(j) && is_finite(stream.tokens.log_forgetting(j));
-      out.log_forgetting(j) = learns ? S(balance + W(out.memory.log_forgetting)) : S(0);
+      out.log_forgetting[j] = learns ? S(balance + W(out.memory.log_forgetting)) : S(0);
     }
   }
 };
 
-}  // namespace detail
-
-template <class M, class Q, class K, class V, class D, class MS, class TS>
-void causal_backward_into(Gradients<M>& gradients, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-                          const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                          const Eigen::MatrixBase<D>& d_output, const Memory<MS>& initial_memory,
-                          const Memory<MS>& d_final_memory, const Options& options, const TokenInputs<TS>& tokens,
-                          Workspace<typename M::Scalar>& workspace) {
-  using S = typename M::Scalar;
+template <class M>
+void causal_backward_to(GradientDestination<M> gradients, const M& mixture, const TokenView<Scalar<M>>& queries,
+                        const TokenView<Scalar<M>>& keys, const TokenView<Scalar<M>>& values,
+                        const TokenView<Scalar<M>>& d_output, const Memory<Scalar<M>>& initial_memory,
+                        const Memory<Scalar<M>>& d_final_memory, const Options& options,
+                        const TokenInputsView<Scalar<M>>& tokens, Workspace<Scalar<M>>& workspace) {
+  using S = Scalar<M>;
   constexpr const char* function = "causal_backward";
-  detail::check_scalar<S, MS>();
-  detail::check_scalar<S, TS>();
-  detail::check_has_parameters<M>();
-  const detail::FeatureMapOf<M>& natural = detail::compiled(function, mixture, workspace);
+  check_has_parameters<M>();
+  const FeatureMapOf<M>& natural = compiled(function, mixture, workspace);
   const Index components = natural.components(), width = values.cols();
-  detail::check_causal(function, natural, queries, keys, values, options, tokens);
-  detail::check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), width,
-                      "queries x value width");
-  if (!initial_memory.empty()) detail::check_memory(function, "initial_memory", initial_memory, components, width);
-  if (!d_final_memory.empty()) detail::check_memory(function, "d_final_memory", d_final_memory, components, width);
-  detail::Evaluated<Q> q = queries.derived();
-  detail::Evaluated<K> k = keys.derived();
-  detail::Evaluated<V> v = values.derived();
-  detail::Evaluated<D> dy = d_output.derived();
+  check_causal(function, natural, queries, keys, values, options, tokens);
+  check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), width, "queries x value width");
+  if (!initial_memory.empty()) check_memory(function, "initial_memory", initial_memory, components, width);
+  if (!d_final_memory.empty()) check_memory(function, "d_final_memory", d_final_memory, components, width);
+  TokenStream<S> stream{keys, values, tokens};
+  const GradientShapes shapes{function, queries.rows(),    keys.rows(),     queries.cols(),
+                              width,    stream.weighted(), stream.forgets()};
+  gradients.check(shapes);
   typename Workspace<S>::Frame frame(workspace);
-  const auto apart = [&](const detail::TokenView<S>& input) {
-    return detail::apart<S>(input, {&gradients.queries, &gradients.keys, &gradients.values, &gradients.memory.slots},
-                            workspace);
-  };
-  const detail::TokenView<S> query_view = apart(detail::TokenView<S>(q)),
-                             d_output_view = apart(detail::TokenView<S>(dy));
-  detail::TokenStream<S> stream{apart(detail::TokenView<S>(k)), apart(detail::TokenView<S>(v)), tokens};
-  stream.centre = detail::value_centre(natural, stream, options.normalization, &initial_memory, workspace);
+  const TokenView<S> query_view = gradients.apart(queries, workspace);
+  const TokenView<S> d_output_view = gradients.apart(d_output, workspace);
+  stream.keys = gradients.apart(keys, workspace);
+  stream.values = gradients.apart(values, workspace);
+  stream.centre = value_centre(natural, stream, options.normalization, &initial_memory, workspace);
   const Index n = stream.size();
-  const S initial_tokens = detail::tokens_in(initial_memory);
-  const bool may_be_long = detail::has_remainder(initial_memory) ||
-                           detail::is_long(S(initial_tokens + S(static_cast<double>(n))), stream.forgets());
-  detail::LongMemory<S> state =  // before anything is written: the initial memory may be the gradient's
-      detail::take_copy(initial_memory, components, width, detail::keeps_remainder<S>, workspace);
-  detail::start_remainder(state);
-  detail::centre_memory(stream.centre, state);
+  const S initial_tokens = tokens_in(initial_memory);
+  const bool may_be_long =
+      has_remainder(initial_memory) || is_long(S(initial_tokens + S(static_cast<double>(n))), stream.forgets());
+  LongMemory<S> state =  // before anything is written: the initial memory may be the gradient's
+      take_copy(initial_memory, components, width, keeps_remainder<S>, workspace);
+  start_remainder(state);
+  centre_memory(stream.centre, state);
 
-  detail::resize(gradients.queries, n, queries.cols());
-  detail::resize(gradients.keys, n, keys.cols());
-  detail::resize(gradients.values, n, width);
-  detail::resize(gradients.key_weights, stream.weighted() ? n : 0);
-  detail::resize(gradients.log_forgetting, stream.forgets() ? n : 0);
-  detail::start_gradient(d_final_memory, components, width, gradients.memory);
-  detail::centre_gradient(stream.centre, detail::view(gradients.memory));
-  const Index tile = detail::tile_size(options, detail::causal_backward_tile(components), n);
-  const Index interval = (detail::checkpoint_interval(options, n) + tile - 1) / tile * tile;
+  const TokenGradients<S> out = gradients.open(shapes, workspace);
+  start_gradient(d_final_memory, components, width, out.memory);
+  centre_gradient(stream.centre, view(out.memory));
+  const Index tile = tile_size(options, causal_backward_tile(components), n);
+  const Index interval = (checkpoint_interval(options, n) + tile - 1) / tile * tile;
   const Index intervals = (n + interval - 1) / interval;
   const Tile<S> slots = workspace.take(intervals * components, width), masses = workspace.take(intervals, components);
   Tile<S> counts = workspace.take(1, intervals + 1);  // tokens in each
   counts(0, 0) = initial_tokens;
   for (Index i = 0; i < intervals; ++i) {
-    detail::place_of(slots, masses, i).copy(state.memory);
+    place_of(slots, masses, i).copy(state.memory);
     if (i + 1 == intervals && !stream.forgets()) break;
-    const detail::Written<S> written =
-        detail::write_tiles(natural, stream, i * interval, (std::min)(n, (i + 1) * interval), detail::default_tile,
-                            state, S(counts(0, i)), workspace);
+    const Written<S> written = write_tiles(natural, stream, i * interval, (std::min)(n, (i + 1) * interval),
+                                           default_tile, state, S(counts(0, i)), workspace);
     counts(0, i + 1) = kernels::decay_of(S(written.log_decay)).of(S(counts(0, i))) + written.tokens;
   }
-  detail::MemoryView<S> after = detail::take_memory(components, width, workspace);
+  MemoryView<S> after = take_memory(components, width, workspace);
   after.copy(state.memory);
-  detail::LongMemory<S> d_memory = detail::take_copy(gradients.memory, components, width, may_be_long, workspace);
+  LongMemory<S> d_memory = take_copy(out.memory, components, width, may_be_long, workspace);
   const S* const final_mass = stream.forgets() ? after.mass.data() : nullptr;
-  detail::CommonGradient<S> over = detail::common_gradient(natural, d_memory, final_mass, workspace);
+  CommonGradient<S> over = common_gradient(natural, d_memory, final_mass, workspace);
   over.mass = d_memory.memory.mass;
   Tile<S> mass_remainder = workspace.take(1, components);
   mass_remainder.setConstant(S(0));
-  const detail::LongMemory<S> centred{
-      {over.transposed_slots, Eigen::Map<RowVector<S>>(over.mass.data(), components)},
-      {workspace.take(may_be_long ? width : Index(0), components),
-       Eigen::Map<RowVector<S>>(mass_remainder.data(), may_be_long ? components : Index(0))},
-      false};
-  using Common = std::vector<detail::Wide<S>>;
+  const LongMemory<S> centred{{over.transposed_slots, Eigen::Map<RowVector<S>>(over.mass.data(), components)},
+                              {workspace.take(may_be_long ? width : Index(0), components),
+                               Eigen::Map<RowVector<S>>(mass_remainder.data(), may_be_long ? components : Index(0))},
+                              false};
+  using Common = std::vector<Wide<S>>;
   Common& common = workspace.template keep<Common>(1);
   common.assign(over.slots.data(), over.slots.data() + width);
-  detail::ForgettingEnergy<S> energy;
+  ForgettingEnergy<S> energy;
   energy.start(after, d_memory);
-  detail::GradientSum<detail::FeatureMapOf<M>, S> sum(natural, workspace);
-  detail::CausalBackward<detail::FeatureMapOf<M>, S> pass{natural,
-                                                          query_view,
-                                                          stream,
-                                                          d_output_view,
-                                                          options.normalization,
-                                                          tile,
-                                                          detail::token_gradients(gradients),
-                                                          d_memory,
-                                                          centred,
-                                                          mass_remainder,
-                                                          common,
-                                                          S(0),
-                                                          sum,
-                                                          sum.part(natural),
-                                                          energy,
-                                                          workspace};
+  GradientSum<FeatureMapOf<M>, S> sum(natural, workspace);
+  CausalBackward<FeatureMapOf<M>, S> pass{
+      natural,        query_view, stream, d_output_view, options.normalization, tile,   out,      d_memory, centred,
+      mass_remainder, common,     S(0),   sum,           sum.part(natural),     energy, workspace};
   for (Index i = intervals - 1; i >= 0; --i) {
-    state.memory.copy(detail::place_of(slots, masses, i));
+    state.memory.copy(place_of(slots, masses, i));
     state.remainder.set_zero();
     pass.interval(i * interval, (std::min)(n, (i + 1) * interval), state, S(counts(0, i)), after);
   }
   pass.end_part();
-  gradients.memory.slots = pass.d_memory.memory.slots;
-  gradients.memory.mass = pass.d_memory.memory.mass.transpose();
-  detail::uncentre_gradient(stream.centre, detail::view(gradients.memory));
-  detail::pull_back(mixture, natural, sum.total(), gradients.mixture);
+  out.memory.slots = pass.d_memory.memory.slots;
+  out.memory.mass = pass.d_memory.memory.mass.transpose();
+  uncentre_gradient(stream.centre, view(out.memory));
+  gradients.close();
+  if (gradients.mixture() != nullptr) pull_back(mixture, natural, sum.total(), *gradients.mixture());
 }
 
-template <class M, class Q, class K, class V, class D, class MS, class TS>
-Gradients<M> causal_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Eigen::MatrixBase<K>& keys,
-                             const Eigen::MatrixBase<V>& values, const Eigen::MatrixBase<D>& d_output,
-                             const Memory<MS>& initial_memory, const Memory<MS>& d_final_memory, const Options& options,
-                             const TokenInputs<TS>& tokens) {
-  Workspace<typename M::Scalar> workspace;
+}  // namespace detail
+
+template <class M>
+void causal_backward_into(Gradients<M>& gradients, const M& mixture, const In<Scalar<M>>& queries,
+                          const In<Scalar<M>>& keys, const In<Scalar<M>>& values, const In<Scalar<M>>& d_output,
+                          const Memory<Scalar<M>>& initial_memory, const Memory<Scalar<M>>& d_final_memory,
+                          const Options& options, const TokenInputsView<Scalar<M>>& tokens,
+                          const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::causal_backward_to<M>(gradients, mixture, queries, keys, values, d_output, initial_memory, d_final_memory,
+                                options, tokens, workspace.get());
+}
+
+template <class M>
+void causal_backward_into(const GradientTargets<M>& targets, const M& mixture, const In<Scalar<M>>& queries,
+                          const In<Scalar<M>>& keys, const In<Scalar<M>>& values, const In<Scalar<M>>& d_output,
+                          const Memory<Scalar<M>>& initial_memory, const Memory<Scalar<M>>& d_final_memory,
+                          const Options& options, const TokenInputsView<Scalar<M>>& tokens,
+                          const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::causal_backward_to<M>(targets, mixture, queries, keys, values, d_output, initial_memory, d_final_memory,
+                                options, tokens, workspace.get());
+}
+
+template <class M>
+Gradients<M> causal_backward(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                             const In<Scalar<M>>& values, const In<Scalar<M>>& d_output,
+                             const Memory<Scalar<M>>& initial_memory, const Memory<Scalar<M>>& d_final_memory,
+                             const Options& options, const TokenInputsView<Scalar<M>>& tokens,
+                             const OptionalWorkspace<Scalar<M>>& workspace) {
   Gradients<M> gradients;
   causal_backward_into(gradients, mixture, queries, keys, values, d_output, initial_memory, d_final_memory, options,
                        tokens, workspace);
   return gradients;
 }
 
-template <class M, class Q, class K, class V, class D, class TS>
-Gradients<M> causal_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Eigen::MatrixBase<K>& keys,
-                             const Eigen::MatrixBase<V>& values, const Eigen::MatrixBase<D>& d_output,
-                             const Options& options, const TokenInputs<TS>& tokens) {
-  const Memory<typename M::Scalar> none;
-  return causal_backward(mixture, queries, keys, values, d_output, none, none, options, tokens);
+template <class M>
+Gradients<M> causal_backward(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                             const In<Scalar<M>>& values, const In<Scalar<M>>& d_output, const Options& options,
+                             const TokenInputsView<Scalar<M>>& tokens) {
+  Gradients<M> gradients;
+  causal_backward_into(gradients, mixture, queries, keys, values, d_output, Memory<Scalar<M>>(), Memory<Scalar<M>>(),
+                       options, tokens);
+  return gradients;
 }
 
 }  // namespace gma

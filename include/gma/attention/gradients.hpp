@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
-// What a backward verb returns: the gradient of everything that was given, each with the type of what it is the
-// gradient of.
+// What a backward verb computes: one gradient per argument, of the argument's own type, or written where the caller
+// says.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
 #include <vector>
 
-#include "gma/attention/memory.hpp"
+#include "gma/attention/memory_view.hpp"
+#include "gma/attention/token_stream.hpp"
+#include "gma/core/operands.hpp"
 #include "gma/core/parallel.hpp"
 #include "gma/kernels/scan.hpp"
 #include "gma/mixture/responsibilities.hpp"
@@ -29,18 +31,137 @@ struct Gradients {
   M mixture;                      ///< same type as the parameters
 };
 
+/// Where a backward verb writes its gradients: matrices, blocks or maps of any layout and storage, of the shapes that
+/// Gradients names (N x 1 for those of the token inputs). What is left out is not wanted.
+template <class M>
+struct GradientTargets {
+  Out<Scalar<M>> queries, keys, values, key_weights, log_forgetting;
+  Memory<Scalar<M>>* memory = nullptr;  ///< is sized
+  M* mixture = nullptr;                 ///< is sized
+};
+
 namespace detail {
 
 /// The gradients of what came with the tokens, without the mixture's: what the inner loops fill.
 template <class S>
 struct TokenGradients {
-  Matrix<S>&queries, &keys, &values;
-  Vector<S>&key_weights, &log_forgetting;
+  TokenSink<S> queries, keys, values;
+  S *key_weights, *log_forgetting;  // N each; null: not wanted
   Memory<S>& memory;
+  bool wants_memory;
 };
+
+/// What the shapes of a call make of its gradients.
+struct GradientShapes {
+  const char* function;
+  Index queries, keys, dim, width;
+  bool weighted, forgets;
+};
+
+/// Where the gradients of one call go: a caller's Gradients, which are sized, or GradientTargets, which are checked.
 template <class M>
-TokenGradients<typename M::Scalar> token_gradients(Gradients<M>& all) {
-  return {all.queries, all.keys, all.values, all.key_weights, all.log_forgetting, all.memory};
+class GradientDestination {
+ public:
+  using S = Scalar<M>;
+
+  GradientDestination(Gradients<M>& all) : all_(&all) {}
+  GradientDestination(const GradientTargets<M>& targets) : targets_(&targets) {}
+
+  void check(const GradientShapes& shapes) const {
+    if (all_ != nullptr) return;
+    const auto check_target = [&](const char* name, const Out<S>& out, Index rows, Index cols, const char* meaning) {
+      if (out.is_wanted()) check_shape(shapes.function, name, out.rows(), out.cols(), rows, cols, meaning);
+    };
+    check_target("targets.queries", targets_->queries, shapes.queries, shapes.dim, "as queries");
+    check_target("targets.keys", targets_->keys, shapes.keys, shapes.dim, "as keys");
+    check_target("targets.values", targets_->values, shapes.keys, shapes.width, "as values");
+    check_target("targets.key_weights", targets_->key_weights, shapes.weighted ? shapes.keys : 0, 1,
+                 "one per key, if weights were given");
+    check_target("targets.log_forgetting", targets_->log_forgetting, shapes.forgets ? shapes.keys : 0, 1,
+                 "one per key, if forgetting was given");
+  }
+
+  /// `input`, or a copy of it where it shares memory with a gradient.
+  TokenView<S> apart(const TokenView<S>& input, Workspace<S>& workspace) const {
+    const auto shares = [&](const TokenRows& output) { return input.overlap(output) != Overlap::none; };
+    bool is_shared = false;
+    if (all_ != nullptr) {
+      for (const Matrix<S>* output : {&all_->queries, &all_->keys, &all_->values, &all_->memory.slots}) {
+        is_shared = is_shared || shares(TokenView<S>(*output));
+      }
+    } else {
+      for (const Out<S>* output : {&targets_->queries, &targets_->keys, &targets_->values, &targets_->key_weights,
+                                   &targets_->log_forgetting}) {
+        is_shared = is_shared || shares(*output);
+      }
+      is_shared = is_shared || (targets_->memory != nullptr && shares(TokenView<S>(targets_->memory->slots)));
+    }
+    return is_shared ? copied(input, workspace) : input;
+  }
+
+  /// Sizes the gradients. What lies in the workspace is valid until the caller's frame ends.
+  TokenGradients<S> open(const GradientShapes& shapes, Workspace<S>& workspace) {
+    if (all_ == nullptr) return open_targets(workspace);
+    resize(all_->queries, shapes.queries, shapes.dim);
+    resize(all_->keys, shapes.keys, shapes.dim);
+    resize(all_->values, shapes.keys, shapes.width);
+    resize(all_->key_weights, shapes.weighted ? shapes.keys : 0);
+    resize(all_->log_forgetting, shapes.forgets ? shapes.keys : 0);
+    return {TokenSink<S>(all_->queries),
+            TokenSink<S>(all_->keys),
+            TokenSink<S>(all_->values),
+            shapes.weighted ? all_->key_weights.data() : nullptr,
+            shapes.forgets ? all_->log_forgetting.data() : nullptr,
+            all_->memory,
+            true};
+  }
+
+  /// Where the mixture's gradient goes; null: it is not wanted.
+  M* mixture() const { return all_ != nullptr ? &all_->mixture : targets_->mixture; }
+
+  void close() const {
+    if (all_ != nullptr) return;
+    store(targets_->key_weights, key_weights_);
+    store(targets_->log_forgetting, log_forgetting_);
+  }
+
+ private:
+  TokenGradients<S> open_targets(Workspace<S>& workspace) {
+    const auto take = [&](const Out<S>& out) {
+      return out.is_wanted() && out.rows() > 0 ? workspace.take(out.rows(), 1).data() : nullptr;
+    };
+    key_weights_ = take(targets_->key_weights);
+    log_forgetting_ = take(targets_->log_forgetting);
+    Memory<S>& unwanted = workspace.template keep<GradientMemory>().memory;
+    return {targets_->queries,
+            targets_->keys,
+            targets_->values,
+            key_weights_,
+            log_forgetting_,
+            targets_->memory != nullptr ? *targets_->memory : unwanted,
+            targets_->memory != nullptr};
+  }
+  static void store(const Out<S>& out, S* numbers) {
+    if (numbers != nullptr) out.store(0, Tile<S>(numbers, out.rows(), 1, Eigen::OuterStride<>(1)));
+  }
+
+  struct GradientMemory {
+    Memory<S> memory;
+  };
+
+  Gradients<M>* all_ = nullptr;
+  const GradientTargets<M>* targets_ = nullptr;
+  S *key_weights_ = nullptr, *log_forgetting_ = nullptr;
+};
+
+/// compute(rows of the gradient) for tokens [begin, begin + count), unless they are not wanted.
+template <class S, class Compute>
+void fill_rows(const TokenSink<S>& gradient, Index begin, Index count, Workspace<S>& workspace,
+               const Compute& compute) {
+  if (!gradient.is_wanted()) return;
+  Tile<S> rows = gradient.tile(begin, count, workspace.take(count, gradient.cols()));
+  compute(rows);
+  gradient.store(begin, rows);
 }
 
 /// One more such accumulator for every chunk of tokens that runs at the same time as others.
@@ -114,11 +235,6 @@ class GradientSum {
 template <class M>
 constexpr void check_has_parameters() {
   static_assert(!is_compiled<M>, "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
-}
-
-template <class S, class Other>
-constexpr void check_scalar() {
-  static_assert(std::is_same_v<S, Other>, "gma: memories and token inputs must have the same scalar as the mixture");
 }
 
 }  // namespace detail

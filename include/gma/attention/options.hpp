@@ -29,9 +29,28 @@ struct Options {
 /// Per-token inputs of the keys, N each; an empty vector stands for ones, or for zeros.
 template <class S>
 struct TokenInputs {
-  Vector<S> key_weights;  ///< finite, >= 0; 0 means the token is not there, whatever its key and value contain
+  Vector<S> key_weights;  ///< finite, >= 0; 0 means the token is absent: what its key and value contain has no effect
   Vector<S>
       log_forgetting;  ///< g_t <= 0: the memory is multiplied by exp(g_t) before token t is written; -inf restarts it
+};
+
+/// The same as a verb takes it: a view of TokenInputs, or of numbers that lie elsewhere, as Eigen::Map of N numbers
+/// without gaps. They must outlive the call.
+template <class S>
+struct TokenInputsView {
+  using Numbers = Eigen::Map<const Vector<S>>;
+
+  Numbers key_weights{nullptr, 0};
+  Numbers log_forgetting{nullptr, 0};
+
+  TokenInputsView() = default;
+  TokenInputsView(const TokenInputs<S>& inputs)
+      : key_weights(inputs.key_weights.data(), inputs.key_weights.size()),
+        log_forgetting(inputs.log_forgetting.data(), inputs.log_forgetting.size()) {}
+  TokenInputsView(const Numbers& weights, const Numbers& forgetting)
+      : key_weights(weights), log_forgetting(forgetting) {}
+  TokenInputsView(const Vector<S>& weights, const Vector<S>& forgetting)
+      : TokenInputsView(Numbers(weights.data(), weights.size()), Numbers(forgetting.data(), forgetting.size())) {}
 };
 
 // Implementation -----------------------------------------------------------------------------------------------------
@@ -51,9 +70,8 @@ inline void check_options(const char* function, const Options& options) {
 }
 
 template <class S>
-void check_tokens(const char* function, const TokenInputs<S>& tokens, Index count) {
-  const Vector<S>& w = tokens.key_weights;
-  const Vector<S>& g = tokens.log_forgetting;
+void check_tokens(const char* function, const TokenInputsView<S>& tokens, Index count) {
+  const auto &w = tokens.key_weights, &g = tokens.log_forgetting;
   if (w.size() != 0) check_size(function, "tokens.key_weights", "coefficients", w.size(), count, "one per key");
   if (g.size() != 0) check_size(function, "tokens.log_forgetting", "coefficients", g.size(), count, "one per key");
   for (Index j = 0; j < w.size(); ++j) {
@@ -67,6 +85,10 @@ void check_tokens(const char* function, const TokenInputs<S>& tokens, Index coun
                        ", expected a number <= 0 or -inf");
     }
   }
+}
+template <class S>
+void check_tokens(const char* function, const TokenInputs<S>& tokens, Index count) {
+  check_tokens(function, TokenInputsView<S>(tokens), count);
 }
 
 }  // namespace detail

@@ -9,25 +9,36 @@
 #include "gma/attention/memory_view.hpp"
 #include "gma/attention/options.hpp"
 #include "gma/attention/token_stream.hpp"
+#include "gma/core/operands.hpp"
 #include "gma/mixture/responsibilities.hpp"
 
 namespace gma {
 
 /// (4)-(6): queries Nq x d read the memory; returns Nq x e. A slot or row without mass reads as zero. Cost
 /// O(Nq K (D + e)). Throws std::invalid_argument on shapes that do not fit and on an empty memory.
-template <class M, class Q, class MS>
-Matrix<typename M::Scalar> read(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
-                                const Options& options = {});
-/// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory. `out` may share memory with
-/// the queries.
-template <class Out, class M, class Q, class MS>
-void read_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-               const Memory<MS>& memory, const Options& options, Workspace<typename M::Scalar>& workspace);
+template <class M>
+Matrix<Scalar<M>> read(const M& mixture, const In<Scalar<M>>& queries, const Memory<Scalar<M>>& memory,
+                       const Options& options = {}, const OptionalWorkspace<Scalar<M>>& workspace = {});
+/// The same into a caller's Nq x e matrix, block or map. `out` may share memory with the queries.
+template <class M>
+void read_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries,
+               const Memory<Scalar<M>>& memory, const Options& options = {},
+               const OptionalWorkspace<Scalar<M>>& workspace = {});
 
 /// Gradients of read(): queries, memory and mixture. d_output is Nq x e. Cost about 2.5 reads.
-template <class M, class Q, class MS, class D>
-Gradients<M> read_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
-                           const Eigen::MatrixBase<D>& d_output, const Options& options = {});
+template <class M>
+Gradients<M> read_backward(const M& mixture, const In<Scalar<M>>& queries, const Memory<Scalar<M>>& memory,
+                           const In<Scalar<M>>& d_output, const Options& options = {},
+                           const OptionalWorkspace<Scalar<M>>& workspace = {});
+/// The same into `gradients`, whose matrices are reused, or to where the targets say. Inputs may lie there.
+template <class M>
+void read_backward_into(Gradients<M>& gradients, const M& mixture, const In<Scalar<M>>& queries,
+                        const Memory<Scalar<M>>& memory, const In<Scalar<M>>& d_output, const Options& options = {},
+                        const OptionalWorkspace<Scalar<M>>& workspace = {});
+template <class M>
+void read_backward_into(const GradientTargets<M>& targets, const M& mixture, const In<Scalar<M>>& queries,
+                        const Memory<Scalar<M>>& memory, const In<Scalar<M>>& d_output, const Options& options = {},
+                        const OptionalWorkspace<Scalar<M>>& workspace = {});
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -79,7 +90,7 @@ struct ReadBackward {
   const S* centre;              // what was taken off the values, null: nothing
   Tile<S> output_centre;        // slot: what is taken off the outputs' gradients before they are summed, 1 x e
   bool some_are_small;          // of the masses, or, for a row, of what it may read: below tiny_mass
-  Matrix<S>& d_queries;
+  const TokenSink<S>& d_queries;
 
   /// Queries [begin, end): d_queries is assigned, d_memory and gradient are added to. Slot: d_memory.mass gets the sums
   /// of the queries' responsibilities.
@@ -104,7 +115,9 @@ struct ReadBackward {
         add_transposed_product(q, less_centre(dy, workspace), d_memory.slots);
         if (normalization == Normalization::slot) add_mass<S>({}, q, part, workspace);
       }
-      backward(map, x, q, a, rows(d_queries, begin, count), gradient, workspace);
+      Tile<S> d_x = d_queries.tile(begin, count, workspace.take(count, x.cols()));
+      backward(map, x, q, a, d_x, gradient, workspace);
+      d_queries.store(begin, d_x);
     }
   }
 
@@ -184,8 +197,8 @@ void slot_gradient(const LongMemory<S>& memory, const Tile<S>& quotients, const 
 template <class FeatureMap, class S>
 void read_tokens_backward(const FeatureMap& map, const TokenView<S>& queries, const LongMemory<S>& long_memory,
                           const TokenView<S>& d_output, Normalization normalization, Index tile,
-                          const Executor* executor, const S* centre, Matrix<S>& d_queries, LongMemory<S>& d_memory,
-                          GradientSum<FeatureMap, S>& gradient, Workspace<S>& workspace) {
+                          const Executor* executor, const S* centre, const TokenSink<S>& d_queries,
+                          LongMemory<S>& d_memory, GradientSum<FeatureMap, S>& gradient, Workspace<S>& workspace) {
   const MemoryView<S>& memory = long_memory.memory;
   typename Workspace<S>::Frame frame(workspace);
   const Index K = map.components(), e = d_output.cols();
@@ -242,69 +255,94 @@ void check_readable(const char* function, const Memory<S>& memory, const Map& na
 
 }  // namespace detail
 
-template <class Out, class M, class Q, class MS>
-void read_into(const Eigen::MatrixBase<Out>& out, const M& mixture, const Eigen::MatrixBase<Q>& queries,
-               const Memory<MS>& memory, const Options& options, Workspace<typename M::Scalar>& workspace) {
-  using S = typename M::Scalar;
-  detail::check_scalar<S, MS>();
+template <class M>
+void read_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries,
+               const Memory<Scalar<M>>& memory, const Options& options,
+               const OptionalWorkspace<Scalar<M>>& optional_workspace) {
+  using S = Scalar<M>;
+  Workspace<S>& workspace = optional_workspace.get();
   const detail::FeatureMapOf<M>& natural = detail::compiled("read", mixture, workspace);
   detail::check_options("read", options);
   detail::check_token_width("read", "queries", queries.cols(), natural.dim());
   detail::check_readable("read", memory, natural);
   detail::check_shape("read", "out", out.rows(), out.cols(), queries.rows(), memory.slots.cols(),
                       "queries x value width");
-  detail::Evaluated<Q> q = queries.derived();
   typename Workspace<S>::Frame frame(workspace);
   detail::MemoryView<S> scratch = detail::take_memory(natural.components(), memory.slots.cols(), workspace);
   scratch.mass = memory.mass.transpose();
   scratch.slots = memory.slots;
   if (options.normalization == Normalization::slot) detail::divide_slots(scratch, scratch.slots);
-  const detail::TokenSink<S> sink(detail::writable(out));
-  const detail::TokenView<S> view = detail::apart(detail::TokenView<S>(q), sink, true, workspace);
+  const detail::TokenView<S> view = detail::apart(queries, out, true, workspace);
   detail::read_tokens(natural, view, scratch, options.normalization,
-                      detail::tile_size(options, detail::default_tile, view.rows()), options.executor, sink, workspace);
+                      detail::tile_size(options, detail::default_tile, view.rows()), options.executor, out, workspace);
 }
 
-template <class M, class Q, class MS>
-Matrix<typename M::Scalar> read(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
-                                const Options& options) {
-  Workspace<typename M::Scalar> workspace;
-  Matrix<typename M::Scalar> out(queries.rows(), memory.slots.cols());
+template <class M>
+Matrix<Scalar<M>> read(const M& mixture, const In<Scalar<M>>& queries, const Memory<Scalar<M>>& memory,
+                       const Options& options, const OptionalWorkspace<Scalar<M>>& workspace) {
+  Matrix<Scalar<M>> out(queries.rows(), memory.slots.cols());
   read_into(out, mixture, queries, memory, options, workspace);
   return out;
 }
 
-template <class M, class Q, class MS, class D>
-Gradients<M> read_backward(const M& mixture, const Eigen::MatrixBase<Q>& queries, const Memory<MS>& memory,
-                           const Eigen::MatrixBase<D>& d_output, const Options& options) {
-  using S = typename M::Scalar;
-  detail::check_scalar<S, MS>();
-  detail::check_has_parameters<M>();
-  Workspace<S> workspace;
-  const detail::FeatureMapOf<M>& natural = detail::compiled("read_backward", mixture, workspace);
-  detail::check_options("read_backward", options);
-  detail::check_token_width("read_backward", "queries", queries.cols(), natural.dim());
-  detail::check_readable("read_backward", memory, natural);
-  detail::check_shape("read_backward", "d_output", d_output.rows(), d_output.cols(), queries.rows(),
-                      memory.slots.cols(), "queries x value width");
-  detail::Evaluated<Q> q = queries.derived();
-  detail::Evaluated<D> dy = d_output.derived();
-  Gradients<M> out;
-  detail::GradientSum<detail::FeatureMapOf<M>, S> gradient(natural, workspace);
-  detail::resize(out.queries, queries.rows(), queries.cols());
-  detail::set_zero(out.memory, natural.components(), memory.slots.cols());
+namespace detail {
+
+template <class M>
+void read_backward_to(GradientDestination<M> gradients, const M& mixture, const In<Scalar<M>>& queries,
+                      const Memory<Scalar<M>>& memory, const In<Scalar<M>>& d_output, const Options& options,
+                      Workspace<Scalar<M>>& workspace) {
+  using S = Scalar<M>;
+  constexpr const char* function = "read_backward";
+  check_has_parameters<M>();
+  const FeatureMapOf<M>& natural = compiled(function, mixture, workspace);
+  check_options(function, options);
+  check_token_width(function, "queries", queries.cols(), natural.dim());
+  check_readable(function, memory, natural);
+  const Index e = memory.slots.cols();
+  check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), e, "queries x value width");
+  const GradientShapes shapes{function, queries.rows(), 0, queries.cols(), e, false, false};
+  gradients.check(shapes);
+  typename Workspace<S>::Frame frame(workspace);
+  const TokenView<S> query_view = gradients.apart(queries, workspace), dy = gradients.apart(d_output, workspace);
+  GradientSum<FeatureMapOf<M>, S> sum(natural, workspace);
   Memory<S> copy = memory;
-  if (detail::keeps_remainder<S>) detail::ensure_remainder(copy);  // for what centring rounds away
-  detail::LongMemory<S> read = detail::view_long(copy);
-  const S* const centre = detail::memory_centre(natural, read, options.normalization, workspace);
-  detail::centre_memory(centre, read);
-  detail::LongMemory<S> d_memory = detail::without_remainder(detail::view(out.memory));
-  detail::read_tokens_backward(natural, detail::TokenView<S>(q), read, detail::TokenView<S>(dy), options.normalization,
-                               detail::tile_size(options, detail::default_tile, queries.rows()), options.executor,
-                               centre, out.queries, d_memory, gradient, workspace);
-  detail::uncentre_gradient(centre, detail::view(out.memory));
-  detail::pull_back(mixture, natural, gradient.total(), out.mixture);
-  return out;
+  if (keeps_remainder<S>) ensure_remainder(copy);  // for what centring rounds away
+  LongMemory<S> read = view_long(copy);
+  const S* const centre = memory_centre(natural, read, options.normalization, workspace);
+  centre_memory(centre, read);
+  const TokenGradients<S> out = gradients.open(shapes, workspace);
+  set_zero(out.memory, natural.components(), e);
+  LongMemory<S> d_memory = without_remainder(view(out.memory));
+  read_tokens_backward(natural, query_view, read, dy, options.normalization,
+                       tile_size(options, default_tile, queries.rows()), options.executor, centre, out.queries,
+                       d_memory, sum, workspace);
+  uncentre_gradient(centre, view(out.memory));
+  if (gradients.mixture() != nullptr) pull_back(mixture, natural, sum.total(), *gradients.mixture());
+}
+
+}  // namespace detail
+
+template <class M>
+void read_backward_into(Gradients<M>& gradients, const M& mixture, const In<Scalar<M>>& queries,
+                        const Memory<Scalar<M>>& memory, const In<Scalar<M>>& d_output, const Options& options,
+                        const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::read_backward_to<M>(gradients, mixture, queries, memory, d_output, options, workspace.get());
+}
+
+template <class M>
+void read_backward_into(const GradientTargets<M>& targets, const M& mixture, const In<Scalar<M>>& queries,
+                        const Memory<Scalar<M>>& memory, const In<Scalar<M>>& d_output, const Options& options,
+                        const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::read_backward_to<M>(targets, mixture, queries, memory, d_output, options, workspace.get());
+}
+
+template <class M>
+Gradients<M> read_backward(const M& mixture, const In<Scalar<M>>& queries, const Memory<Scalar<M>>& memory,
+                           const In<Scalar<M>>& d_output, const Options& options,
+                           const OptionalWorkspace<Scalar<M>>& workspace) {
+  Gradients<M> gradients;
+  read_backward_into(gradients, mixture, queries, memory, d_output, options, workspace);
+  return gradients;
 }
 
 }  // namespace gma

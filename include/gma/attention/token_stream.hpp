@@ -70,7 +70,7 @@ void in_waves(const Executor* executor, Index count, Index places, const Run& ru
 template <class S>
 struct TokenStream {
   TokenView<S> keys, values;
-  const TokenInputs<S>& tokens;
+  TokenInputsView<S> tokens;
   const S* centre = nullptr;  // what is taken off every value, e numbers; null: nothing
 
   Index size() const { return keys.rows(); }

@@ -12,32 +12,48 @@
 #include "gma/attention/options.hpp"
 #include "gma/attention/token_stream.hpp"
 #include "gma/core/elementwise.hpp"
+#include "gma/core/operands.hpp"
 #include "gma/mixture/responsibilities.hpp"
 
 namespace gma {
 
 /// (3), (8): adds every key's value to the memory, M_k = lambda M_k + w r_k(key) v and m_k likewise, in the order of
 /// the tokens. keys N x d, values N x e, memory K x e (an empty one is sized here). The tokens are summed from zero and
-/// added to the memory at the end, so that keys and values may be the memory's own slots. Cost O(N K (D + e)). Throws
-/// std::invalid_argument on shapes or token inputs that do not fit. On an exception the memory is as it was, but for an
-/// empty one, which may be sized, with zeros.
-template <class M, class K, class V, class MS, class TS = typename M::Scalar>
-void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
-           const TokenInputs<TS>& tokens = {});
-template <class M, class K, class V, class MS, class TS = typename M::Scalar>
-void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
-           const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace);
+/// added to the memory at the end, so that keys and values may be the memory's own slots. Cost O(N K (D + e)). Of the
+/// options, tile and executor count. Throws std::invalid_argument on shapes or token inputs that do not fit. An
+/// exception leaves the memory unchanged, except that an empty one may have been sized, with zeros.
+template <class M>
+void write(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& values, Memory<Scalar<M>>& memory,
+           const TokenInputsView<Scalar<M>>& tokens = {}, const OptionalWorkspace<Scalar<M>>& workspace = {});
+template <class M>
+void write(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& values, Memory<Scalar<M>>& memory,
+           const Options& options, const TokenInputsView<Scalar<M>>& tokens = {},
+           const OptionalWorkspace<Scalar<M>>& workspace = {});
 
 /// Gradients of write() to a memory of zeros, from the gradient of the memory afterwards (K x e; K): keys, values,
 /// token inputs, mixture, and the memory before. Cost about 2.5 writes.
-template <class M, class K, class V, class MS, class TS = typename M::Scalar>
-Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                            const Memory<MS>& d_memory, const TokenInputs<TS>& tokens = {});
+template <class M>
+Gradients<M> write_backward(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& values,
+                            const Memory<Scalar<M>>& d_memory, const TokenInputsView<Scalar<M>>& tokens = {});
 /// The same after a write to `initial_memory`, which only the gradient of the forgetting depends on.
-template <class M, class K, class V, class MS, class TS = typename M::Scalar>
-Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                            const Memory<MS>& d_memory, const TokenInputs<TS>& tokens,
-                            const Memory<MS>& initial_memory);
+template <class M>
+Gradients<M> write_backward(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& values,
+                            const Memory<Scalar<M>>& d_memory, const TokenInputsView<Scalar<M>>& tokens,
+                            const Memory<Scalar<M>>& initial_memory);
+/// The same into `gradients`, whose matrices are reused, or to where the targets say. Inputs may lie there. An empty
+/// `initial_memory` stands for zeros.
+template <class M>
+void write_backward_into(Gradients<M>& gradients, const M& mixture, const In<Scalar<M>>& keys,
+                         const In<Scalar<M>>& values, const Memory<Scalar<M>>& initial_memory,
+                         const Memory<Scalar<M>>& d_memory, const Options& options = {},
+                         const TokenInputsView<Scalar<M>>& tokens = {},
+                         const OptionalWorkspace<Scalar<M>>& workspace = {});
+template <class M>
+void write_backward_into(const GradientTargets<M>& targets, const M& mixture, const In<Scalar<M>>& keys,
+                         const In<Scalar<M>>& values, const Memory<Scalar<M>>& initial_memory,
+                         const Memory<Scalar<M>>& d_memory, const Options& options = {},
+                         const TokenInputsView<Scalar<M>>& tokens = {},
+                         const OptionalWorkspace<Scalar<M>>& workspace = {});
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -152,11 +168,11 @@ Written<S> write_tokens(const FeatureMap& map, const TokenStream<S>& stream, Ind
 
 /// Turns contributions e_t (in d_g) into the gradient of the forgetting: dg_s = energy + sum_{t<s} e_t.
 template <class S>
-void forgetting_gradient(const TokenStream<S>& stream, Wide<S> energy, const S& d_log_forgetting, Vector<S>& d_g) {
-  for (Index j = 0; j < d_g.size(); ++j) {
-    const S contribution = d_g(j);
+void forgetting_gradient(const TokenStream<S>& stream, Wide<S> energy, const S& d_log_forgetting, S* d_g) {
+  for (Index j = 0; j < stream.size(); ++j) {
+    const S contribution = d_g[j];
     const bool learns = stream.present(j) && is_finite(stream.tokens.log_forgetting(j));
-    d_g(j) = learns ? S(energy + Wide<S>(d_log_forgetting)) : S(0);
+    d_g[j] = learns ? S(energy + Wide<S>(d_log_forgetting)) : S(0);
     energy += Wide<S>(contribution);
   }
 }
@@ -185,14 +201,17 @@ struct WriteBackward {
       const ConstTile<S> v = kept.drop_forgotten(load_values(stream, at, count, workspace), workspace);
       evaluate(map, x, r, workspace);
       product_plus(v, over.transposed_slots, over.mass.data(), b);
-      Tile<S> d_values = rows(out.values, at, count);
-      product(r, d_memory.slots, d_values);
+      fill_rows(out.values, at, count, workspace, [&](Tile<S> d_values) {
+        product(r, d_memory.slots, d_values);
+        if (!kept.all_ones) kernels::scale_rows(d_values, kept.u.data());
+      });
       if (!kept.all_ones) {
         token_inputs(at, kept.u, r, b, v);
-        kernels::scale_rows(d_values, kept.u.data());
         kernels::scale_rows(b, kept.u.data());
       }
-      backward(map, x, r, b, rows(out.keys, at, count), gradient, workspace);
+      Tile<S> d_x = out.keys.tile(at, count, workspace.take(count, x.cols()));
+      backward(map, x, r, b, d_x, gradient, workspace);
+      out.keys.store(at, d_x);
       later = kept.before;
     }
   }
@@ -203,8 +222,8 @@ struct WriteBackward {
       const S pull =
           u(0, t) * (kernels::dot(r.row(t).data(), b.row(t).data(), r.cols()) + over.of(v, t) * r.row(t).sum());
       const S w = stream.weighted() ? stream.tokens.key_weights(begin + t) : S(1);
-      if (stream.weighted()) out.key_weights(begin + t) = w > S(0) ? S(pull / w) : S(0);
-      if (stream.forgets()) out.log_forgetting(begin + t) = pull;
+      if (out.key_weights != nullptr) out.key_weights[begin + t] = w > S(0) ? S(pull / w) : S(0);
+      if (out.log_forgetting != nullptr) out.log_forgetting[begin + t] = pull;
     }
   }
 };
@@ -216,13 +235,8 @@ template <class FeatureMap, class S>
 void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, const Memory<S>* initial, Index tile,
                            const Executor* executor, const S* mass, const LongMemory<S>& d_memory,
                            TokenGradients<S> out, GradientSum<FeatureMap, S>& gradient, Workspace<S>& workspace) {
-  const Index n = stream.size(), e = stream.values.cols();
-  resize(out.keys, n, stream.keys.cols());
-  resize(out.values, n, e);
-  resize(out.key_weights, stream.weighted() ? n : 0);
-  resize(out.log_forgetting, stream.forgets() ? n : 0);
   typename Workspace<S>::Frame frame(workspace);
-  const Stretches stretches(n, tile);
+  const Stretches stretches(stream.size(), tile);
   std::vector<Wide<S>>& later = workspace.template keep<std::vector<Wide<S>>>();  // of the chunks from i on
   later.assign(static_cast<std::size_t>(stretches.count() + 1), Wide<S>(0));
   for (Index i = stretches.count() - 1; i >= 0; --i) {
@@ -242,7 +256,7 @@ void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, 
   uncentre_gradient(stream.centre, view(out.memory));
   const kernels::Decay<S> left = kernels::decay_of(S(later.front()));
   view(out.memory).decay(left);
-  if (stream.forgets()) {
+  if (out.log_forgetting != nullptr) {
     Wide<S> energy(0);
     if (initial != nullptr && !left.restarts()) energy = inner_product(*initial, out.memory);
     forgetting_gradient(stream, energy, out.memory.log_forgetting, out.log_forgetting);
@@ -287,14 +301,15 @@ void drop_vanished(const FeatureMap&, LongMemory<S>& state) {
 
 /// The stream, summed from zero, into `memory`: nothing fails once a number of it has changed.
 template <class FeatureMap, class S>
-void write_into(const FeatureMap& map, const TokenStream<S>& stream, Memory<S>& memory, Workspace<S>& workspace) {
+void write_into(const FeatureMap& map, const TokenStream<S>& stream, const Options& options, Memory<S>& memory,
+                Workspace<S>& workspace) {
   typename Workspace<S>::Frame frame(workspace);
   const S count = S(static_cast<double>(stream.size())), before = tokens_in(memory);
   const Memory<S> none;
   LongMemory<S> sum =
       take_copy(none, map.components(), stream.values.cols(), is_long(count, stream.forgets()), workspace);
   const Written<S> written =
-      write_tokens(map, stream, tile_size({}, default_tile, stream.size()), nullptr, sum, workspace);
+      write_tokens(map, stream, tile_size(options, default_tile, stream.size()), options.executor, sum, workspace);
   const kernels::Decay<S> decay = kernels::decay_of(S(written.log_decay));
   const S after = decay.of(before) + written.tokens;
   if (sum.has_remainder || is_long(after, stream.forgets())) ensure_remainder(memory);
@@ -307,9 +322,9 @@ void write_into(const FeatureMap& map, const TokenStream<S>& stream, Memory<S>& 
   memory.has_signed_mass = memory.has_signed_mass || has_signed_features<FeatureMap>;
 }
 
-template <class Map, class S, class K, class V>
-void check_stream(const char* function, const Map& natural, const Eigen::MatrixBase<K>& keys,
-                  const Eigen::MatrixBase<V>& values, const TokenInputs<S>& tokens) {
+template <class Map, class S>
+void check_stream(const char* function, const Map& natural, const TokenView<S>& keys, const TokenView<S>& values,
+                  const TokenInputsView<S>& tokens) {
   check_token_width(function, "keys", keys.cols(), natural.dim());
   check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
   check_tokens(function, tokens, keys.rows());
@@ -317,75 +332,97 @@ void check_stream(const char* function, const Map& natural, const Eigen::MatrixB
 
 }  // namespace detail
 
-template <class M, class K, class V, class MS, class TS>
-void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
-           const TokenInputs<TS>& tokens, Workspace<typename M::Scalar>& workspace) {
-  using S = typename M::Scalar;
-  detail::check_scalar<S, MS>();
-  detail::check_scalar<S, TS>();
-  const detail::FeatureMapOf<M>& natural = detail::compiled("write", mixture, workspace);
-  detail::check_stream("write", natural, keys, values, tokens);
-  if (!memory.empty()) detail::check_memory("write", "memory", memory, natural.components(), values.cols());
-  detail::Evaluated<K> k = keys.derived();
-  detail::Evaluated<V> v = values.derived();
+template <class M>
+void write(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& values, Memory<Scalar<M>>& memory,
+           const Options& options, const TokenInputsView<Scalar<M>>& tokens,
+           const OptionalWorkspace<Scalar<M>>& optional_workspace) {
+  using S = Scalar<M>;
+  constexpr const char* function = "write";
+  Workspace<S>& workspace = optional_workspace.get();
+  const detail::FeatureMapOf<M>& natural = detail::compiled(function, mixture, workspace);
+  detail::check_options(function, options);
+  detail::check_stream<detail::FeatureMapOf<M>, S>(function, natural, keys, values, tokens);
+  if (!memory.empty()) detail::check_memory(function, "memory", memory, natural.components(), values.cols());
   detail::size_if_empty(memory, natural.components(), values.cols());
-  const detail::TokenStream<S> stream{detail::TokenView<S>(k), detail::TokenView<S>(v), tokens};
-  detail::write_into(natural, stream, memory, workspace);
+  detail::write_into(natural, detail::TokenStream<S>{keys, values, tokens}, options, memory, workspace);
 }
 
-template <class M, class K, class V, class MS, class TS>
-void write(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values, Memory<MS>& memory,
-           const TokenInputs<TS>& tokens) {
-  Workspace<typename M::Scalar> workspace;
-  write(mixture, keys, values, memory, tokens, workspace);
+template <class M>
+void write(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& values, Memory<Scalar<M>>& memory,
+           const TokenInputsView<Scalar<M>>& tokens, const OptionalWorkspace<Scalar<M>>& workspace) {
+  write(mixture, keys, values, memory, Options(), tokens, workspace);
 }
 
 namespace detail {
 
-template <class M, class K, class V, class S>
-Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                            const Memory<S>* initial, const Memory<S>& d_memory, const TokenInputs<S>& tokens) {
+template <class M>
+void write_backward_to(GradientDestination<M> gradients, const M& mixture, const In<Scalar<M>>& keys,
+                       const In<Scalar<M>>& values, const Memory<Scalar<M>>& initial_memory,
+                       const Memory<Scalar<M>>& d_memory, const Options& options,
+                       const TokenInputsView<Scalar<M>>& tokens, Workspace<Scalar<M>>& workspace) {
+  using S = Scalar<M>;
+  constexpr const char* function = "write_backward";
   check_has_parameters<M>();
-  Workspace<S> workspace;
-  const FeatureMapOf<M>& natural = compiled("write_backward", mixture, workspace);
-  check_stream("write_backward", natural, keys, values, tokens);
-  check_memory("write_backward", "d_memory", d_memory, natural.components(), values.cols());
-  if (initial != nullptr && initial->empty()) initial = nullptr;
-  if (initial != nullptr)
-    check_memory("write_backward", "initial_memory", *initial, natural.components(), values.cols());
-  Evaluated<K> k = keys.derived();
-  Evaluated<V> v = values.derived();
-  TokenStream<S> stream{TokenView<S>(k), TokenView<S>(v), tokens};
-  stream.centre = value_centre(natural, stream, Normalization::row, initial, workspace);
-  Gradients<M> out;
-  GradientSum<FeatureMapOf<M>, S> gradient(natural, workspace);
-  start_gradient(d_memory, natural.components(), values.cols(), out.memory);
+  const FeatureMapOf<M>& natural = compiled(function, mixture, workspace);
+  const Index components = natural.components(), e = values.cols();
+  check_options(function, options);
+  check_stream<FeatureMapOf<M>, S>(function, natural, keys, values, tokens);
+  check_memory(function, "d_memory", d_memory, components, e);
+  if (!initial_memory.empty()) check_memory(function, "initial_memory", initial_memory, components, e);
+  TokenStream<S> stream{keys, values, tokens};
+  const GradientShapes shapes{function, 0, keys.rows(), keys.cols(), e, stream.weighted(), stream.forgets()};
+  gradients.check(shapes);
+  typename Workspace<S>::Frame frame(workspace);
+  stream.keys = gradients.apart(keys, workspace);
+  stream.values = gradients.apart(values, workspace);
+  const Memory<S> initial = initial_memory;  // which may be the gradient's
+  stream.centre = value_centre(natural, stream, Normalization::row, &initial, workspace);
+  const TokenGradients<S> out = gradients.open(shapes, workspace);
+  GradientSum<FeatureMapOf<M>, S> sum(natural, workspace);
+  start_gradient(d_memory, components, e, out.memory);
   centre_gradient(stream.centre, view(out.memory));
   const LongMemory<S> after = without_remainder(view(out.memory));
   const S* const unknown_mass = nullptr;
-  write_tokens_backward(natural, stream, initial, tile_size({}, default_tile, stream.size()), nullptr, unknown_mass,
-                        after, token_gradients(out), gradient, workspace);
-  pull_back(mixture, natural, gradient.total(), out.mixture);
-  return out;
+  write_tokens_backward(natural, stream, initial.empty() ? nullptr : &initial,
+                        tile_size(options, default_tile, stream.size()), options.executor, unknown_mass, after, out,
+                        sum, workspace);
+  gradients.close();
+  if (gradients.mixture() != nullptr) pull_back(mixture, natural, sum.total(), *gradients.mixture());
 }
 
 }  // namespace detail
 
-template <class M, class K, class V, class MS, class TS>
-Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                            const Memory<MS>& d_memory, const TokenInputs<TS>& tokens) {
-  detail::check_scalar<typename M::Scalar, MS>();
-  detail::check_scalar<typename M::Scalar, TS>();
-  return detail::write_backward<M, K, V, MS>(mixture, keys, values, nullptr, d_memory, tokens);
+template <class M>
+void write_backward_into(Gradients<M>& gradients, const M& mixture, const In<Scalar<M>>& keys,
+                         const In<Scalar<M>>& values, const Memory<Scalar<M>>& initial_memory,
+                         const Memory<Scalar<M>>& d_memory, const Options& options,
+                         const TokenInputsView<Scalar<M>>& tokens, const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::write_backward_to<M>(gradients, mixture, keys, values, initial_memory, d_memory, options, tokens,
+                               workspace.get());
 }
 
-template <class M, class K, class V, class MS, class TS>
-Gradients<M> write_backward(const M& mixture, const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                            const Memory<MS>& d_memory, const TokenInputs<TS>& tokens,
-                            const Memory<MS>& initial_memory) {
-  detail::check_scalar<typename M::Scalar, MS>();
-  detail::check_scalar<typename M::Scalar, TS>();
-  return detail::write_backward<M, K, V, MS>(mixture, keys, values, &initial_memory, d_memory, tokens);
+template <class M>
+void write_backward_into(const GradientTargets<M>& targets, const M& mixture, const In<Scalar<M>>& keys,
+                         const In<Scalar<M>>& values, const Memory<Scalar<M>>& initial_memory,
+                         const Memory<Scalar<M>>& d_memory, const Options& options,
+                         const TokenInputsView<Scalar<M>>& tokens, const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::write_backward_to<M>(targets, mixture, keys, values, initial_memory, d_memory, options, tokens,
+                               workspace.get());
+}
+
+template <class M>
+Gradients<M> write_backward(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& values,
+                            const Memory<Scalar<M>>& d_memory, const TokenInputsView<Scalar<M>>& tokens,
+                            const Memory<Scalar<M>>& initial_memory) {
+  Gradients<M> gradients;
+  write_backward_into(gradients, mixture, keys, values, initial_memory, d_memory, Options(), tokens);
+  return gradients;
+}
+
+template <class M>
+Gradients<M> write_backward(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& values,
+                            const Memory<Scalar<M>>& d_memory, const TokenInputsView<Scalar<M>>& tokens) {
+  return write_backward(mixture, keys, values, d_memory, tokens, Memory<Scalar<M>>());
 }
 
 }  // namespace gma

@@ -15,7 +15,7 @@
 
 namespace gma::detail {
 
-/// A matrix with storage of its own is taken by reference; an expression (a product, a sum) is evaluated once.
+/// A matrix that lies in memory is taken by reference; an expression (a product, a sum) is evaluated once.
 template <class Derived>
 using Evaluated = std::conditional_t<(Derived::Flags & Eigen::DirectAccessBit) != 0, const Derived&,
                                      Matrix<typename Derived::Scalar>>;
@@ -83,6 +83,7 @@ class TokenRows {
   Overlap overlap(const TokenRows& other) const;
 
  protected:
+  TokenRows() = default;
   template <class Derived>
   TokenRows(const Eigen::MatrixBase<Derived>& tokens, bool same_scalar)
       : data_(tokens.derived().data()),
@@ -95,9 +96,9 @@ class TokenRows {
 
   bool has_gaps() const { return row_stride_ != cols_; }
 
-  const void* data_;
-  Index rows_, cols_, row_stride_, col_stride_, scalar_bytes_;
-  bool in_place_;
+  const void* data_ = nullptr;
+  Index rows_ = 0, cols_ = 0, row_stride_ = 0, col_stride_ = 1, scalar_bytes_ = 1;
+  bool in_place_ = true;
 };
 
 /// How the numbers of two matrices share memory.
@@ -131,7 +132,7 @@ class TokenView : public TokenRows {
       : TokenRows(tokens.derived(), std::is_same_v<typename Derived::Scalar, S>),
         copy_(&copy<typename Derived::Scalar>) {
     static_assert(is_storage_of<typename Derived::Scalar, S>,
-                  "gma: queries, keys and values must have the mixture's scalar, or be bfloat16 or half storage of it");
+                  "gma: an input must have the mixture's scalar, or be bfloat16 or half storage of it");
   }
 
   /// Tokens [begin, begin + count), in place where the layout allows, else copied into `scratch` (count x cols).
@@ -168,6 +169,9 @@ class TokenView : public TokenRows {
 template <class S>
 class TokenSink : public TokenRows {
  public:
+  /// Nothing is to be written.
+  TokenSink() = default;
+
   template <class Derived>
   explicit TokenSink(Eigen::MatrixBase<Derived>& tokens)
       : TokenRows(tokens.derived(), std::is_same_v<typename Derived::Scalar, S>),
@@ -186,6 +190,16 @@ class TokenSink : public TokenRows {
     }
     return Tile<S>(scratch.data(), count, cols_, Eigen::OuterStride<>(scratch.outerStride()));
   }
+
+  /// All rows at once.
+  void put(const Tile<S>& numbers) const {
+    Tile<S> target = tile(0, numbers.rows(), numbers);
+    if (target.data() != numbers.data()) target = numbers;
+    store(0, target);
+  }
+
+  /// Whether the numbers are wanted at all.
+  bool is_wanted() const { return copy_ != nullptr; }
 
   void store(Index begin, const Tile<S>& tile) const {
     const bool is_there = in_place_ && tile.data() == static_cast<S*>(target_) + begin * row_stride_;
@@ -208,8 +222,8 @@ class TokenSink : public TokenRows {
     target = tile.template cast<T>();
   }
 
-  void* target_;
-  void (*copy_)(const TokenSink&, Index, const Tile<S>&);
+  void* target_ = nullptr;
+  void (*copy_)(const TokenSink&, Index, const Tile<S>&) = nullptr;
 };
 
 template <class S>

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
-// Tokens of several heads wherever they lie: a view of a [batch, tokens, heads, width] tensor by pointer and strides,
-// so that buffers of other frameworks go into the multi-head operators without a copy.
+// Tokens of several heads: a HeadTensor views a [batch, tokens, heads, width] tensor by pointer and strides, so that
+// buffers of other frameworks go into the multi-head verbs without a copy. HeadsIn and HeadsOut are the operands of
+// those verbs, made implicitly from a HeadTensor or from a matrix whose columns are the heads in order.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
 #include "gma/core/checks.hpp"
+#include "gma/core/operands.hpp"
 #include "gma/core/tokens.hpp"
 
 namespace gma {
@@ -74,19 +76,14 @@ HeadTensor<T> columns_as_heads(T* data, const Derived& matrix, Index heads) {
           width * step, step};
 }
 
-/// The checks that every multi-head verb makes of a tensor that it is given.
-template <class T>
-void check_head_tensor(const char* function, const char* argument, const HeadTensor<T>& tensor) {
-  if (tensor.batch < 1 || tensor.tokens < 0 || tensor.heads < 1 || tensor.width < 0) {
-    invalid_argument(function, argument, " is a tensor of ", tensor.batch, " x ", tensor.tokens, " x ", tensor.heads,
-                     " x ", tensor.width,
-                     " (batch x tokens x heads x width), expected at least one entry and one head");
-  }
-  if (tensor.data == nullptr && tensor.rows() * tensor.width > 0) {
-    invalid_argument(function, argument, ".data is null, expected ", tensor.rows() * tensor.heads * tensor.width,
-                     " numbers");
-  }
-}
+/// Sizes and strides of a HeadTensor of any scalar, of `scalar_bytes`.
+struct HeadLayout {
+  Index batch = 1, tokens = 0, heads = 1, width = 0;
+  Index batch_stride = 0, token_stride = 0, head_stride = 0, width_stride = 1;
+  Index scalar_bytes = 1;
+
+  Index rows() const { return batch * tokens; }
+};
 
 /// The bytes between the first and the last number of a tensor, in all and of one token, and from token to token.
 struct TensorBytes {
@@ -94,15 +91,14 @@ struct TensorBytes {
   std::uintptr_t token_begin = 0, token_end = 0;  // of the first token
   Index step = 0;                                 // 0 where entries are no whole number of steps apart
 
-  template <class T>
-  explicit TensorBytes(const HeadTensor<T>& t) {
+  TensorBytes(const void* data, const HeadLayout& t) {
     if (t.rows() == 0 || t.heads == 0 || t.width == 0) return;
-    const auto widen = [](std::uintptr_t& from, std::uintptr_t& to, Index count, Index stride) {
-      const Index bytes = (count - 1) * stride * Index{sizeof(T)};
+    const auto widen = [&](std::uintptr_t& from, std::uintptr_t& to, Index count, Index stride) {
+      const Index bytes = (count - 1) * stride * t.scalar_bytes;
       (bytes < 0 ? from : to) += static_cast<std::uintptr_t>(bytes);
     };
-    token_begin = reinterpret_cast<std::uintptr_t>(t.data);
-    token_end = token_begin + sizeof(T);
+    token_begin = reinterpret_cast<std::uintptr_t>(data);
+    token_end = token_begin + static_cast<std::uintptr_t>(t.scalar_bytes);
     widen(token_begin, token_end, t.heads, t.head_stride);
     widen(token_begin, token_end, t.width, t.width_stride);
     begin = token_begin;
@@ -110,7 +106,7 @@ struct TensorBytes {
     widen(begin, end, t.tokens, t.token_stride);
     widen(begin, end, t.batch, t.batch_stride);
     const bool has_step = t.token_stride > 0 && (t.batch == 1 || t.batch_stride % t.token_stride == 0);
-    if (has_step) step = t.token_stride * Index{sizeof(T)};
+    if (has_step) step = t.token_stride * t.scalar_bytes;
   }
 };
 
@@ -125,10 +121,147 @@ inline bool may_overlap(const TensorBytes& a, const TensorBytes& b) {
                                                            : (step - (b.token_begin - a.token_begin) % step) % step;
   return !(gap >= b_length && gap + a_length <= step);
 }
+
+/// A tensor without its scalar type. A matrix has layout.heads == 0 until the call knows how many heads it holds.
+struct HeadRows {
+  const void* data = nullptr;
+  HeadLayout layout;
+
+  Index rows() const { return layout.rows(); }
+
+  HeadRows() = default;
+  template <class T>
+  explicit HeadRows(const HeadTensor<T>& t)
+      : data(t.data), layout{t.batch,        t.tokens,      t.heads,        t.width,         t.batch_stride,
+                             t.token_stride, t.head_stride, t.width_stride, Index{sizeof(T)}} {}
+  template <class Derived>
+  explicit HeadRows(const Eigen::MatrixBase<Derived>& matrix)
+      : data(matrix.derived().data()),
+        layout{1,
+               matrix.rows(),
+               0,
+               matrix.cols(),
+               matrix.rows() * matrix.derived().rowStride(),
+               matrix.derived().rowStride(),
+               0,
+               matrix.derived().colStride(),
+               Index{sizeof(typename Derived::Scalar)}} {}
+
+  /// The number at the beginning of rows [begin, begin + count) of one head, which lie within one entry.
+  const void* first(Index head, Index begin, Index count) const {
+    if (count == 0 || data == nullptr) return data;
+    const HeadLayout& l = layout;
+    const Index entry = l.tokens > 0 ? begin / l.tokens : 0, token = begin - entry * l.tokens;
+    const Index numbers = entry * l.batch_stride + token * l.token_stride + head * l.head_stride;
+    return static_cast<const char*>(data) + numbers * l.scalar_bytes;
+  }
+
+  /// A matrix's columns become `heads` heads; of a tensor nothing changes.
+  void split(const char* function, const char* argument, Index heads) {
+    if (layout.heads != 0) return;
+    if (layout.width % heads != 0) {
+      invalid_argument(function, argument, " has ", layout.width, " columns, expected a multiple of ", heads,
+                       " (its heads)");
+    }
+    layout.width /= heads;
+    layout.heads = heads;
+    layout.head_stride = layout.width * layout.width_stride;
+  }
+
+  bool may_overlap(const HeadRows& other) const { return detail::may_overlap(bytes(), other.bytes()); }
+
+ private:
+  TensorBytes bytes() const {
+    HeadLayout whole = layout;
+    if (whole.heads == 0) whole.heads = 1;
+    return TensorBytes(data, whole);
+  }
+};
+
 template <class A, class B>
 bool may_overlap(const HeadTensor<A>& a, const HeadTensor<B>& b) {
-  return may_overlap(TensorBytes(a), TensorBytes(b));
+  return HeadRows(a).may_overlap(HeadRows(b));
 }
+
+/// The checks that every multi-head verb makes of a tensor that it is given.
+inline void check_head_tensor(const char* function, const char* argument, const HeadRows& tensor) {
+  const HeadLayout& l = tensor.layout;
+  if (l.batch < 1 || l.tokens < 0 || l.heads < 1 || l.width < 0) {
+    invalid_argument(function, argument, " is a tensor of ", l.batch, " x ", l.tokens, " x ", l.heads, " x ", l.width,
+                     " (batch x tokens x heads x width), expected at least one entry and one head");
+  }
+  if (tensor.data == nullptr && l.rows() * l.width > 0) {
+    invalid_argument(function, argument, ".data is null, expected ", l.rows() * l.heads * l.width, " numbers");
+  }
+}
+
+/// Reads a tensor of scalar S, or of a storage type of S.
+template <class S>
+class HeadsView : public HeadRows {
+ public:
+  template <class T>
+  explicit HeadsView(const HeadTensor<T>& tensor) : HeadRows(tensor), view_(&view<std::remove_const_t<T>>) {
+    static_assert(is_storage_of<std::remove_const_t<T>, S>,
+                  "gma: an input must have the mixture's scalar, or be bfloat16 or half storage of it");
+  }
+  template <class Derived>
+  explicit HeadsView(const Eigen::MatrixBase<Derived>& matrix)
+      : HeadRows(matrix), view_(&view<typename Derived::Scalar>) {
+    static_assert(is_storage_of<typename Derived::Scalar, S>,
+                  "gma: an input must have the mixture's scalar, or be bfloat16 or half storage of it");
+  }
+
+  /// Rows [begin, begin + count) of one head, which lie within one entry.
+  TokenView<S> head(Index head, Index begin, Index count) const { return view_(*this, head, begin, count); }
+
+ private:
+  template <class T>
+  static TokenView<S> view(const HeadsView& tensor, Index head, Index begin, Index count) {
+    using Rows = typename HeadTensor<const T>::Rows;
+    return TokenView<S>(Rows(static_cast<const T*>(tensor.first(head, begin, count)), count, tensor.layout.width,
+                             {tensor.layout.token_stride, tensor.layout.width_stride}));
+  }
+
+  TokenView<S> (*view_)(const HeadsView&, Index, Index, Index);
+};
+
+/// Writes a tensor of scalar S, or of a storage type of S.
+template <class S>
+class HeadsSink : public HeadRows {
+ public:
+  /// Nothing is to be written.
+  HeadsSink() = default;
+
+  template <class T>
+  explicit HeadsSink(const HeadTensor<T>& tensor) : HeadRows(tensor), sink_(&sink<T>) {
+    static_assert(!std::is_const_v<T>, "gma: an output must be writable");
+    static_assert(is_storage_of<T, S>,
+                  "gma: an output must have the mixture's scalar, or be bfloat16 or half storage of it");
+  }
+  template <class Derived>
+  explicit HeadsSink(Eigen::MatrixBase<Derived>& matrix) : HeadRows(matrix), sink_(&sink<typename Derived::Scalar>) {
+    static_assert((Derived::Flags & Eigen::LvalueBit) != 0, "gma: an output must be writable");
+    static_assert(is_storage_of<typename Derived::Scalar, S>,
+                  "gma: an output must have the mixture's scalar, or be bfloat16 or half storage of it");
+  }
+
+  /// Rows [begin, begin + count) of one head, which lie within one entry.
+  TokenSink<S> head(Index head, Index begin, Index count) const { return sink_(*this, head, begin, count); }
+
+  /// Whether the numbers are wanted at all.
+  bool is_wanted() const { return sink_ != nullptr; }
+
+ private:
+  template <class T>
+  static TokenSink<S> sink(const HeadsSink& tensor, Index head, Index begin, Index count) {
+    using Rows = typename HeadTensor<T>::Rows;
+    T* const first = static_cast<T*>(const_cast<void*>(tensor.first(head, begin, count)));  // made from a T*
+    Rows rows(first, count, tensor.layout.width, {tensor.layout.token_stride, tensor.layout.width_stride});
+    return TokenSink<S>(rows);
+  }
+
+  TokenSink<S> (*sink_)(const HeadsSink&, Index, Index, Index) = nullptr;
+};
 
 }  // namespace detail
 
@@ -141,5 +274,40 @@ template <class Derived>
 HeadTensor<typename Derived::Scalar> split_heads(Eigen::MatrixBase<Derived>& matrix, Index heads) {
   return detail::columns_as_heads<typename Derived::Scalar>(matrix.derived().data(), matrix.derived(), heads);
 }
+
+/// The tokens of several heads that a verb reads: a HeadTensor, or a matrix, block, map or expression whose columns are
+/// the heads in order. Numbers in memory are viewed and must outlive the call; an expression is evaluated once, here.
+template <class S>
+class HeadsIn : private detail::EvaluatedExpression<S>, public detail::HeadsView<S> {
+ public:
+  template <class T>
+  HeadsIn(const HeadTensor<T>& tensor) : detail::HeadsView<S>(tensor) {}
+  template <class Derived>
+  HeadsIn(const Eigen::MatrixBase<Derived>& matrix)
+      : HeadsIn(matrix.derived(), std::bool_constant<(Derived::Flags & Eigen::DirectAccessBit) != 0>()) {}
+  HeadsIn(const HeadsIn&) = delete;
+  HeadsIn& operator=(const HeadsIn&) = delete;
+
+ private:
+  template <class Derived>
+  HeadsIn(const Derived& matrix, std::true_type) : detail::HeadsView<S>(matrix) {}
+  template <class Derived>
+  HeadsIn(const Derived& expression, std::false_type)
+      : detail::EvaluatedExpression<S>(expression), detail::HeadsView<S>(detail::EvaluatedExpression<S>::numbers) {}
+};
+
+/// The tokens of several heads that a verb writes: a HeadTensor, or a matrix, block or map whose columns are the heads
+/// in order. One made without arguments stands for a result that is not wanted, where a verb allows that.
+template <class S>
+class HeadsOut : public detail::HeadsSink<S> {
+ public:
+  HeadsOut() = default;
+  template <class T>
+  HeadsOut(const HeadTensor<T>& tensor) : detail::HeadsSink<S>(tensor) {}
+  template <class Derived>
+  HeadsOut(Eigen::MatrixBase<Derived>& matrix) : detail::HeadsSink<S>(matrix) {}
+  template <class Derived, std::enable_if_t<!std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>, int> = 0>
+  HeadsOut(const Eigen::MatrixBase<Derived>& view) : detail::HeadsSink<S>(detail::writable(view)) {}
+};
 
 }  // namespace gma

@@ -26,295 +26,418 @@ struct HeadGradients {
   std::vector<M> mixtures;               ///< H
 };
 
+/// Where a backward verb of many heads writes its gradients: tensors, matrices, blocks or maps of any layout and
+/// storage, of the shapes that HeadGradients names. What is left out is not wanted.
+template <class M>
+struct HeadGradientTargets {
+  HeadsOut<Scalar<M>> queries, keys, values;
+  Out<Scalar<M>> key_weights;                          ///< Nk x 1
+  HeadsOut<Scalar<M>> log_forgetting;                  ///< Nk x H, a matrix or a tensor of width 1
+  std::vector<Memory<Scalar<M>>>* memories = nullptr;  ///< is sized
+  std::vector<M>* mixtures = nullptr;                  ///< is sized
+};
+
 /// Gradients of bidirectional() of many heads; d_output is Nq x (Hq e). Cost and errors as the single-head verb's,
 /// times Hq.
-template <class M, class Q, class K, class V, class D, class TS = typename M::Scalar>
-HeadGradients<M> bidirectional_backward(const std::vector<M>& mixtures, const Eigen::MatrixBase<Q>& queries,
-                                        const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                        const Eigen::MatrixBase<D>& d_output, const Options& options = {},
-                                        const HeadInputs<TS>& inputs = {});
+template <class M>
+HeadGradients<M> bidirectional_backward(const std::vector<M>& mixtures, const HeadsIn<Scalar<M>>& queries,
+                                        const HeadsIn<Scalar<M>>& keys, const HeadsIn<Scalar<M>>& values,
+                                        const HeadsIn<Scalar<M>>& d_output, const Options& options = {},
+                                        const HeadInputs<Scalar<M>>& inputs = {});
 
 /// Gradients of causal() of many heads, from zeros, or from `initial_memories` and through the memories left behind,
 /// whose gradient is d_final_memories (either empty: zeros).
-template <class M, class Q, class K, class V, class D, class TS = typename M::Scalar>
-HeadGradients<M> causal_backward(const std::vector<M>& mixtures, const Eigen::MatrixBase<Q>& queries,
-                                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                 const Eigen::MatrixBase<D>& d_output, const Options& options = {},
-                                 const HeadInputs<TS>& inputs = {});
-template <class M, class Q, class K, class V, class D, class MS, class TS = typename M::Scalar>
-HeadGradients<M> causal_backward(const std::vector<M>& mixtures, const Eigen::MatrixBase<Q>& queries,
-                                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                 const Eigen::MatrixBase<D>& d_output, const std::vector<Memory<MS>>& initial_memories,
-                                 const std::vector<Memory<MS>>& d_final_memories, const Options& options = {},
-                                 const HeadInputs<TS>& inputs = {});
+template <class M>
+HeadGradients<M> causal_backward(const std::vector<M>& mixtures, const HeadsIn<Scalar<M>>& queries,
+                                 const HeadsIn<Scalar<M>>& keys, const HeadsIn<Scalar<M>>& values,
+                                 const HeadsIn<Scalar<M>>& d_output, const Options& options = {},
+                                 const HeadInputs<Scalar<M>>& inputs = {});
+template <class M>
+HeadGradients<M> causal_backward(const std::vector<M>& mixtures, const HeadsIn<Scalar<M>>& queries,
+                                 const HeadsIn<Scalar<M>>& keys, const HeadsIn<Scalar<M>>& values,
+                                 const HeadsIn<Scalar<M>>& d_output,
+                                 const std::vector<Memory<Scalar<M>>>& initial_memories,
+                                 const std::vector<Memory<Scalar<M>>>& d_final_memories, const Options& options = {},
+                                 const HeadInputs<Scalar<M>>& inputs = {});
 
-/// All of them for tensors wherever they lie, into `gradients`, whose matrices are reused, with a caller's scratch.
-/// Inputs may lie in `gradients`: new matrices then take the place of the old ones at the end.
-template <class M, class Q, class K, class V, class D, class S>
+/// All of them into `gradients`, whose matrices are reused. Inputs may lie in `gradients`: new matrices then take the
+/// place of the old ones at the end.
+template <class M>
 void bidirectional_backward_into(HeadGradients<M>& gradients, const std::vector<M>& mixtures,
-                                 const HeadTensor<Q>& queries, const HeadTensor<K>& keys, const HeadTensor<V>& values,
-                                 const HeadTensor<D>& d_output, const Options& options, const HeadInputs<S>& inputs,
-                                 Workspace<S>& workspace);
-template <class M, class Q, class K, class V, class D, class S>
-void causal_backward_into(HeadGradients<M>& gradients, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
-                          const HeadTensor<K>& keys, const HeadTensor<V>& values, const HeadTensor<D>& d_output,
-                          const std::vector<Memory<S>>& initial_memories,
-                          const std::vector<Memory<S>>& d_final_memories, const Options& options,
-                          const HeadInputs<S>& inputs, Workspace<S>& workspace);
+                                 const HeadsIn<Scalar<M>>& queries, const HeadsIn<Scalar<M>>& keys,
+                                 const HeadsIn<Scalar<M>>& values, const HeadsIn<Scalar<M>>& d_output,
+                                 const Options& options = {}, const HeadInputs<Scalar<M>>& inputs = {},
+                                 const OptionalWorkspace<Scalar<M>>& workspace = {});
+template <class M>
+void causal_backward_into(HeadGradients<M>& gradients, const std::vector<M>& mixtures,
+                          const HeadsIn<Scalar<M>>& queries, const HeadsIn<Scalar<M>>& keys,
+                          const HeadsIn<Scalar<M>>& values, const HeadsIn<Scalar<M>>& d_output,
+                          const std::vector<Memory<Scalar<M>>>& initial_memories = {},
+                          const std::vector<Memory<Scalar<M>>>& d_final_memories = {}, const Options& options = {},
+                          const HeadInputs<Scalar<M>>& inputs = {}, const OptionalWorkspace<Scalar<M>>& workspace = {});
+
+/// All of them to where the targets say, which share no memory with the inputs: std::invalid_argument if they may.
+template <class M>
+void bidirectional_backward_into(const HeadGradientTargets<M>& targets, const std::vector<M>& mixtures,
+                                 const HeadsIn<Scalar<M>>& queries, const HeadsIn<Scalar<M>>& keys,
+                                 const HeadsIn<Scalar<M>>& values, const HeadsIn<Scalar<M>>& d_output,
+                                 const Options& options = {}, const HeadInputs<Scalar<M>>& inputs = {},
+                                 const OptionalWorkspace<Scalar<M>>& workspace = {});
+template <class M>
+void causal_backward_into(const HeadGradientTargets<M>& targets, const std::vector<M>& mixtures,
+                          const HeadsIn<Scalar<M>>& queries, const HeadsIn<Scalar<M>>& keys,
+                          const HeadsIn<Scalar<M>>& values, const HeadsIn<Scalar<M>>& d_output,
+                          const std::vector<Memory<Scalar<M>>>& initial_memories = {},
+                          const std::vector<Memory<Scalar<M>>>& d_final_memories = {}, const Options& options = {},
+                          const HeadInputs<Scalar<M>>& inputs = {}, const OptionalWorkspace<Scalar<M>>& workspace = {});
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
 namespace detail {
 
-/// What one job adds to what all share, kept until its turn comes.
+/// The gradients of one job: `one` of one query head of the group, `all` of the group.
 template <class M>
-struct SharedGradients {
-  Gradients<M> one;  // of one query head
-  Vector<typename M::Scalar> key_weights;
-  M mixture;
+struct JobGradients {
+  Gradients<M> one, all;
 };
+/// One for every job that runs at the same time as others.
 template <class M>
-struct SharedGradientsOfPlaces {
-  std::vector<SharedGradients<M>> places;
+struct JobGradientsOfWave {
+  std::vector<JobGradients<M>> jobs;
 };
 
-/// Rows of a block, added to or assigned to those of a sequence and head.
-template <class S, class Rows>
-void put_rows(Matrix<S>& target, const Placement& placement, const Placement::Span& span, Index head, const Rows& rows,
-              bool adds) {
-  const Index width = rows.cols();
-  if (span.count == 0) return;
+/// all += one, without what each query head has for itself.
+template <class M>
+void add_query_head(const Gradients<M>& one, Gradients<M>& all) {
+  all.keys += one.keys;
+  all.values += one.values;
+  all.key_weights += one.key_weights;
+  all.log_forgetting += one.log_forgetting;
+  all.memory.slots += one.memory.slots;
+  all.memory.mass += one.memory.mass;
+  all.memory.log_forgetting += one.memory.log_forgetting;
+  add_parameters(all.mixture, one.mixture);
+}
+
+/// Rows of a sequence and head to where they belong, which may be nowhere.
+template <class S, class Derived>
+void put_rows(const HeadsSink<S>& target, const Placement& placement, const Placement::Span& span, Index head,
+              const Eigen::PlainObjectBase<Derived>& numbers) {
+  if (!target.is_wanted() || span.count == 0) return;
+  const Index width = target.layout.width;
+  S* const data = const_cast<S*>(numbers.data());  // is only read
   if (!placement.is_masked) {
-    auto block = target.block(span.begin, head * width, span.count, width);
-    if (adds) {
-      block += rows;
-    } else {
-      block = rows;
-    }
+    target.head(head, span.begin, span.count).put(Tile<S>(data, span.count, width, Eigen::OuterStride<>(width)));
     return;
   }
   for (Index i = 0; i < span.count; ++i) {
-    auto row = target.row(placement.row(span.begin + i)).segment(head * width, width);
-    if (adds) {
-      row += rows.row(i);
-    } else {
-      row = rows.row(i);
+    target.head(head, placement.row(span.begin + i), 1)
+        .put(Tile<S>(data + i * width, 1, width, Eigen::OuterStride<>(width)));
+  }
+}
+
+/// Targets whose matrices are split into heads and checked.
+template <class M>
+struct HeadDestination {
+  using S = Scalar<M>;
+
+  HeadsSink<S> queries, keys, values, log_forgetting;
+  Out<S> key_weights;
+  std::vector<Memory<S>>* memories;
+  std::vector<M>* mixtures;
+
+  HeadDestination(const HeadGradientTargets<M>& targets, const HeadCall& call,
+                  const HeadOperands<S, HeadsView<S>>& operands, const HeadInputs<S>& inputs)
+      : queries(targets.queries),
+        keys(targets.keys),
+        values(targets.values),
+        log_forgetting(targets.log_forgetting),
+        key_weights(targets.key_weights),
+        memories(targets.memories),
+        mixtures(targets.mixtures) {
+    check(call, "targets.queries", queries, operands.queries.layout);
+    check(call, "targets.keys", keys, operands.keys.layout);
+    check(call, "targets.values", values, operands.values.layout);
+    HeadLayout forgetting = operands.keys.layout;
+    forgetting.width = inputs.log_forgetting.size() != 0 ? 1 : 0;
+    check(call, "targets.log_forgetting", log_forgetting, forgetting);
+    if (key_weights.is_wanted()) {
+      check_shape(call.function, "targets.key_weights", key_weights.rows(), key_weights.cols(),
+                  inputs.key_weights.size(), 1, "one per key row, if weights were given");
+    }
+    const auto check_apart = [&](const char* name, const HeadRows& target) {
+      if (target.data == nullptr) return;
+      const bool touches = target.may_overlap(operands.queries) || target.may_overlap(operands.keys) ||
+                           target.may_overlap(operands.values) || target.may_overlap(operands.like_queries);
+      if (touches) invalid_argument(call.function, name, " overlaps an input, expected memory apart from all inputs");
+    };
+    check_apart("targets.queries", queries);
+    check_apart("targets.keys", keys);
+    check_apart("targets.values", values);
+  }
+
+  static void check_mixtures(const HeadCall& call, const std::vector<M>* target, const std::vector<M>& given) {
+    if (target == &given) {
+      invalid_argument(call.function, "targets.mixtures points to the mixtures themselves, expected another vector");
     }
   }
-}
 
-/// The gradient of query head g of a job goes where it belongs; what all jobs share goes to `shared`.
-template <class M, class S>
-void put_job(HeadGradients<M>& all, const HeadCall& call, Index sequence, Index head, Index g,
-             SharedGradients<M>& shared) {
-  const Placement::Span &q = call.queries[sequence], &k = call.keys[sequence];
-  const Gradients<M>& one = shared.one;
-  const bool adds = g > 0;
-  put_rows(all.queries, call.queries, q, head * call.group() + g, one.queries, false);
-  put_rows(all.keys, call.keys, k, head, one.keys, adds);
-  put_rows(all.values, call.keys, k, head, one.values, adds);
-  if (all.log_forgetting.size() != 0) put_rows(all.log_forgetting, call.keys, k, head, one.log_forgetting, adds);
-  Memory<S>& memory = all.memories[static_cast<std::size_t>(sequence * call.key_heads + head)];
-  if (adds) {
-    shared.key_weights += one.key_weights;
-    add_parameters(shared.mixture, one.mixture);
-    memory.slots += one.memory.slots;
-    memory.mass += one.memory.mass;
-    memory.log_forgetting += one.memory.log_forgetting;
-  } else {
-    assign(shared.key_weights, one.key_weights);
-    set_zero_like(shared.mixture, one.mixture);
-    add_parameters(shared.mixture, one.mixture);
-    copy_memory(one.memory, memory);
+  static void check(const HeadCall& call, const char* name, HeadsSink<S>& target, const HeadLayout& like) {
+    if (!target.is_wanted()) return;
+    target.split(call.function, name, like.heads);
+    check_head_tensor(call.function, name, target);
+    const HeadLayout& l = target.layout;
+    check_size(call.function, name, "heads", l.heads, like.heads, "as its input");
+    check_size(call.function, name, "columns a head", l.width, like.width, "as its input");
+    check_size(call.function, name, "rows", l.rows(), like.rows(), "as its input");
   }
-}
+};
 
-/// Whether an input lies in what is to be assigned.
-template <class M, class... T>
-bool lie_in(HeadGradients<M>& gradients, const HeadTensor<T>&... inputs) {
-  const auto is_touched = [&](const auto& input) {
-    return may_overlap(split_heads(gradients.queries, 1), input) ||
-           may_overlap(split_heads(gradients.keys, 1), input) || may_overlap(split_heads(gradients.values, 1), input) ||
-           may_overlap(split_heads(gradients.log_forgetting, 1), input);
-  };
-  return (is_touched(inputs) || ...);
-}
-
-/// compute(target) with the gradients as the target, or, where an input lies in them, with others that then take their
-/// place.
-template <class M, class Compute>
-void compute_apart(HeadGradients<M>& gradients, bool is_touched, const Compute& compute) {
-  if (!is_touched) return compute(gradients);
-  HeadGradients<M> target;
-  compute(target);
-  gradients = std::move(target);
-}
-
-template <class M, class S>
-void size_gradients(HeadGradients<M>& gradients, const HeadCall& call, const std::vector<M>& mixtures, Index query_rows,
-                    Index key_rows, Index dim, Index width, const HeadInputs<S>& inputs) {
-  set_constant(gradients.queries, query_rows, call.query_heads * dim, S(0));
-  set_constant(gradients.keys, key_rows, call.key_heads * dim, S(0));
-  set_constant(gradients.values, key_rows, call.key_heads * width, S(0));
-  set_constant(gradients.key_weights, inputs.key_weights.size() == 0 ? 0 : key_rows, S(0));
-  set_constant(gradients.log_forgetting, inputs.log_forgetting.size() == 0 ? 0 : key_rows, call.key_heads, S(0));
-  gradients.memories.resize(static_cast<std::size_t>(call.jobs()));
-  gradients.mixtures.resize(mixtures.size());
-  for (std::size_t h = 0; h < mixtures.size(); ++h) set_zero_like(gradients.mixtures[h], mixtures[h]);
-}
-
-/// run(job, its token inputs, one gradient, query head of the group, number of the job) for every query head of every
-/// job, and the gradients put together.
-template <class M, class Q, class K, class V, class D, class S, class Run>
-void run_heads_backward(HeadGradients<M>& gradients, const HeadCall& call, const std::vector<M>& mixtures,
-                        const HeadTensor<const Q>& queries, const HeadTensor<const K>& keys,
-                        const HeadTensor<const V>& values, const HeadTensor<const D>& d_output, const Options& options,
-                        const HeadInputs<S>& inputs, Workspace<S>& workspace, const Run& run) {
-  size_gradients(gradients, call, mixtures, queries.rows(), keys.rows(), queries.width, values.width, inputs);
+/// run(job, compiled mixture, its token inputs, gradients of one query head, query head of the group, number of the
+/// job) for every query head of every job, and the gradients put together.
+template <class M, class Run>
+void run_heads_backward(const HeadDestination<M>& out, const HeadCall& call, const std::vector<M>& mixtures,
+                        const HeadOperands<Scalar<M>, HeadsView<Scalar<M>>>& operands, const Options& options,
+                        const HeadInputs<Scalar<M>>& inputs, Workspace<Scalar<M>>& workspace, const Run& run) {
+  using S = Scalar<M>;
+  if (call.queries.has_padding && out.queries.is_wanted()) set_zero(out.queries, workspace);
+  for (const HeadsSink<S>* keyed : {&out.keys, &out.values, &out.log_forgetting}) {
+    if (call.keys.has_padding && keyed->is_wanted()) set_zero(*keyed, workspace);
+  }
+  if (out.memories != nullptr) out.memories->resize(static_cast<std::size_t>(call.jobs()));
+  if (out.mixtures != nullptr) {
+    out.mixtures->resize(mixtures.size());
+    for (std::size_t h = 0; h < mixtures.size(); ++h) set_zero_like((*out.mixtures)[h], mixtures[h]);
+  }
+  typename Workspace<S>::Frame frame(workspace);
+  Tile<S> key_weights = workspace.take(out.key_weights.is_wanted() ? operands.keys.rows() : Index(0), 1);
+  key_weights.setConstant(S(0));
   const Executor* executor = job_executor(call, options);
   workspace.prepare_workers(workers(executor));
-  std::vector<SharedGradients<M>>& places = workspace.template keep<SharedGradientsOfPlaces<M>>().places;
+  std::vector<JobGradients<M>>& wave = workspace.template keep<JobGradientsOfWave<M>>().jobs;
   const Index at_once = (std::max)(Index(1), (std::min)(workers(executor), call.jobs()));
-  if (static_cast<Index>(places.size()) < at_once) places.resize(static_cast<std::size_t>(at_once));
+  if (static_cast<Index>(wave.size()) < at_once) wave.resize(static_cast<std::size_t>(at_once));
   const std::vector<TokenInputs<S>>& tokens = gather_tokens(call, inputs, workspace);
+  const bool is_grouped = call.group() > 1;
   in_waves(
       executor, call.jobs(), at_once,
-      [&](Index i, Index place, Index worker) {
-        Workspace<S>& own = workspace.worker(worker);
-        const HeadJob<const D, Q, K, V, S> job{
-            call, d_output, queries, keys, values, i / call.key_heads, i % call.key_heads, own};
-        SharedGradients<M>& shared = places[static_cast<std::size_t>(place)];
+      [&](Index i, Index slot, Index worker) {
+        const HeadJob<S, HeadsView<S>> job(call, operands, i, workspace.worker(worker));
+        JobGradients<M>& job_gradients = wave[static_cast<std::size_t>(slot)];
         for (Index g = 0; g < call.group(); ++g) {
-          run(job, tokens[static_cast<std::size_t>(i)], shared.one, g, i);
-          put_job<M, S>(gradients, call, job.sequence, job.head, g, shared);
+          typename Workspace<S>::Frame head_frame(job.workspace);
+          Gradients<M>& one = is_grouped && g > 0 ? job_gradients.one : job_gradients.all;
+          run(job, tokens[static_cast<std::size_t>(i)], one, g, i);
+          put_rows(out.queries, call.queries, job.query_span(), job.query_head(g), one.queries);
+          if (g > 0) add_query_head(one, job_gradients.all);
         }
+        const Gradients<M>& all = job_gradients.all;
+        put_rows(out.keys, call.keys, job.key_span(), job.head, all.keys);
+        put_rows(out.values, call.keys, job.key_span(), job.head, all.values);
+        put_rows(out.log_forgetting, call.keys, job.key_span(), job.head, all.log_forgetting);
+        if (out.memories != nullptr) copy_memory(all.memory, (*out.memories)[static_cast<std::size_t>(i)]);
       },
-      [&](Index i, Index place) {
-        const SharedGradients<M>& shared = places[static_cast<std::size_t>(place)];
-        add_parameters(gradients.mixtures[static_cast<std::size_t>(i % call.key_heads)], shared.mixture);
+      [&](Index i, Index slot) {
+        const Gradients<M>& all = wave[static_cast<std::size_t>(slot)].all;
+        if (out.mixtures != nullptr) {
+          add_parameters((*out.mixtures)[static_cast<std::size_t>(i % call.key_heads)], all.mixture);
+        }
         const Placement::Span& span = call.keys[i / call.key_heads];
-        for (Index t = 0; t < shared.key_weights.size(); ++t) {
-          gradients.key_weights(call.keys.row(span.begin + t)) += shared.key_weights(t);
+        for (Index t = 0; out.key_weights.is_wanted() && t < all.key_weights.size(); ++t) {
+          key_weights(call.keys.row(span.begin + t), 0) += all.key_weights(t);
         }
       });
+  if (out.key_weights.is_wanted()) out.key_weights.put(key_weights);
+}
+
+/// `targets(queries, keys, values)` is called once everything is checked.
+template <class M, class Targets>
+void bidirectional_heads_backward(const Targets& targets, const std::vector<M>& mixtures,
+                                  const HeadsView<Scalar<M>>& queries, const HeadsView<Scalar<M>>& keys,
+                                  const HeadsView<Scalar<M>>& values, const HeadsView<Scalar<M>>& d_output,
+                                  const Options& options, const HeadInputs<Scalar<M>>& inputs,
+                                  Workspace<Scalar<M>>& workspace) {
+  using S = Scalar<M>;
+  check_has_parameters<M>();
+  HeadCall& call = workspace.template keep<HeadCall>();
+  call.function = "bidirectional_backward";
+  const HeadOperands<S, HeadsView<S>> operands(call.function, mixtures, queries, keys, values, "d_output", d_output);
+  open_heads(call, mixtures, operands, "d_output", false, options, inputs);
+  const HeadDestination<M> out(targets(queries, keys, values), call, operands, inputs);
+  HeadDestination<M>::check_mixtures(call, out.mixtures, mixtures);
+  const Options each = job_options(call, options);
+  run_heads_backward(
+      out, call, mixtures, operands, options, inputs, workspace,
+      [&](const HeadJob<S, HeadsView<S>>& job, const TokenInputs<S>& tokens, Gradients<M>& one, Index g, Index) {
+        bidirectional_backward_to<M>(one, mixtures[static_cast<std::size_t>(job.head)], job.queries(g), job.keys(),
+                                     job.values(), job.d_output(g), each, tokens, job.workspace);
+      });
+}
+
+/// `targets(queries, keys, values)` is called once everything is checked.
+template <class M, class Targets>
+void causal_heads_backward(const Targets& targets, const std::vector<M>& mixtures, const HeadsView<Scalar<M>>& queries,
+                           const HeadsView<Scalar<M>>& keys, const HeadsView<Scalar<M>>& values,
+                           const HeadsView<Scalar<M>>& d_output, const std::vector<Memory<Scalar<M>>>& initial_memories,
+                           const std::vector<Memory<Scalar<M>>>& d_final_memories, const Options& options,
+                           const HeadInputs<Scalar<M>>& inputs, Workspace<Scalar<M>>& workspace) {
+  using S = Scalar<M>;
+  check_has_parameters<M>();
+  HeadCall& call = workspace.template keep<HeadCall>();
+  call.function = "causal_backward";
+  const HeadOperands<S, HeadsView<S>> operands(call.function, mixtures, queries, keys, values, "d_output", d_output);
+  open_heads(call, mixtures, operands, "d_output", true, options, inputs);
+  const Index width = operands.values.layout.width;
+  check_memories(call.function, "initial_memories", initial_memories, call, mixtures, width);
+  check_memories(call.function, "d_final_memories", d_final_memories, call, mixtures, width);
+  const HeadDestination<M> out(targets(queries, keys, values), call, operands, inputs);
+  HeadDestination<M>::check_mixtures(call, out.mixtures, mixtures);
+  const Options each = job_options(call, options);
+  const Memory<S> none;
+  run_heads_backward(
+      out, call, mixtures, operands, options, inputs, workspace,
+      [&](const HeadJob<S, HeadsView<S>>& job, const TokenInputs<S>& tokens, Gradients<M>& one, Index g, Index i) {
+        // The memory is advanced once for the whole group: its gradient goes through the first query
+        // head.
+        const std::size_t at = static_cast<std::size_t>(i);
+        causal_backward_to<M>(one, mixtures[static_cast<std::size_t>(job.head)], job.queries(g), job.keys(),
+                              job.values(), job.d_output(g), initial_memories.empty() ? none : initial_memories[at],
+                              g > 0 || d_final_memories.empty() ? none : d_final_memories[at], each, tokens,
+                              job.workspace);
+      });
+}
+
+/// Sizes the gradients of a call and returns them as targets.
+template <class M>
+HeadGradientTargets<M> size_gradients(HeadGradients<M>& gradients, const std::vector<M>& mixtures,
+                                      const HeadRows& queries, const HeadRows& keys, const HeadRows& values,
+                                      const HeadInputs<Scalar<M>>& inputs) {
+  const auto columns = [](const HeadRows& t) {
+    return t.layout.heads != 0 ? t.layout.heads * t.layout.width : t.layout.width;
+  };
+  const Index key_rows = keys.rows(), key_heads = static_cast<Index>(mixtures.size());
+  const bool forgets = inputs.log_forgetting.size() != 0;
+  resize(gradients.queries, queries.rows(), columns(queries));
+  resize(gradients.keys, key_rows, columns(keys));
+  resize(gradients.values, key_rows, columns(values));
+  resize(gradients.key_weights, inputs.key_weights.size() == 0 ? 0 : key_rows);
+  resize(gradients.log_forgetting, forgets ? key_rows : 0, key_heads);
+  HeadGradientTargets<M> targets;
+  targets.queries = as_output(gradients.queries, queries);
+  targets.keys = as_output(gradients.keys, keys);
+  targets.values = as_output(gradients.values, values);
+  if (inputs.key_weights.size() != 0) targets.key_weights = gradients.key_weights;
+  if (forgets) targets.log_forgetting = as_output(gradients.log_forgetting, keys);
+  targets.memories = &gradients.memories;
+  targets.mixtures = &gradients.mixtures;
+  return targets;
+}
+
+/// compute(gradients to fill): the caller's, or, where an input lies in them, others that then take their place.
+template <class M, class Compute, class... T>
+void compute_apart(HeadGradients<M>& gradients, bool is_touched, const Compute& compute, const T&... inputs) {
+  const auto touches = [&](const HeadRows& input) {
+    return HeadRows(gradients.queries).may_overlap(input) || HeadRows(gradients.keys).may_overlap(input) ||
+           HeadRows(gradients.values).may_overlap(input) || HeadRows(gradients.log_forgetting).may_overlap(input);
+  };
+  if (!is_touched && !(touches(inputs) || ...)) return compute(gradients);
+  HeadGradients<M> others;
+  compute(others);
+  gradients = std::move(others);
 }
 
 }  // namespace detail
 
-template <class M, class Q, class K, class V, class D, class S>
+template <class M>
+void bidirectional_backward_into(const HeadGradientTargets<M>& targets, const std::vector<M>& mixtures,
+                                 const HeadsIn<Scalar<M>>& queries, const HeadsIn<Scalar<M>>& keys,
+                                 const HeadsIn<Scalar<M>>& values, const HeadsIn<Scalar<M>>& d_output,
+                                 const Options& options, const HeadInputs<Scalar<M>>& inputs,
+                                 const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::bidirectional_heads_backward([&](const auto&, const auto&, const auto&) { return targets; }, mixtures,
+                                       queries, keys, values, d_output, options, inputs, workspace.get());
+}
+
+template <class M>
 void bidirectional_backward_into(HeadGradients<M>& gradients, const std::vector<M>& mixtures,
-                                 const HeadTensor<Q>& queries, const HeadTensor<K>& keys, const HeadTensor<V>& values,
-                                 const HeadTensor<D>& d_output, const Options& options, const HeadInputs<S>& inputs,
-                                 Workspace<S>& workspace) {
-  detail::check_has_parameters<M>();
-  detail::HeadCall& call = workspace.template keep<detail::HeadCall>();
-  call.function = "bidirectional_backward";
-  detail::open_heads(call, mixtures, queries, keys, values, "d_output", d_output, false, options, inputs);
-  const Options each = detail::job_options(call, options);
-  const bool is_touched =
-      &mixtures == &gradients.mixtures || detail::lie_in(gradients, queries, keys, values, d_output);
-  detail::compute_apart(gradients, is_touched, [&](HeadGradients<M>& target) {
-    detail::run_heads_backward(target, call, mixtures, detail::as_const(queries), detail::as_const(keys),
-                               detail::as_const(values), detail::as_const(d_output), options, inputs, workspace,
-                               [&](const auto& job, const TokenInputs<S>& tokens, Gradients<M>& one, Index g, Index) {
-                                 bidirectional_backward_into(one, mixtures[static_cast<std::size_t>(job.head)],
-                                                             job.queries(g), job.keys(), job.values(),
-                                                             job.gathered_output(g), each, tokens, job.workspace);
-                               });
-  });
+                                 const HeadsIn<Scalar<M>>& queries, const HeadsIn<Scalar<M>>& keys,
+                                 const HeadsIn<Scalar<M>>& values, const HeadsIn<Scalar<M>>& d_output,
+                                 const Options& options, const HeadInputs<Scalar<M>>& inputs,
+                                 const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::compute_apart(
+      gradients, &mixtures == &gradients.mixtures,
+      [&](HeadGradients<M>& to) {
+        detail::bidirectional_heads_backward(
+            [&](const auto& q, const auto& k, const auto& v) {
+              return detail::size_gradients(to, mixtures, q, k, v, inputs);
+            },
+            mixtures, queries, keys, values, d_output, options, inputs, workspace.get());
+      },
+      queries, keys, values, d_output);
 }
 
-template <class M, class Q, class K, class V, class D, class S>
-void causal_backward_into(HeadGradients<M>& gradients, const std::vector<M>& mixtures, const HeadTensor<Q>& queries,
-                          const HeadTensor<K>& keys, const HeadTensor<V>& values, const HeadTensor<D>& d_output,
-                          const std::vector<Memory<S>>& initial_memories,
-                          const std::vector<Memory<S>>& d_final_memories, const Options& options,
-                          const HeadInputs<S>& inputs, Workspace<S>& workspace) {
-  detail::check_has_parameters<M>();
-  detail::HeadCall& call = workspace.template keep<detail::HeadCall>();
-  call.function = "causal_backward";
-  detail::open_heads(call, mixtures, queries, keys, values, "d_output", d_output, true, options, inputs);
-  detail::check_memories(call.function, "initial_memories", initial_memories, call, mixtures, values.width);
-  detail::check_memories(call.function, "d_final_memories", d_final_memories, call, mixtures, values.width);
-  const Options each = detail::job_options(call, options);
-  const Memory<S> none;
+template <class M>
+void causal_backward_into(const HeadGradientTargets<M>& targets, const std::vector<M>& mixtures,
+                          const HeadsIn<Scalar<M>>& queries, const HeadsIn<Scalar<M>>& keys,
+                          const HeadsIn<Scalar<M>>& values, const HeadsIn<Scalar<M>>& d_output,
+                          const std::vector<Memory<Scalar<M>>>& initial_memories,
+                          const std::vector<Memory<Scalar<M>>>& d_final_memories, const Options& options,
+                          const HeadInputs<Scalar<M>>& inputs, const OptionalWorkspace<Scalar<M>>& workspace) {
+  detail::causal_heads_backward([&](const auto&, const auto&, const auto&) { return targets; }, mixtures, queries, keys,
+                                values, d_output, initial_memories, d_final_memories, options, inputs, workspace.get());
+}
+
+template <class M>
+void causal_backward_into(HeadGradients<M>& gradients, const std::vector<M>& mixtures,
+                          const HeadsIn<Scalar<M>>& queries, const HeadsIn<Scalar<M>>& keys,
+                          const HeadsIn<Scalar<M>>& values, const HeadsIn<Scalar<M>>& d_output,
+                          const std::vector<Memory<Scalar<M>>>& initial_memories,
+                          const std::vector<Memory<Scalar<M>>>& d_final_memories, const Options& options,
+                          const HeadInputs<Scalar<M>>& inputs, const OptionalWorkspace<Scalar<M>>& workspace) {
   const bool is_touched = &mixtures == &gradients.mixtures || &initial_memories == &gradients.memories ||
-                          &d_final_memories == &gradients.memories ||
-                          detail::lie_in(gradients, queries, keys, values, d_output);
-  detail::compute_apart(gradients, is_touched, [&](HeadGradients<M>& target) {
-    detail::run_heads_backward(target, call, mixtures, detail::as_const(queries), detail::as_const(keys),
-                               detail::as_const(values), detail::as_const(d_output), options, inputs, workspace,
-                               [&](const auto& job, const TokenInputs<S>& tokens, Gradients<M>& one, Index g, Index i) {
-                                 // The memory is advanced once, whatever the group: its gradient goes through the
-                                 // first query head.
-                                 const std::size_t at = static_cast<std::size_t>(i);
-                                 causal_backward_into(one, mixtures[static_cast<std::size_t>(job.head)], job.queries(g),
-                                                      job.keys(), job.values(), job.gathered_output(g),
-                                                      initial_memories.empty() ? none : initial_memories[at],
-                                                      g > 0 || d_final_memories.empty() ? none : d_final_memories[at],
-                                                      each, tokens, job.workspace);
-                               });
-  });
+                          &d_final_memories == &gradients.memories;
+  detail::compute_apart(
+      gradients, is_touched,
+      [&](HeadGradients<M>& to) {
+        detail::causal_heads_backward(
+            [&](const auto& q, const auto& k, const auto& v) {
+              return detail::size_gradients(to, mixtures, q, k, v, inputs);
+            },
+            mixtures, queries, keys, values, d_output, initial_memories, d_final_memories, options, inputs,
+            workspace.get());
+      },
+      queries, keys, values, d_output);
 }
 
-namespace detail {
-
-template <class M, class Q, class K, class V, class D, class Into>
-HeadGradients<M> head_gradients(const char* function, const std::vector<M>& mixtures,
-                                const Eigen::MatrixBase<Q>& queries, const Eigen::MatrixBase<K>& keys,
-                                const Eigen::MatrixBase<V>& values, const Eigen::MatrixBase<D>& d_output,
-                                const Into& into) {
-  const Index query_heads = query_heads_of(function, mixtures, queries.cols());
-  const Index key_heads = static_cast<Index>(mixtures.size());
-  Evaluated<Q> q = queries.derived();
-  Evaluated<K> k = keys.derived();
-  Evaluated<V> v = values.derived();
-  Evaluated<D> dy = d_output.derived();
+template <class M>
+HeadGradients<M> bidirectional_backward(const std::vector<M>& mixtures, const HeadsIn<Scalar<M>>& queries,
+                                        const HeadsIn<Scalar<M>>& keys, const HeadsIn<Scalar<M>>& values,
+                                        const HeadsIn<Scalar<M>>& d_output, const Options& options,
+                                        const HeadInputs<Scalar<M>>& inputs) {
   HeadGradients<M> gradients;
-  into(gradients, heads_of(function, "queries", q, query_heads), heads_of(function, "keys", k, key_heads),
-       heads_of(function, "values", v, key_heads), heads_of(function, "d_output", dy, query_heads));
+  bidirectional_backward_into(gradients, mixtures, queries, keys, values, d_output, options, inputs);
   return gradients;
 }
 
-}  // namespace detail
-
-template <class M, class Q, class K, class V, class D, class TS>
-HeadGradients<M> bidirectional_backward(const std::vector<M>& mixtures, const Eigen::MatrixBase<Q>& queries,
-                                        const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                        const Eigen::MatrixBase<D>& d_output, const Options& options,
-                                        const HeadInputs<TS>& inputs) {
-  detail::check_scalar<typename M::Scalar, TS>();
-  Workspace<TS> workspace;
-  return detail::head_gradients(
-      "bidirectional_backward", mixtures, queries, keys, values, d_output,
-      [&](HeadGradients<M>& gradients, const auto& q, const auto& k, const auto& v, const auto& dy) {
-        bidirectional_backward_into(gradients, mixtures, q, k, v, dy, options, inputs, workspace);
-      });
+template <class M>
+HeadGradients<M> causal_backward(const std::vector<M>& mixtures, const HeadsIn<Scalar<M>>& queries,
+                                 const HeadsIn<Scalar<M>>& keys, const HeadsIn<Scalar<M>>& values,
+                                 const HeadsIn<Scalar<M>>& d_output,
+                                 const std::vector<Memory<Scalar<M>>>& initial_memories,
+                                 const std::vector<Memory<Scalar<M>>>& d_final_memories, const Options& options,
+                                 const HeadInputs<Scalar<M>>& inputs) {
+  HeadGradients<M> gradients;
+  causal_backward_into(gradients, mixtures, queries, keys, values, d_output, initial_memories, d_final_memories,
+                       options, inputs);
+  return gradients;
 }
 
-template <class M, class Q, class K, class V, class D, class MS, class TS>
-HeadGradients<M> causal_backward(const std::vector<M>& mixtures, const Eigen::MatrixBase<Q>& queries,
-                                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                 const Eigen::MatrixBase<D>& d_output, const std::vector<Memory<MS>>& initial_memories,
-                                 const std::vector<Memory<MS>>& d_final_memories, const Options& options,
-                                 const HeadInputs<TS>& inputs) {
-  detail::check_scalar<typename M::Scalar, TS>();
-  detail::check_scalar<typename M::Scalar, MS>();
-  Workspace<TS> workspace;
-  return detail::head_gradients(
-      "causal_backward", mixtures, queries, keys, values, d_output,
-      [&](HeadGradients<M>& gradients, const auto& q, const auto& k, const auto& v, const auto& dy) {
-        causal_backward_into(gradients, mixtures, q, k, v, dy, initial_memories, d_final_memories, options, inputs,
-                             workspace);
-      });
-}
-
-template <class M, class Q, class K, class V, class D, class TS>
-HeadGradients<M> causal_backward(const std::vector<M>& mixtures, const Eigen::MatrixBase<Q>& queries,
-                                 const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
-                                 const Eigen::MatrixBase<D>& d_output, const Options& options,
-                                 const HeadInputs<TS>& inputs) {
-  const std::vector<Memory<TS>> none;
+template <class M>
+HeadGradients<M> causal_backward(const std::vector<M>& mixtures, const HeadsIn<Scalar<M>>& queries,
+                                 const HeadsIn<Scalar<M>>& keys, const HeadsIn<Scalar<M>>& values,
+                                 const HeadsIn<Scalar<M>>& d_output, const Options& options,
+                                 const HeadInputs<Scalar<M>>& inputs) {
+  const std::vector<Memory<Scalar<M>>> none;
   return causal_backward(mixtures, queries, keys, values, d_output, none, none, options, inputs);
 }
 

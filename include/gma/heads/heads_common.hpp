@@ -49,33 +49,16 @@ void copy_memory(const Memory<S>& from, Memory<S>& to) {
   }
 }
 
-/// Memories for a worker's jobs to run on.
+/// A memory for a worker's jobs to run on.
 template <class S>
 struct JobScratch {
-  Memory<S> memory, beginning;
+  Memory<S> memory;
 };
 
 /// Every job's share of the token inputs.
 template <class S>
 struct JobTokens {
   std::vector<TokenInputs<S>> jobs;
-};
-
-/// Room for the rows of a masked sequence, which grows only.
-template <class T>
-struct GatheredRows {
-  Vector<T> numbers;
-
-  typename HeadTensor<T>::Rows take(Index rows, Index cols) {
-    grow(numbers, rows * cols);
-    return typename HeadTensor<T>::Rows(numbers.data(), rows, cols, {cols, 1});
-  }
-};
-
-/// The outputs of a call until they are stored.
-template <class T>
-struct OutputScratch {
-  GatheredRows<T> rows;
 };
 
 template <class Map>
@@ -128,19 +111,52 @@ void check_head_weights(const char* function, const Placement& keys, const HeadI
   }
 }
 
-/// Checks a call and places its rows. On an error nothing of the caller's has changed. `like_queries` is the output, or
-/// its gradient, under the name `like_name`.
-template <class M, class Q, class K, class V, class O, class S>
-void open_heads(HeadCall& call, const std::vector<M>& mixtures, const HeadTensor<Q>& queries, const HeadTensor<K>& keys,
-                const HeadTensor<V>& values, const char* like_name, const HeadTensor<O>& like_queries, bool is_causal,
-                const Options& options, const HeadInputs<S>& inputs) {
+/// How many heads of the mixtures' dim the queries' columns hold.
+template <class M>
+Index query_heads_of(const char* function, const std::vector<M>& mixtures, Index columns) {
+  if (mixtures.empty()) invalid_argument(function, "mixtures is empty, expected one per key head");
+  const Index dim = mixtures.front().dim();
+  if (dim < 1 || columns < dim || columns % dim != 0) {
+    invalid_argument(function, "queries has ", columns, " columns, expected a positive multiple of ", dim,
+                     " (the mixtures' dim)");
+  }
+  return columns / dim;
+}
+
+/// The operands of a call: matrices are split into heads. `like_queries` is the output, or its gradient.
+template <class S, class LikeQueries>
+struct HeadOperands {
+  HeadsView<S> queries, keys, values;
+  LikeQueries like_queries;
+
+  template <class M>
+  HeadOperands(const char* function, const std::vector<M>& mixtures, const HeadsView<S>& q, const HeadsView<S>& k,
+               const HeadsView<S>& v, const char* like_name, const LikeQueries& like)
+      : queries(q), keys(k), values(v), like_queries(like) {
+    const Index query_heads =
+        queries.layout.heads != 0 ? queries.layout.heads : query_heads_of(function, mixtures, queries.layout.width);
+    const Index key_heads = (std::max)(Index(1), static_cast<Index>(mixtures.size()));
+    queries.split(function, "queries", query_heads);
+    keys.split(function, "keys", key_heads);
+    values.split(function, "values", key_heads);
+    like_queries.split(function, like_name, query_heads);
+  }
+};
+
+/// Checks a call and places its rows. On an error nothing of the caller's has changed. `like_name` is the name of
+/// operands.like_queries.
+template <class M, class LikeQueries, class S>
+void open_heads(HeadCall& call, const std::vector<M>& mixtures, const HeadOperands<S, LikeQueries>& operands,
+                const char* like_name, bool is_causal, const Options& options, const HeadInputs<S>& inputs) {
   const char* function = call.function;
   check_options(function, options);
   if (mixtures.empty()) invalid_argument(function, "mixtures is empty, expected one per key head");
-  check_head_tensor(function, "queries", queries);
-  check_head_tensor(function, "keys", keys);
-  check_head_tensor(function, "values", values);
-  check_head_tensor(function, like_name, like_queries);
+  check_head_tensor(function, "queries", operands.queries);
+  check_head_tensor(function, "keys", operands.keys);
+  check_head_tensor(function, "values", operands.values);
+  check_head_tensor(function, like_name, operands.like_queries);
+  const HeadLayout &queries = operands.queries.layout, &keys = operands.keys.layout, &values = operands.values.layout,
+                   &like_queries = operands.like_queries.layout;
   call.query_heads = queries.heads;
   call.key_heads = static_cast<Index>(mixtures.size());
   check_size(function, "keys", "heads", keys.heads, call.key_heads, "one per mixture");
@@ -174,16 +190,19 @@ void open_heads(HeadCall& call, const std::vector<M>& mixtures, const HeadTensor
   check_head_weights(function, call.keys, inputs, keys.rows(), call.key_heads);
 }
 
-/// The rows of one sequence and head: where they lie, or, of a masked sequence, those that are there, gathered.
-template <class T, class S>
-typename HeadTensor<const T>::Rows rows_of(const HeadTensor<const T>& tensor, const Placement& placement,
-                                           const Placement::Span& span, Index head, std::size_t place,
-                                           Workspace<S>& workspace) {
+/// The rows of one sequence and head: viewed where they lie, or, of a masked sequence, those that belong to it, copied
+/// into the workspace.
+template <class S>
+TokenView<S> rows_of(const HeadsView<S>& tensor, const Placement& placement, const Placement::Span& span, Index head,
+                     Workspace<S>& workspace) {
   if (!placement.is_masked) return tensor.head(head, span.begin, span.count);
-  typename HeadTensor<T>::Rows gathered =
-      workspace.template keep<GatheredRows<T>>(place).take(span.count, tensor.width);
-  for (Index i = 0; i < span.count; ++i) gathered.row(i) = tensor.head(head, placement.row(span.begin + i), 1).row(0);
-  return typename HeadTensor<const T>::Rows(gathered.data(), span.count, tensor.width, {tensor.width, 1});
+  Tile<S> gathered = workspace.take(span.count, tensor.layout.width);
+  for (Index i = 0; i < span.count; ++i) {
+    Tile<S> row = rows(gathered, i, 1);
+    const ConstTile<S> source = tensor.head(head, placement.row(span.begin + i), 1).tile(0, 1, row);
+    if (source.data() != row.data()) row = source;
+  }
+  return TokenView<S>(gathered);
 }
 
 template <class S>
@@ -206,12 +225,14 @@ const std::vector<TokenInputs<S>>& gather_tokens(const HeadCall& call, const Hea
   return jobs;
 }
 
-template <class T>
-void set_zero(const HeadTensor<T>& tensor) {
-  for (Index b = 0; b < tensor.batch; ++b) {
-    for (Index h = 0; h < tensor.heads; ++h) {
-      typename HeadTensor<T>::Rows rows = tensor.head(h, b * tensor.tokens, tensor.tokens);
-      rows.setConstant(T(0));
+template <class S>
+void set_zero(const HeadsSink<S>& tensor, Workspace<S>& workspace) {
+  typename Workspace<S>::Frame frame(workspace);
+  Tile<S> zeros = workspace.take(1, tensor.layout.width);
+  zeros.setConstant(S(0));
+  for (Index h = 0; h < tensor.layout.heads; ++h) {
+    for (Index row = 0; row < tensor.rows(); ++row) {
+      tensor.head(h, row, 1).put(zeros);
     }
   }
 }
@@ -224,34 +245,6 @@ inline Options job_options(const HeadCall& call, const Options& options) {
 }
 inline const Executor* job_executor(const HeadCall& call, const Options& options) {
   return call.jobs() > 1 ? options.executor : nullptr;
-}
-
-template <class T>
-HeadTensor<const T> as_const(const HeadTensor<T>& t) {
-  return {t.data, t.batch, t.tokens, t.heads, t.width, t.batch_stride, t.token_stride, t.head_stride, t.width_stride};
-}
-
-/// How many heads of the mixtures' dim the queries' columns hold.
-template <class M>
-Index query_heads_of(const char* function, const std::vector<M>& mixtures, Index columns) {
-  if (mixtures.empty()) invalid_argument(function, "mixtures is empty, expected one per key head");
-  const Index dim = mixtures.front().dim();
-  if (dim < 1 || columns < dim || columns % dim != 0) {
-    invalid_argument(function, "queries has ", columns, " columns, expected a positive multiple of ", dim,
-                     " (the mixtures' dim)");
-  }
-  return columns / dim;
-}
-
-/// Columns as heads, for a matrix argument of that name.
-template <class Derived>
-HeadTensor<const typename Derived::Scalar> heads_of(const char* function, const char* argument,
-                                                    const Eigen::MatrixBase<Derived>& matrix, Index heads) {
-  if (matrix.cols() % heads != 0) {
-    invalid_argument(function, argument, " has ", matrix.cols(), " columns, expected a multiple of ", heads,
-                     " (its heads)");
-  }
-  return split_heads(matrix, heads);
 }
 
 }  // namespace detail

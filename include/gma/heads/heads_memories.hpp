@@ -13,7 +13,7 @@
 namespace gma::detail {
 
 /// The sizes on which the scratch of a call depends.
-using CallSizes = std::array<Index, 12>;
+using CallSizes = std::array<Index, 13>;
 
 /// The last few kinds of calls that came to their end: their scratch, which grows only, is there.
 class KnownCalls {
@@ -72,16 +72,16 @@ Index count_of_remainders(const std::vector<Memory<S>>& memories) {
   return static_cast<Index>(std::count_if(memories.begin(), memories.end(), has_remainder<S>));
 }
 
-/// The memories that a call of these types runs on: copies, which take the place of the caller's at the end, or the
-/// caller's where nothing can fail.
-template <class S, class M, class Out, class Q, class K, class V>
+/// The memories that a call with mixtures of type M runs on: copies, which take the place of the caller's at the end,
+/// or the caller's where nothing can fail.
+template <class S, class M>
 class MemoryAdvance {
  public:
   /// Changes nothing of the caller's.
   template <class Map>
   std::vector<Memory<S>>* begin(std::vector<Memory<S>>& memories, const HeadCall& call,
                                 const std::vector<Map>& mixtures, const Options& options, const HeadInputs<S>& inputs,
-                                const HeadTensor<Q>& queries, Index value_width) {
+                                const HeadLayout& queries, Index value_width, bool is_apart) {
     sizes_ = {call.jobs(),
               call.query_heads,
               call.key_heads,
@@ -93,7 +93,8 @@ class MemoryAdvance {
               options.tile,
               call.keys.is_masked ? 1 : 0,
               count_of_remainders(memories),
-              inputs.log_forgetting.size() == 0 ? 0 : 1};
+              inputs.log_forgetting.size() == 0 ? 0 : 1,
+              is_apart ? 1 : 0};
     // Whether a weight is zero decides how much scratch a tile takes.
     is_in_place_ = options.executor == nullptr && inputs.key_weights.size() == 0 &&
                    is_short_call<S>(queries.rows(), call.queries.count()) && known_.has(sizes_) && !memories.empty() &&

@@ -149,8 +149,9 @@ struct LayerForward {
                         v = split_heads(cache.values, shape.key_heads);
     if (layer.config.is_causal) {
       Advance advance(*this);
-      causal_heads(out, layer.mixtures, q, k, v, options, cache.inputs, cache.workspace,
-                   [&](const HeadCall&, const auto&) { return advance.begin(); });
+      causal_heads(HeadsSink<S>(out), layer.mixtures, HeadsView<S>(q), HeadsView<S>(k), HeadsView<S>(v), options,
+                   cache.inputs, cache.workspace,
+                   [&](const HeadCall&, const auto&, const auto&) { return advance.begin(); });
     } else {
       bidirectional_into(out, layer.mixtures, q, k, v, options, cache.inputs, cache.workspace);
     }
