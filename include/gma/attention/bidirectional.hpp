@@ -2,8 +2,8 @@
 // Bidirectional attention is write, then read; its backward is the two backward passes in the opposite order.
 #pragma once
 
-#include "gma/attention/read.hpp"
-#include "gma/attention/write.hpp"
+#include "gma/attention/read_backward.hpp"
+#include "gma/attention/write_backward.hpp"
 
 namespace gma {
 

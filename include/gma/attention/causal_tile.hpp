@@ -119,7 +119,7 @@ S tokens_after(const TokenStream<S>& stream, Index begin, const TileDecay<S>& de
   return decay.after(decay.count).of(tokens);
 }
 
-/// What forward and backward share. All views live in the workspace, but q, k and v, which may be the caller's.
+/// Per-tile data of both passes. All views are workspace memory, except q, k and v, which may be the caller's matrices.
 template <class S>
 struct CausalTile {
   Index count;
@@ -231,7 +231,7 @@ void scan_backward(const TileDecay<S>& decay, const kernels::Scan<S>& whole) {
   });
 }
 
-/// Row t of `rows` times factors(t), and zero where that is 0, whatever it contains.
+/// Row t of `rows` times factors(t), and zero where that is 0, NaN included.
 template <class S>
 void scale_or_drop(const Tile<S>& factors, Tile<S> rows) {
   kernels::scale_rows(rows, factors.data());

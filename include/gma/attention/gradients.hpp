@@ -164,28 +164,28 @@ void fill_rows(const TokenSink<S>& gradient, Index begin, Index count, Workspace
   gradient.store(begin, rows);
 }
 
-/// One more such accumulator for every chunk of tokens that runs at the same time as others.
+/// One gradient of the natural parameters per chunk of tokens that runs at the same time as others.
 template <class FeatureMap, class S>
 class PartialGradients {
  public:
-  PartialGradients(const FeatureMap& map, Index stretches, const Executor* executor, Workspace<S>& workspace)
+  PartialGradients(const FeatureMap& map, Index chunks, const Executor* executor, Workspace<S>& workspace)
       : map_(map),
-        places_((std::max)(Index(1), (std::min)(workers(executor), stretches))),
+        buffers_((std::max)(Index(1), (std::min)(workers(executor), chunks))),
         parts_(workspace.template keep<std::vector<FeatureMap>>()) {
     workspace.prepare_workers(workers(executor));
-    if (static_cast<Index>(parts_.size()) < places_) parts_.resize(static_cast<std::size_t>(places_));
+    if (static_cast<Index>(parts_.size()) < buffers_) parts_.resize(static_cast<std::size_t>(buffers_));
   }
 
-  Index places() const { return places_; }
-  FeatureMap& operator[](Index place) { return parts_[static_cast<std::size_t>(place)]; }
-  FeatureMap& start(Index place) {
-    set_zero_like((*this)[place], map_);
-    return (*this)[place];
+  Index buffers() const { return buffers_; }
+  FeatureMap& operator[](Index buffer) { return parts_[static_cast<std::size_t>(buffer)]; }
+  FeatureMap& start(Index buffer) {
+    set_zero_like((*this)[buffer], map_);
+    return (*this)[buffer];
   }
 
  private:
   const FeatureMap& map_;
-  Index places_;
+  Index buffers_;
   std::vector<FeatureMap>& parts_;
 };
 
@@ -211,8 +211,8 @@ class GradientSum {
  public:
   GradientSum(const FeatureMap& map, Workspace<S>& workspace)
       : high_(zero_gradient(map, workspace)),
-        low_(workspace.template keep<FeatureMap>(3)),
-        part_(workspace.template keep<FeatureMap>(2)) {
+        low_(workspace.template keep<Scratch>().low),
+        part_(workspace.template keep<Scratch>().part) {
     set_zero_like(low_, map);
   }
 
@@ -229,6 +229,10 @@ class GradientSum {
   FeatureMap& total() { return high_; }
 
  private:
+  struct Scratch {
+    FeatureMap low, part;
+  };
+
   FeatureMap &high_, &low_, &part_;
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The K-slot memory: the whole of what a segment of tokens leaves behind, of one size for any number of tokens, but for
-// the remainder that a long stream in float adds once. Memories of two segments merge by one associative operation,
-// which gives streaming, threading, resuming and context reuse.
+// The K-slot memory: everything that is kept of a segment of tokens. Its size does not depend on the number of tokens,
+// except that a long stream in float adds a remainder once. Memories of two segments merge by one associative
+// operation, which gives streaming, threading, resuming and context reuse.
 #pragma once
 
 #include <cmath>
@@ -82,8 +82,8 @@ std::size_t serialized_size(const Memory<S>& memory);
 /// Reads what save() wrote, up to its last byte, also that of version 2, which has neither tokens nor remainders.
 /// Throws std::runtime_error on anything else (another format, byte order, version or scalar, sizes that the data does
 /// not fill, a checksum that does not fit, a mass that is NaN, or negative where the flag does not allow it, tokens
-/// that are negative or NaN, a log_forgetting that is positive or NaN), and leaves `memory` as it was. A size is not
-/// believed before the data comes: extra memory is at most some times what the stream delivers.
+/// that are negative or NaN, a log_forgetting that is positive or NaN), and leaves `memory` unchanged. Sizes in the
+/// header are not trusted: memory grows only as data arrives, to a small multiple of the bytes read.
 template <class S>
 void load(Memory<S>& memory, std::istream& stream);
 
@@ -214,7 +214,7 @@ std::size_t saved_size(const Memory<S>& memory) {
   return 2 * sizeof(std::uint64_t) + bytes(memory) + sizeof(S) + sizeof(std::uint32_t);
 }
 
-/// Why operators do not leave such a memory behind, whatever its slots; empty if nothing is wrong. O(K).
+/// Why no operator leaves such a memory behind, its slots apart; empty if nothing is wrong. O(K).
 template <class S>
 std::string memory_fault(const Memory<S>& memory) {
   if (memory.mass.size() != memory.slots.rows()) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Memories wherever they lie, in a Memory or in scratch, as the inner loops see them.
+// Memories as the inner loops see them: views of a Memory or of scratch.
 #pragma once
 
 #include "gma/attention/memory.hpp"
@@ -21,7 +21,7 @@ struct MemoryView {
     mass.setConstant(S(0));
   }
 
-  /// *this *= decay; a restart makes it zero whatever it contains.
+  /// *this *= decay; a restart makes it zero, NaN included.
   void decay(const kernels::Decay<S>& decay) {
     kernels::decay_all(decay, slots.data(), slots.size());
     kernels::decay_all(decay, mass.data(), mass.size());
@@ -42,17 +42,17 @@ MemoryView<S> view(Memory<S>& memory) {
   return {as_tile(memory.slots), Eigen::Map<RowVector<S>>(memory.mass.data(), memory.mass.size())};
 }
 
-/// Memory number `place` of those that lie side by side: slots (places K) x e, masses places x K.
+/// Memory number i of n in two matrices: slots (n K) x e, masses n x K.
 template <class S>
-MemoryView<S> place_of(Tile<S> slots, Tile<S> masses, Index place) {
+MemoryView<S> memory_at(Tile<S> slots, Tile<S> masses, Index i) {
   const Index K = masses.cols();
-  return {Tile<S>(slots.data() + place * K * slots.cols(), K, slots.cols(), Eigen::OuterStride<>(slots.cols())),
-          Eigen::Map<RowVector<S>>(masses.data() + place * K, K)};
+  return {Tile<S>(slots.data() + i * K * slots.cols(), K, slots.cols(), Eigen::OuterStride<>(slots.cols())),
+          Eigen::Map<RowVector<S>>(masses.data() + i * K, K)};
 }
 
 template <class S>
 MemoryView<S> take_memory(Index components, Index width, Workspace<S>& workspace) {
-  return place_of(workspace.take(components, width), workspace.take(1, components), Index(0));
+  return memory_at(workspace.take(components, width), workspace.take(1, components), Index(0));
 }
 
 /// <M, dM> + <m, dm>.
@@ -136,19 +136,18 @@ LongMemory<S> without_remainder(const MemoryView<S>& memory) {
   return {memory, {Tile<S>(nullptr, 0, 0, Eigen::OuterStride<>(0)), Eigen::Map<RowVector<S>>(nullptr, 0)}, false};
 }
 
-/// Memory number `place` of those that lie side by side, with a remainder for the mass alone, which lies in `low`,
-/// places x K (places x 0: without).
+/// The same with a remainder for the mass alone, in `low`, n x K (n x 0: without).
 template <class S>
-LongMemory<S> part_of_place(Tile<S> slots, Tile<S> masses, Tile<S> low, Index place) {
-  return {place_of(slots, masses, place),
+LongMemory<S> long_memory_at(Tile<S> slots, Tile<S> masses, Tile<S> low, Index i) {
+  return {memory_at(slots, masses, i),
           {Tile<S>(nullptr, 0, 0, Eigen::OuterStride<>(0)),
-           Eigen::Map<RowVector<S>>(low.data() + place * low.cols(), low.cols())},
+           Eigen::Map<RowVector<S>>(low.data() + i * low.cols(), low.cols())},
           false,
           low.cols() != 0};
 }
 template <class S>
-LongMemory<S> zeros_with_mass_remainder(Tile<S> slots, Tile<S> masses, Tile<S> low, Index place) {
-  LongMemory<S> result = part_of_place(slots, masses, low, place);
+LongMemory<S> zeros_with_mass_remainder(Tile<S> slots, Tile<S> masses, Tile<S> low, Index i) {
+  LongMemory<S> result = long_memory_at(slots, masses, low, i);
   result.memory.set_zero();
   result.remainder.mass.setConstant(S(0));
   return result;

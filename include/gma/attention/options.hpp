@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a caller may choose, and what may be given with every token.
+// Options: what a caller may choose. TokenInputs: what may be given per token.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace gma {
 struct Options {
   Normalization normalization = Normalization::slot;
 
-  /// Tokens processed at a time; 0 leaves the choice to the operator. It moves speed and the last bits, nothing else.
+  /// Tokens processed at a time; 0 leaves the choice to the operator. It changes speed and the last bits only.
   Index tile = 0;
 
   /// Causal backward: tokens between the memories that are kept on the way forward (rounded up to whole tiles, which
@@ -21,8 +21,8 @@ struct Options {
   /// checkpoint_interval + checkpoint_interval / tile memories of K e + K numbers.
   Index checkpoint_interval = 256;
 
-  /// What runs independent chunks of tokens side by side; null: nothing does. Whatever it is, results are the same
-  /// to the bit. It must outlive the call.
+  /// Runs independent chunks of tokens at the same time; null: one after another. Results have the same bits with any
+  /// executor. It must outlive the call.
   const Executor* executor = nullptr;
 };
 

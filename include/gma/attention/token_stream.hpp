@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Keys and values with what is given per token, read a tile at a time. A token of weight zero is not there: its rows
-// become zero before any product sees them, so that NaN or infinity behind it reach nothing.
+// Keys and values with their per-token inputs, read a tile at a time. A token of weight zero is absent: its rows become
+// zero before any product sees them, so that NaN or infinity in them has no effect.
 #pragma once
 
 #include <algorithm>
@@ -43,26 +43,26 @@ ConstTile<S> load_dense_tile(const TokenView<S>& view, Index begin, Index count,
   return view.tile(begin, count, workspace.take(count, view.cols()), true);
 }
 
-/// Chunks of tokens that may run side by side, each a whole number of tiles but the last. They depend on the number
-/// of tokens alone, and their sums are added in order: no number of threads moves a bit. They are also the second level
-/// of summation, which keeps long sums accurate.
-struct Stretches {
+/// Chunks of tokens that threads may process at the same time, each a whole number of tiles, except the last. They
+/// depend on the number of tokens only, and their sums are added in order, so that results have the same bits for any
+/// number of threads. They are also the second level of summation, which keeps long sums accurate.
+struct Chunks {
   Index tokens, length;
 
-  Stretches(Index n, Index tile) : tokens(n), length(tile * (std::clamp)(n / (16 * tile), Index(4), Index(48))) {}
+  Chunks(Index n, Index tile) : tokens(n), length(tile * (std::clamp)(n / (16 * tile), Index(4), Index(48))) {}
   Index count() const { return (tokens + length - 1) / length; }
   Index begin(Index i) const { return i * length; }
   Index end(Index i) const { return (std::min)(tokens, (i + 1) * length); }
 };
 
-/// run(index, place, worker) for every index in [0, count), `places` at a time side by side, and after each such wave
-/// merge(index, place) in order. `place` is the index within the wave.
+/// run(index, buffer, worker) for every index in [0, count), in waves of `buffers` that run at the same time, and after
+/// each wave merge(index, buffer) in order. `buffer` counts within the wave.
 template <class Run, class Merge>
-void in_waves(const Executor* executor, Index count, Index places, const Run& run, const Merge& merge) {
-  for (Index first = 0; first < count; first += places) {
-    const Index now = (std::min)(places, count - first);
-    parallel_for(executor, now, [&](Index place, Index worker) { run(first + place, place, worker); });
-    for (Index place = 0; place < now; ++place) merge(first + place, place);
+void in_waves(const Executor* executor, Index count, Index buffers, const Run& run, const Merge& merge) {
+  for (Index first = 0; first < count; first += buffers) {
+    const Index now = (std::min)(buffers, count - first);
+    parallel_for(executor, now, [&](Index buffer, Index worker) { run(first + buffer, buffer, worker); });
+    for (Index buffer = 0; buffer < now; ++buffer) merge(first + buffer, buffer);
   }
 }
 
@@ -83,7 +83,7 @@ struct TokenStream {
   /// g_j; 0 for an absent token, whose g is ignored.
   Wide<S> log_decay(Index j) const { return forgets() && present(j) ? Wide<S>(tokens.log_forgetting(j)) : Wide<S>(0); }
 
-  /// Sum of g over the tokens that are there.
+  /// Sum of g over the tokens that are present.
   Wide<S> total_log_forgetting() const {
     Wide<S> total(0);
     for (Index j = 0; forgets() && j < size(); ++j) total += log_decay(j);

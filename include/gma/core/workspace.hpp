@@ -37,8 +37,7 @@ class Workspace {
   /// Uninitialised T x cols view without gaps, valid until the enclosing Frame ends.
   Tile<S> take(Index rows, Index cols) { return take(rows, cols, cols); }
 
-  /// The same with rows some numbers apart where they would fall onto few sets of a cache, which is what powers of two
-  /// do.
+  /// Like take(), but pads the row stride where it is a multiple of 32 numbers, to avoid conflicts of cache sets.
   Tile<S> take_spread(Index rows, Index cols) {
     return take(rows, cols, cols % 32 == 0 ? cols + static_cast<Index>(64 / sizeof(S)) : cols);
   }
@@ -84,7 +83,7 @@ class Workspace {
     KeptObject() : Kept(type_of<T>()) {}
     T object;
   };
-  /// An address of its own for every type: works without RTTI.
+  /// One address per type: works without RTTI.
   template <class T>
   static const void* type_of() {
     static const char address = 0;
@@ -99,7 +98,7 @@ class Workspace {
     return Tile<S>(buffer.data(), rows, cols, Eigen::OuterStride<>(stride));
   }
 
-  std::vector<std::unique_ptr<Vector<S>>> buffers_;  // views stay valid while buffers are added, whatever S is
+  std::vector<std::unique_ptr<Vector<S>>> buffers_;  // views stay valid while buffers are added, for any S
   std::size_t used_ = 0;
   std::vector<std::unique_ptr<Workspace>> others_;
   std::vector<std::unique_ptr<Kept>> kept_;

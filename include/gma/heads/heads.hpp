@@ -102,13 +102,13 @@ struct ForwardJob : HeadJob<S, HeadsSink<S>> {
   template <class Fill>
   void output(Index g, const Fill& fill) const {
     const HeadsSink<S>& out = operands.like_queries;
-    const Index head = this->query_head(g);
+    const Index h = this->query_head(g);
     const Placement::Span& span = this->query_span();
-    if (!call.queries.is_masked) return fill(out.head(head, span.begin, span.count));
+    if (!call.queries.is_masked) return fill(out.head(h, span.begin, span.count));
     Tile<S> packed = workspace.take(span.count, out.layout.width);
     fill(TokenSink<S>(packed));
     for (Index i = 0; i < span.count; ++i) {
-      out.head(head, call.queries.row(span.begin + i), 1).put(rows(packed, i, 1));
+      out.head(h, call.queries.row(span.begin + i), 1).put(rows(packed, i, 1));
     }
   }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Gradients of the multi-head operators. Sequences and key heads run side by side; what they share, the mixtures and
-// the key weights, is summed in one order, so that the number of threads moves no bit.
+// Gradients of the multi-head verbs. Threads may process sequences and key heads at the same time; what these share,
+// the mixtures and the key weights, is summed in one order: results have the same bits for any number of threads.
 #pragma once
 
 #include <utility>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What forward and backward of the multi-head operators share: their inputs, the checks of them, and the jobs, one a
-// sequence and key head, that run side by side.
+// Inputs, checks and jobs of the multi-head verbs. A job is one sequence and key head; threads may process jobs at the
+// same time.
 #pragma once
 
 #include <algorithm>
@@ -237,7 +237,7 @@ void set_zero(const HeadsSink<S>& tensor, Workspace<S>& workspace) {
   }
 }
 
-/// Jobs side by side where there are several, each then on one thread; a single one has the executor for itself.
+/// The executor runs the jobs where there are several, each then on one thread, else the chunks of the single job.
 inline Options job_options(const HeadCall& call, const Options& options) {
   Options result = options;
   if (call.jobs() > 1) result.executor = nullptr;

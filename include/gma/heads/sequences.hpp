@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Which token rows belong to which sequence of a batch: packed back to back, padded to one length, or masked. Rows that
-// belong to none are padding: their outputs and gradients are exactly zero, whatever they contain.
+// belong to none are padding: their outputs and gradients are exactly zero, and what they contain has no effect.
 #pragma once
 
 #include <cstdint>
