@@ -23,6 +23,7 @@
 #include "gma/attention/reference.hpp"
 #include "gma/attention/write.hpp"
 #include "gma/attention/write_backward.hpp"
+#include "gma/heads/head_jobs.hpp"
 #include "gma/heads/heads.hpp"
 #include "gma/heads/heads_backward.hpp"
 #include "gma/layer/layer.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A memory of another scalar than the mixture's is refused by the compiler, which names both types.
-// Expected: no known conversion
+// Expected: no matching function for call to
 #include <gma/attention/causal.hpp>
 #include <gma/mixture/mixture.hpp>
 

@@ -69,6 +69,10 @@ class Out : public detail::TokenSink<S> {
   /// A block or map made on the spot, or one that is itself constant while its numbers are not.
   template <class Derived, std::enable_if_t<!std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>, int> = 0>
   Out(const Eigen::MatrixBase<Derived>& view) : detail::TokenSink<S>(detail::writable(view)) {}
+  template <class Derived, std::enable_if_t<std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>, int> = 0>
+  Out(const Eigen::MatrixBase<Derived>&) {
+    static_assert(!std::is_same_v<Derived, Derived>, "gma: an output must not be constant");
+  }
 };
 
 /// A verb's last argument: the caller's workspace, whose buffers are reused from call to call, or nothing: the call

@@ -98,7 +98,7 @@ class TokenRows {
 
   const void* data_ = nullptr;
   Index rows_ = 0, cols_ = 0, row_stride_ = 0, col_stride_ = 1, scalar_bytes_ = 1;
-  bool in_place_ = true;
+  bool in_place_ = false;
 };
 
 /// How the numbers of two matrices share memory.
@@ -182,13 +182,14 @@ class TokenSink : public TokenRows {
                   "gma: an output must have the mixture's scalar, or be bfloat16 or half storage of it");
   }
 
-  /// Where to put tokens [begin, begin + count): the destination itself, or `scratch`. Call store() when it is filled.
+  /// Where to put tokens [begin, begin + count): the destination itself, or `scratch`, also where nothing is to be
+  /// written. Call store() when it is filled.
   /// `without_gaps`: not the destination where its rows lie apart.
   Tile<S> tile(Index begin, Index count, Tile<S> scratch, bool without_gaps = false) const {
     if (in_place_ && !(without_gaps && has_gaps())) {
       return Tile<S>(static_cast<S*>(target_) + begin * row_stride_, count, cols_, Eigen::OuterStride<>(row_stride_));
     }
-    return Tile<S>(scratch.data(), count, cols_, Eigen::OuterStride<>(scratch.outerStride()));
+    return Tile<S>(scratch.data(), count, scratch.cols(), Eigen::OuterStride<>(scratch.outerStride()));
   }
 
   /// All rows at once.
@@ -203,7 +204,7 @@ class TokenSink : public TokenRows {
 
   void store(Index begin, const Tile<S>& tile) const {
     const bool is_there = in_place_ && tile.data() == static_cast<S*>(target_) + begin * row_stride_;
-    if (!is_there) copy_(*this, begin, tile);
+    if (!is_there && is_wanted()) copy_(*this, begin, tile);
   }
 
  private:

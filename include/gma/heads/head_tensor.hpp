@@ -288,6 +288,9 @@ class HeadsIn : private detail::EvaluatedExpression<S>, public detail::HeadsView
   HeadsIn(const HeadsIn&) = delete;
   HeadsIn& operator=(const HeadsIn&) = delete;
 
+  /// Whether it was made from an expression, whose numbers it owns.
+  bool is_evaluated() const { return detail::EvaluatedExpression<S>::numbers.size() != 0; }
+
  private:
   template <class Derived>
   HeadsIn(const Derived& matrix, std::true_type) : detail::HeadsView<S>(matrix) {}
@@ -308,6 +311,10 @@ class HeadsOut : public detail::HeadsSink<S> {
   HeadsOut(Eigen::MatrixBase<Derived>& matrix) : detail::HeadsSink<S>(matrix) {}
   template <class Derived, std::enable_if_t<!std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>, int> = 0>
   HeadsOut(const Eigen::MatrixBase<Derived>& view) : detail::HeadsSink<S>(detail::writable(view)) {}
+  template <class Derived, std::enable_if_t<std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>, int> = 0>
+  HeadsOut(const Eigen::MatrixBase<Derived>&) {
+    static_assert(!std::is_same_v<Derived, Derived>, "gma: an output must not be constant");
+  }
 };
 
 }  // namespace gma
