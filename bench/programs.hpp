@@ -44,15 +44,8 @@ struct Build {
 };
 Build build();
 
-/// Floating point operations of the matrix products that all heads perform, a multiply-add counted as two;
-/// exponentials, maxima and sums are not counted. With D = d tied, 2 d diagonal:
-///   GMA forward                   2 N K (2 D + 2 e)
-///   GMA backward, bidirectional   2 N K (7 D + 5 e): the write again (D + e), then for queries and for keys
-///                                 the logits again, the gradients of tokens and weights (3 D), and two products with
-///                                 the memory or its gradient (2 e)
-///   GMA backward, causal          2 N K (7 D + 7 e): the sweep that leaves checkpoints (D + e), then 6 D + 6 e a
-///                                 tile. Replays between checkpoints, where tiles are smaller, are not counted.
-///   SDPA forward, backward        2 N^2 (d + e), 2 N^2 (3 d + 2 e); half of it causal
+/// Floating point operations of the matrix products that all heads perform: the multiply-adds of the table in
+/// include/gma/kernels/COSTS.md, each counted as two operations.
 double useful_flops(const Problem& problem);
 
 /// Bytes that the operator cannot do without at this size by its nature: the N x N matrices of the dense form. Else 0.
