@@ -38,27 +38,28 @@ inline void add_options(CLI::App& app, LineupOptions& options) {
   app.add_option("--width", options.width, "Columns of queries, keys and values")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  app.add_option("--heads", options.heads, "Heads in a call; fewer where a call would take too long")
+  app.add_option("--heads", options.heads, "Heads per call; fewer where a call would take too long")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  app.add_option("--components", options.components, "Mixture components of GMA, one program each")
+  app.add_option("--components", options.components, "Mixture components of GMA; one program per number")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
-  app.add_option("--covariance", options.covariances, "Covariance families of GMA; the first is drawn")
+  app.add_option("--covariance", options.covariances, "Covariance families of GMA; the figure shows the first")
       ->check(CLI::IsMember({"tied", "diagonal"}))
       ->capture_default_str();
   app.add_flag("--backward", options.backward, "Measure the backward passes too");
-  app.add_option("--cpu", options.cpu, "Stay on this CPU (Linux); the one it starts on where -1, on none where -2");
-  app.add_option("--seconds-per-measurement", options.seconds, "Skip heads, then programs, where a call takes longer")
+  app.add_option("--cpu", options.cpu, "Stay on this CPU (Linux); -1: the one it starts on; -2: any");
+  app.add_option("--seconds-per-measurement", options.seconds,
+                 "Leave out heads, then programs, where a call takes longer")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--max-gibibytes", options.gibibytes, "Skip what needs larger matrices than this")
+  app.add_option("--max-gibibytes", options.gibibytes, "Leave out programs that need larger matrices")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--rounds", options.rounds, "Samples of every program that is timed")
+  app.add_option("--rounds", options.rounds, "Samples per timed program")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  app.add_flag("--quick", options.quick, "At most 1024 tokens and 3 rounds: does it still work?");
+  app.add_flag("--quick", options.quick, "At most 1024 tokens and 3 rounds: only checks that everything works");
 }
 
 /// Call after parsing.
@@ -123,13 +124,13 @@ class Stops {
     if (stopped_.count(key(problem)) != 0) return 0;
     const double needed = necessary_bytes(problem) / 0x1p30;
     if (needed > options_.gibibytes) {
-      stop(problem, "not run from N = " + std::to_string(problem.tokens) + " on, whose matrices need " + text(needed) +
-                        " GiB (limit " + text(options_.gibibytes) + " GiB)");
+      stop(problem, "not run from N = " + std::to_string(problem.tokens) + " on, because its matrices need " +
+                        text(needed) + " GiB (limit " + text(options_.gibibytes) + " GiB)");
       return 0;
     }
     const double seconds = expected_seconds(problem);
     if (seconds > options_.seconds) {
-      stop(problem, "not run from N = " + std::to_string(problem.tokens) + " on, where a head would take about " +
+      stop(problem, "not run from N = " + std::to_string(problem.tokens) + " on, because a head would take about " +
                         text(seconds) + " s (limit " + text(options_.seconds) + " s)");
       return 0;
     }

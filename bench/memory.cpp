@@ -118,7 +118,7 @@ int main(int argc, char** argv) {
   std::string out;
   CLI::App app("Peak extra heap memory of GMA and of softmax attention against the length of the sequence");
   bench::add_options(app, options);
-  app.add_option("--out", out, "Write the counts to this JSON file");
+  app.add_option("--out", out, "JSON file for the counts");
   CLI11_PARSE(app, argc, argv);
   bench::apply_quick(options);
   options.heads = 1;
@@ -139,6 +139,6 @@ int main(int argc, char** argv) {
     }
   }
   if (keeps_promises(options)) return 0;
-  std::cerr << "gma_bench_memory: a forward operator does not keep its promise, see above\n";
+  std::cerr << "gma_bench_memory: a forward operator breaks its promise, see above\n";
   return 1;
 }

@@ -71,7 +71,7 @@ class Program {
   virtual std::size_t workspace_bytes() const { return 0; }
 };
 
-/// The error above which a program computes something else: float lies near 1e-6, a bfloat16 rounds to 2^-9.
+/// The error above which a program counts as wrong: float is near 1e-6, a bfloat16 rounds to 2^-9.
 double tolerated_error(const Problem& problem);
 
 /// Inputs (standard normal, from a fixed seed for each head) and outputs are allocated and touched here; scratch memory

@@ -111,7 +111,7 @@ std::string script(const Report& report) {
           std::to_string(1.25 * static_cast<double>(lengths(report.options).back())) + "]\n";
   text += "set xtics (" + ticks(report) + ")\n";
   text += "set title 'Time of one head, forward, d = e = " + std::to_string(report.options.width) +
-          " (dashed: causal)'\nset ylabel 'time of a call (ms)'\n";
+          " (dashed: causal)'\nset ylabel 'time per call (ms)'\n";
   text += plot(times);
   if (has_sizes) {
     text +=

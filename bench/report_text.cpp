@@ -193,22 +193,21 @@ std::string crossovers(const Report& report, Pass pass) {
 std::string introduction(const Report& report) {
   std::ostringstream text;
   const Build& build = report.machine.build;
-  text
-      << "# GMA and softmax attention (SDPA)\n\n"
-      << report.options.heads
-      << " heads, each with inputs and a mixture of its own, one thread, float, d = e = " << report.options.width
-      << ", standard normal inputs; GMA with slot normalisation and compiled mixtures. "
-      << "Samples are processor time of a call of all heads, in " << report.options.rounds
-      << " rounds (at most 5 where a round takes more than a second), programs in turn in one process. "
-      << "Ratios are formed within a round; cells are the median (lower quartile..upper quartile) over the rounds. "
-      << "*Of peak* is the rate of the matrix products alone over that of multiply-adds in registers. "
-      << "*Times faster* is the time of a head of tiled SDPA over GMA's, causal over causal. All outputs were compared "
-         "with a computation in double first.\n\n"
-      << "- machine: " << report.machine.cpu << "; load at the start " << report.machine.load << "; "
-      << (report.machine.pinned_to < 0 ? "not pinned" : "pinned to CPU " + std::to_string(report.machine.pinned_to))
-      << "\n"
-      << "- build: " << build.compiler << ", `" << build.flags << "`, Eigen " << build.eigen << ", "
-      << build.packet_floats << " floats in a packet\n";
+  text << "# GMA and softmax attention (SDPA)\n\n"
+       << report.options.heads
+       << " heads, each with its own inputs and mixture, one thread, float, d = e = " << report.options.width
+       << ", standard normal inputs; GMA with slot normalisation and compiled mixtures. "
+       << "Samples are the processor time of a call of all heads, in " << report.options.rounds
+       << " rounds (at most 5 if a round takes more than a second). All programs take turns in one process. "
+       << "Ratios are formed within a round. Cells are the median (lower quartile..upper quartile) over the rounds. "
+       << "*Of peak* is the rate of the matrix products alone over that of multiply-adds in registers. "
+       << "*Times faster* is the time per head of tiled SDPA over that of GMA, causal over causal. All outputs were "
+          "first compared with a computation in double.\n\n"
+       << "- machine: " << report.machine.cpu << "; load at the start " << report.machine.load << "; "
+       << (report.machine.pinned_to < 0 ? "not pinned" : "pinned to CPU " + std::to_string(report.machine.pinned_to))
+       << "\n"
+       << "- build: " << build.compiler << ", `" << build.flags << "`, Eigen " << build.eigen << ", "
+       << build.packet_floats << " floats in a packet\n";
   return text.str();
 }
 
@@ -279,14 +278,14 @@ std::string to_markdown(const Report& report) {
       text += "\n## " + title + ", " + kind.title() + "\n\n" + ratio_table(report, pass, kind);
     }
     text += "\n" + crossovers(report, pass);
-    text += "\n## " + title + ": milliseconds a head\n\nIn brackets: heads in a call, where they were fewer.\n";
+    text += "\n## " + title + ": milliseconds per head\n\nIn brackets: heads per call, if they were fewer.\n";
     for (const Kind& kind : kinds(report)) text += "\n" + kind.title() + "\n\n" + time_table(report, pass, kind);
     text += "\n## " + title + ": the machine in the same rounds\n\nThe product is of " +
             std::to_string(yardstick_size) + " x " + std::to_string(yardstick_size) + " matrices.\n\n" +
             yardstick_table(report, pass);
     if (!report.memory.empty()) {
       text += "\n## " + title +
-              ": peak extra heap memory\n\nOf one head, beyond inputs and outputs, in the first call.\n\n" +
+              ": peak extra heap memory\n\nMemory of one head in the first call, less inputs and outputs.\n\n" +
               memory_table(report, pass);
     }
   }

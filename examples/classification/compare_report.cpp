@@ -34,7 +34,7 @@ std::string table_of(const transformer::Results& results, const std::string& tas
   if (best.empty()) return {};
   const auto& first = best.front().front();
   std::string table = format(
-      "### %s\n\n%lld answers are tested; guessing gives %.1f%%. Seconds are of training, on %s.\n\n"
+      "### %s\n\n%lld answers are tested; guessing gives %.1f%%. Seconds are those of training on %s.\n\n"
       "| variant | accuracy, %% | spread | training loss | parameters | seconds | seeds | learning rate |\n"
       "|---|---:|---:|---:|---:|---:|---:|---:|\n",
       task.c_str(), first["test_cases"].get<long long>(), 100 * first["chance"].get<double>(),

@@ -28,7 +28,7 @@ struct Idx {
 
 inline Idx parse_idx(const std::string& file, const std::string& name) {
   const auto byte = [&](std::size_t i) { return Index(static_cast<unsigned char>(file[i])); };
-  require(file.size() >= 4 && byte(0) == 0 && byte(1) == 0 && byte(2) == 8, name + " is no idx file of bytes");
+  require(file.size() >= 4 && byte(0) == 0 && byte(1) == 0 && byte(2) == 8, name + " is not an idx file of bytes");
   Idx idx;
   const std::size_t header = 4 + 4 * std::size_t(byte(3));
   require(file.size() >= header, name + " ends within its header");
@@ -75,7 +75,7 @@ class Fashion : public Task {
       Idx classes = read(directory + "/" + part + "-labels-idx1-ubyte.gz");
       require(all.sizes.size() == 3 && all.sizes[1] * all.sizes[2] == pixels && classes.sizes.size() == 1 &&
                   classes.sizes[0] == all.sizes[0],
-              directory + " holds no 28 x 28 images with a label each");
+              directory + " does not hold 28 x 28 images with one label per image");
       images = std::move(all.numbers);
       labels = std::move(classes.numbers);
       count = most > 0 ? (std::min)(most, classes.sizes[0]) : classes.sizes[0];

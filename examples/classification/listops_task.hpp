@@ -15,7 +15,7 @@ namespace classification {
 class ListOps : public Task {
  public:
   ListOps(const listops::Grammar& grammar, Index training, Index tests) : grammar_(grammar), size_(training) {
-    require(training > 0 && tests > 0, "listops: say how many training and test cases there are");
+    require(training > 0 && tests > 0, "listops: training and tests must be positive");
     Random random(1, 1);
     while (Index(tests_.size()) < tests) {
       Example example;

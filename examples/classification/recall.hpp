@@ -27,8 +27,9 @@ struct RecallSize {
 };
 
 inline void validate(const RecallSize& size) {
-  require(size.pairs >= 1 && size.length >= 3 * size.pairs, "recall: a pair takes three tokens of the length");
-  require(size.vocabulary / 2 >= size.pairs && size.vocabulary <= 65536, "recall: the vocabulary does not fit");
+  require(size.pairs >= 1 && size.length >= 3 * size.pairs, "recall: length must be at least three tokens per pair");
+  require(size.vocabulary / 2 >= size.pairs && size.vocabulary <= 65536,
+          "recall: vocabulary must be at least two per pair and at most 65536");
 }
 
 class Recall : public Task {

@@ -104,7 +104,7 @@ class Training {
     RunResult result;
     file.header([&](const nlohmann::json& header) {
       if (header.at("model") != nlohmann::json(model_.config()) || header.at("train") != nlohmann::json(config_))
-        throw std::runtime_error(path + " is of a run with another model or another configuration");
+        throw std::runtime_error(path + " belongs to a run with another model or another configuration");
       header.at("tokens").get_to(result.tokens);
       header.at("seconds").get_to(result.seconds);
       header.at("losses").get_to(result.losses);

@@ -94,9 +94,9 @@ int main() {
   const Eigen::Map<const gma::Vector<float>> rounded(back.data(), static_cast<Index>(query_size));
   const float difference = (rounded - exact).norm() / exact.norm();
 
-  std::cout << std::boolalpha << "Outputs of " << query_heads << " heads in [B, N, H, width]; the same to the bit in\n"
+  std::cout << std::boolalpha << "Outputs of " << query_heads << " heads in [B, N, H, width]; bit-identical in\n"
             << "  [B, H, N, width]:                  " << same_heads_first << '\n'
             << "  one fused buffer of all three:     " << same_fused << '\n'
-            << "and in bfloat16 they differ by " << difference << ", which is its rounding of inputs and outputs.\n";
+            << "In bfloat16 they differ by " << difference << ", because inputs and outputs are rounded.\n";
   return same_heads_first && same_fused && difference < 1.0f / 128 ? 0 : 1;
 }

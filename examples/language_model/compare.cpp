@@ -146,7 +146,7 @@ class Comparison {
       std::filesystem::rename(run_options.checkpoint, std::filesystem::path(options_.models) /
                                                           (file_name(variant, rate, seed) + ".checkpoint"));
     }
-    std::printf("%-40s seed %llu  rate %g  %lld parameters  %.4f nats a token, %.3f bits a byte, %.0f s\n",
+    std::printf("%-40s seed %llu  rate %g  %lld parameters  %.4f nats per token, %.3f bits per byte, %.0f s\n",
                 variant.name, static_cast<unsigned long long>(seed), rate, static_cast<long long>(r.parameters),
                 r.windowed * nats, r.windowed, r.seconds);
     std::fflush(stdout);

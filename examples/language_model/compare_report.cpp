@@ -26,7 +26,7 @@ std::string spread(const Runs& runs) {
 
 std::string table_of(const std::vector<Runs>& best) {
   std::string table =
-      "| variant | parameters | tokens | nats a token | bits a byte | seeds | learning rate | seconds |\n"
+      "| variant | parameters | tokens | nats per token | bits per byte | seeds | learning rate | seconds |\n"
       "|---|---:|---:|---:|---:|---:|---:|---:|\n";
   for (const Runs& runs : best) {
     const auto& run = runs.front();
@@ -82,7 +82,7 @@ std::string script_of(std::vector<Runs> best, const std::string& image) {
   std::string script = "set terminal svg size 1200,460 font 'sans,11' background 'white'\nset output " +
                        transformer::gnuplot_string(image) +
                        "\nset multiplot layout 1,3\nset grid lc rgb 'gray85'\nset key font ',8' samplen 1.5\n"
-                       "set ylabel 'nats a token, held out'\n";
+                       "set ylabel 'nats per token, held out'\n";
   // Start where curves have come down; what lies above is alike.
   double top = 0;
   for (const Runs& runs : best) top = (std::max)(top, 1.08 * runs.front()["validation_loss"].get<double>());

@@ -44,7 +44,7 @@ bool check_own_files() {
   const gma::Matrix<float> y = gma::io::read_npy(folder / "y.npy").matrix<float>();
   std::filesystem::remove_all(folder);
   const bool same = y == gma::forward(layer, x);
-  std::cout << "through files, the outputs are " << (same ? "the same to the bit" : "DIFFERENT") << '\n';
+  std::cout << "through files, the outputs are " << (same ? "bit-identical" : "DIFFERENT") << '\n';
   return same;
 }
 

@@ -68,11 +68,11 @@ int main() {
       [&](const gma::Parameter&, const Values& a, const Values& b) { same_gradient = same_gradient && a == b; },
       gradient.layer, padded_gradient.layer);
 
-  std::cout << std::boolalpha << total << " tokens of " << entries << " sequences, packed; and in " << entries * longest
-            << " rows, of which the padding holds NaN. The same to the bit, with zeros for padding?\n"
+  std::cout << std::boolalpha << total << " tokens of " << entries << " sequences, packed, and in " << entries * longest
+            << " rows with NaN in the padding. Are they bit-identical, with zeros for padding?\n"
             << "  outputs, padded on the right:             " << same_right << '\n'
             << "  outputs, padded on the left and masked:   " << same_left << '\n'
-            << "  outputs of one sequence on its own:       " << same_alone << '\n'
+            << "  outputs of one sequence alone:            " << same_alone << '\n'
             << "  gradients of inputs and parameters:       " << same_gradient << '\n';
   return same_right && same_left && same_alone && same_gradient ? 0 : 1;
 }

@@ -131,11 +131,11 @@ int main() {
   gma::step(layer, draft.row(0), accepted);
   const bool same_draft = gma::step(layer, next, state) == gma::step(layer, next, accepted);
 
-  std::cout << std::boolalpha << "Served " << clients << " clients in " << rounds << " passes. States came back from "
+  std::cout << std::boolalpha << "Served " << clients << " clients in " << rounds << " passes. States were loaded from "
             << "files " << server.loads() << " times. The first client has sent " << alone.front().position
             << " tokens.\n"
-            << "  outputs as if every client had been alone, to the bit:   " << same << '\n'
+            << "  outputs bit-identical to those of a client alone:        " << same << '\n'
             << "  states take " << size << " bytes after every request:             " << same_size << '\n'
-            << "  a rejected draft leaves no trace, to the bit:            " << same_draft << '\n';
+            << "  bit-identical after a rejected draft is taken back:      " << same_draft << '\n';
   return same && same_size && same_draft && server.loads() > 0 ? 0 : 1;
 }

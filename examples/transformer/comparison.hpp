@@ -36,7 +36,7 @@ inline std::vector<Variant> chosen(const std::vector<Variant>& variants, const s
     if (variant.name == name) exact.push_back(variant);
     if (std::string(variant.name).find(name) != std::string::npos) similar.push_back(variant);
   }
-  require(!similar.empty(), "no variant is called " + name + ", nor a part of one");
+  require(!similar.empty(), "no variant is called " + name + ", and no name contains it");
   return exact.empty() ? similar : exact;
 }
 
@@ -48,7 +48,7 @@ inline std::string file_name(const Variant& variant, double learning_rate, std::
 }
 
 [[noreturn]] inline void throw_interrupted(const std::string& results, const std::string& unfinished) {
-  throw std::runtime_error("interrupted; what is finished is in " + results + ", the run under way in " + unfinished);
+  throw std::runtime_error("interrupted; finished runs are in " + results + ", the current run is in " + unfinished);
 }
 
 // Runs of one variant at one learning rate: its seeds.

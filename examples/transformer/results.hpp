@@ -19,7 +19,7 @@ class Results {
  public:
   explicit Results(std::string path) : path_(std::move(path)) {
     if (std::ifstream in(path_); in) runs_ = nlohmann::json::parse(in, nullptr, false);
-    if (!runs_.is_array()) throw std::runtime_error(path_ + " holds no list of results");
+    if (!runs_.is_array()) throw std::runtime_error(path_ + " does not hold a list of results");
   }
 
   // The first run in which all of these members have these values; null if there is none.

@@ -95,12 +95,13 @@ class TrainingFile {
       throw std::runtime_error(path_ + " is a checkpoint of version " + std::to_string(version) +
                                ", this program reads " + std::to_string(kind.version));
     const auto length = detail::take<std::uint64_t>(in_);
-    if (!in_ || length > (1u << 24)) throw std::runtime_error(path_ + " is damaged: its header has no sensible length");
+    if (!in_ || length > (1u << 24))
+      throw std::runtime_error(path_ + " is damaged: the length of its header is impossible");
     std::string text(std::size_t(length), '\0');
     in_.read(text.data(), std::streamsize(length));
     if (!in_) throw std::runtime_error(path_ + " is cut short");
     header_ = nlohmann::json::parse(text, nullptr, false);
-    if (!header_.is_object()) throw std::runtime_error(path_ + " is damaged: its header is no JSON object");
+    if (!header_.is_object()) throw std::runtime_error(path_ + " is damaged: its header is not a JSON object");
   }
 
   // read(header) takes from the header what it needs.
@@ -116,7 +117,7 @@ class TrainingFile {
   // What was saved, of a model with this layout.
   TrainingState<float> state(const Layout& layout) {
     if (header_.value("tensors", nlohmann::json()) != detail::names_and_shapes(layout))
-      throw std::runtime_error(path_ + " holds other tensors than this program's model has");
+      throw std::runtime_error(path_ + " holds other tensors than the model of this program");
     TrainingState<float> state;
     header([&](const nlohmann::json& members) { members.at("steps").get_to(state.steps); });
     const auto buffers = {&state.parameters, &state.first_moment, &state.second_moment};
