@@ -4,12 +4,12 @@
 #include <iostream>
 
 int main() {
-  gma::LayerConfig config;  // its defaults are the recommended causal layer; only the widths are ours to say
+  gma::LayerConfig config;  // the defaults are the recommended causal layer; only the widths must be set
   config.width = 64;
   config.heads = 4;
   const gma::AttentionLayer<float> layer = gma::random_layer<float>(config, 1);
 
-  // A whole sequence, one token a row: row t of y depends on rows 0..t of x.
+  // A whole sequence, one row per token: row t of y depends on rows 0..t of x.
   const gma::Matrix<float> x = gma::Matrix<float>::Random(500, config.width);
   const gma::Matrix<float> y = gma::forward(layer, x);
 
