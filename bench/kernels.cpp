@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The speed of the kernels as ratios, in one process: fractions of the FMA peak of one core, GMA against tiled softmax
-// attention, causal against bidirectional, threads, decoding, storage, and the error in float. One table in Markdown on
-// stdout; --out writes JSON.
+// attention, causal against bidirectional, threads, decoding, storage, and the error in float. Prints one table in
+// Markdown on stdout; --out writes JSON.
 #include <CLI/CLI.hpp>
 
 #include <cstdio>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A group of programs in the same rounds.
+// A group of programs that are timed in the same rounds.
 #include <stdexcept>
 #include <utility>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Which programs the report and the memory count compare, how far, and the command line options they share.
+// The programs that the report and the memory count compare, up to which length, and their command line options.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -20,10 +20,10 @@ namespace bench {
 struct LineupOptions {
   Index min_tokens = 256, max_tokens = 131072, width = 64, heads = 8;
   std::vector<Index> components{64, 128, 256};
-  std::vector<std::string> covariances{"diagonal", "tied"};  // the first is drawn
+  std::vector<std::string> covariances{"diagonal", "tied"};  // the figure shows the first
   bool backward = false;
   int cpu = this_cpu;
-  double seconds = 10, gibibytes = 2;  // a call
+  double seconds = 10, gibibytes = 2;  // per call
   Index rounds = 11;
   bool quick = false;
 };
@@ -83,8 +83,8 @@ inline std::vector<Index> lengths(const LineupOptions& options) {
   return result;
 }
 
-/// Softmax attention first, then GMA by family and components; all bidirectional ones, then all causal ones, then all
-/// causal ones that forget.
+/// Softmax attention first, then GMA by family and components. All bidirectional programs come first, then all causal
+/// ones, then all causal ones that forget.
 inline std::vector<Problem> lineup(const LineupOptions& options, Pass pass, Index tokens) {
   std::vector<Problem> result;
   for (const int kind : {0, 1, 2}) {
@@ -113,13 +113,14 @@ inline std::vector<Problem> lineup(const LineupOptions& options, Pass pass, Inde
   return result;
 }
 
-/// Programs that run with fewer heads or not at all at long sequences, and why: nothing is extrapolated in silence.
+/// Programs that run with fewer heads or not at all at long sequences, and the reasons. Nothing is extrapolated
+/// silently.
 class Stops {
  public:
   explicit Stops(const LineupOptions& options) : options_(options) {}
 
-  /// How many heads of `problem` run in a call: fewer where more would take a fifth of the time that a call may; 0
-  /// where its matrices do not fit, or where one head would take longer than a call may.
+  /// How many heads of `problem` run per call: fewer if more would take a fifth of the time that a call may take; 0 if
+  /// its matrices do not fit, or if one head would take longer than a call may.
   Index heads(const Problem& problem) {
     if (stopped_.count(key(problem)) != 0) return 0;
     const double needed = necessary_bytes(problem) / 0x1p30;
@@ -141,7 +142,7 @@ class Stops {
     measured_[key(problem)] = {static_cast<double>(problem.tokens), seconds_per_head};
   }
 
-  /// One for each program that was stopped.
+  /// One sentence per program that was stopped.
   const std::vector<std::string>& sentences() const { return sentences_; }
 
  private:
@@ -159,8 +160,8 @@ class Stops {
     return buffer;
   }
 
-  /// Of a head. Twice the length takes twice as long with GMA, four times with softmax attention; a program that was
-  /// not measured yet is taken for slow.
+  /// Seconds per head. Twice the length takes twice as long with GMA, four times with softmax attention. A program that
+  /// was not measured yet is assumed to be slow.
   double expected_seconds(const Problem& problem) const {
     const auto known = measured_.find(key(problem));
     if (known == measured_.end()) return useful_flops(problem) / static_cast<double>(problem.heads) / 1e10;

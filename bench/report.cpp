@@ -24,7 +24,7 @@ using bench::Pass;
 using bench::Problem;
 using bench::Report;
 
-/// Checks and times every program at one length, beside the yardsticks.
+/// Checks and times every program at one length, together with the programs that measure the machine.
 void measure(Report& report, Pass pass, Index tokens, bench::Stops& stops) {
   std::vector<std::unique_ptr<bench::Program>> owned;
   std::vector<bench::Result> results;

@@ -10,8 +10,8 @@
 namespace bench {
 namespace {
 
-/// A curve: the data block it is drawn from, and its style. Colours are those of Okabe and Ito, told apart by
-/// colour-blind readers; point shapes say the same once more.
+/// A curve: its data block and its style. The colours are those of Okabe and Ito, which colour-blind readers can
+/// distinguish. Point shapes distinguish the curves once more.
 struct Curve {
   std::string block, data, style, title;
 };

@@ -28,7 +28,7 @@ std::string cell(const Spread& numbers) {
   return digits(numbers.median) + " (" + digits(numbers.lower) + ".." + digits(numbers.upper) + ")";
 }
 
-/// Of a head: median (quartiles), smallest, and the heads of a call where they are fewer than asked for.
+/// Per head: median (quartiles), smallest, and the heads per call if they are fewer than requested.
 std::string milliseconds(const Result& result, Index usual_heads) {
   const double a_head = 1e3 / static_cast<double>(result.problem.heads);
   const Spread numbers = spread_of(result.samples, [a_head](double seconds) { return a_head * seconds; });
@@ -66,7 +66,7 @@ std::string opponent(bool is_causal) {
   return name(problem);
 }
 
-/// One table's worth of programs: bidirectional, causal or causal with forgetting, GMA of one family.
+/// The programs of one table: bidirectional, causal or causal with forgetting, GMA of one family.
 struct Kind {
   bool is_causal, forgets;
   std::string covariance;
@@ -167,7 +167,7 @@ std::string memory_table(const Report& report, Pass pass) {
   return text;
 }
 
-/// "GMA tied K=64: faster than tiled SDPA from N = 512 on" (of the measured lengths), or where it is not.
+/// "GMA tied K=64: faster than tiled SDPA from N = 512 on" (of the measured lengths), or where it is slower.
 std::string crossovers(const Report& report, Pass pass) {
   std::string text;
   for (const Problem& problem : lineup(report.options, pass, report.options.min_tokens)) {

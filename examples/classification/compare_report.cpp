@@ -19,7 +19,7 @@ bool is_better(const Runs& a, const Runs& b) {
          std::make_pair(mean(b, "accuracy"), -mean(b, "training_loss"));
 }
 
-// Of one seed: the standard error of its test. Of several: from the least to the most accurate.
+// With one seed: the standard error of its test. With several: from the least to the most accurate.
 std::string spread(const Runs& runs) {
   if (runs.size() < 2) return transformer::format("+- %.2f", 100 * runs.front()["standard_error"].get<double>());
   const auto [least, most] = least_and_most(runs, "accuracy");

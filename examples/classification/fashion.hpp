@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Fashion-MNIST (H. Xiao et al., 2017): 28 x 28 grey images of ten kinds of clothing, 60,000 to learn from and 10,000
-// to test on. An image is a sequence of its 784 pixels, row by row; a token is an intensity, 0 to 255. Nothing tells
+// Fashion-MNIST (H. Xiao et al., 2017): 28 x 28 grey images of ten kinds of clothing, 60,000 for training and 10,000
+// for the test. An image is a sequence of its 784 pixels, row by row; a token is an intensity, 0 to 255. Nothing tells
 // the model which pixels are neighbours in a column: it must learn that from positions.
 //
 // The files are those of Debian's package dataset-fashion-mnist.
@@ -47,7 +47,7 @@ class Fashion : public Task {
  public:
   static constexpr Index pixels = 28 * 28;
 
-  // The first so many images of the training and of the test set; 0: all.
+  // The first so many images of the training set and of the test set; 0: all.
   Fashion(const std::string& directory, Index training, Index tests)
       : training_(directory, "train", training), test_(directory, "t10k", tests) {}
 

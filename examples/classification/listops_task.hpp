@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// ListOps as a task: what is the value of this expression, of ten? Training and test cases are drawn, with seeds that
-// never change, from the grammar of listops.hpp. No test case occurs in the training set, nor twice in the test set.
+// ListOps as a task: which of ten values does this expression have? Training and test cases are drawn from the grammar
+// of listops.hpp, with seeds that never change. No test case occurs in the training set or twice in the test set.
 #pragma once
 
 #include <array>

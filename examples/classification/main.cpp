@@ -24,7 +24,7 @@ void add_common_options(CLI::App& app, cl::CommonOptions& options, const char* t
   app.add_option("--threads", options.threads, "threads; 0 for all cores")->check(CLI::NonNegativeNumber);
 }
 
-// Options whose defaults are the budget's: what is given is put into the place of a member later.
+// Options whose defaults are those of the budget. Given values replace members of the budget later.
 class Changes {
  public:
   Changes(CLI::App& app, cl::TrainOptions& options) : app_(app) {

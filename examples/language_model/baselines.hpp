@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What models that only count make of the same split of the text.
+// The bits per byte of models that only count, on the same split of the text.
 #pragma once
 
 #include <cstdio>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The sub-commands: each reads what it was given, runs, prints.
+// The sub-commands. Each reads its input, runs and prints.
 
 #include "commands.hpp"
 

@@ -39,7 +39,7 @@ std::string table_of(const std::vector<Runs>& best) {
   return table;
 }
 
-// The loss at positions up to, and beyond, the context of training.
+// The loss by position, within the context of training and beyond it.
 std::string position_table_of(const std::vector<Runs>& best) {
   std::string header = "| variant |", rule = "|---|", rows;
   for (const Runs& runs : best) {
@@ -74,7 +74,7 @@ void write_panel(std::string& script, const std::vector<Runs>& best, const char*
   if (!plot.empty()) script += data + settings + plot + "\n";
 }
 
-// Of variants whose loss is far from the best one's there is a line in the tables and none in the plot.
+// Variants whose loss is far from the best one's have a line in the tables but none in the plot.
 std::string script_of(std::vector<Runs> best, const std::string& image) {
   const double most = 1.3 * mean(best.front(), "validation_loss");
   const auto is_far = [&](const Runs& runs) { return mean(runs, "validation_loss") > most; };
@@ -83,7 +83,7 @@ std::string script_of(std::vector<Runs> best, const std::string& image) {
                        transformer::gnuplot_string(image) +
                        "\nset multiplot layout 1,3\nset grid lc rgb 'gray85'\nset key font ',8' samplen 1.5\n"
                        "set ylabel 'nats per token, held out'\n";
-  // Start where curves have come down; what lies above is alike.
+  // The axis starts where the curves have come down; above, they look alike.
   double top = 0;
   for (const Runs& runs : best) top = (std::max)(top, 1.08 * runs.front()["validation_loss"].get<double>());
   script += format("set yrange [:%.3f]\n", 1.25 * top);

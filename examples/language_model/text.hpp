@@ -35,7 +35,7 @@ struct Source {
 
 namespace detail {
 
-// Texts that Debian packages hold, and how to have them printed.
+// Texts of Debian packages, and the commands that print them.
 struct KnownSource {
   const char *name, *title, *package, *command;
 };
@@ -64,8 +64,8 @@ inline Source load_source(const std::string& name) {
   return source;
 }
 
-// pieces: of a vocabulary that is trained on the training part, 0 for bytes; or a vocabulary that there is already.
-// Needs room for a window on both sides of the split.
+// pieces: the size of a vocabulary that is trained on the training part, 0 for bytes; or an existing vocabulary. There
+// must be room for a window on both sides of the split.
 inline Text split_text(const std::vector<Source>& sources, Index context, Index pieces = 0,
                        const Vocabulary* vocabulary = nullptr) {
   Text text;

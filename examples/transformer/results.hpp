@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// A JSON file of finished runs: a list of objects, which grows by one when a run is done. Runs that are there already
-// need not be made again, so a table can be made in pieces, and on several machines.
+// A JSON file of finished runs: a list of objects that grows by one when a run ends. Runs in the list need not be
+// repeated, so a table can be made in parts, and on several machines.
 #pragma once
 
 #include <fstream>
