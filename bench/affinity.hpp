@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Keeping the process on one CPU, so that the scheduler does not move it between rounds. Linux only; elsewhere nothing
-// happens.
+// Keeps the process on one CPU, so that the scheduler does not move it between rounds. Works on Linux; elsewhere it
+// does nothing.
 #pragma once
 
 #if defined(__linux__)
@@ -9,11 +9,11 @@
 
 namespace bench {
 
-/// Any CPU: the one that the process is on.
+/// Any CPU: the current one.
 inline constexpr int this_cpu = -1;
 
-/// Pins the process to one CPU while it lives, where the system allows. Threads that start meanwhile stay there with
-/// it: measure several threads without one.
+/// Pins the process to one CPU while the object exists, if the system allows it. Threads that start meanwhile stay on
+/// the same CPU: do not use it when you measure several threads.
 class Pinned {
  public:
   explicit Pinned(int cpu) {
@@ -37,7 +37,7 @@ class Pinned {
   Pinned(const Pinned&) = delete;
   Pinned& operator=(const Pinned&) = delete;
 
-  /// The CPU, or -1: not pinned.
+  /// The CPU, or -1 if the process is not pinned.
   int cpu() const { return cpu_; }
 
  private:

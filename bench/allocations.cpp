@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// For binaries that count memory: malloc and its relatives, replaced by functions that keep account and hand on to
-// glibc.
+// For binaries that count memory: replaces malloc and its relatives by functions that count and then call glibc.
 #include "allocations.hpp"
 
 #include <malloc.h>

@@ -15,7 +15,7 @@ namespace {
 #ifdef _OPENMP
 using Threads = gma::OpenMpExecutor;
 #else
-/// Threads that start and end with every call: for heads, which take milliseconds.
+/// Threads that start and end with every call: good enough for heads, which take milliseconds.
 class Threads : public gma::Executor {
  public:
   explicit Threads(gma::Index threads) : threads_(threads) {}

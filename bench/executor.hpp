@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The threads that the benchmarks lend to heads: OpenMP's where it was found, else std::thread. In a file of its own,
-// because Eigen would run its own products in parallel wherever OpenMP is on.
+// The threads that the benchmarks lend to heads: OpenMP's if CMake found it, else std::thread. This is a separate file,
+// because Eigen runs its own products in parallel where OpenMP is on.
 #pragma once
 
 #include <memory>

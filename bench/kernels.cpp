@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The speed of the kernels as ratios, in one process: fractions of the FMA peak of one core, GMA against tiled softmax
-// attention, causal against bidirectional, threads, decoding, storage, and the error in float. One table in Markdown on
-// stdout; --out writes JSON.
+// attention, causal against bidirectional, threads, decoding, storage, and the error in float. Prints one table in
+// Markdown on stdout; --out writes JSON.
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
@@ -33,7 +33,7 @@ void print(const std::vector<Line>& lines, const KernelOptions& options) {
   const bench::Build build = bench::build();
   std::printf("%td heads, float, d = e = 64, one thread; %s, `%s`, Eigen %s, %d floats in a packet. ", options.heads,
               build.compiler.c_str(), build.flags.c_str(), build.eigen.c_str(), build.packet_floats);
-  std::printf("Median and quartiles of %td rounds; *best* is formed of the smallest times.\n\n", options.rounds);
+  std::printf("Median and quartiles of %td rounds; *best* uses the smallest times.\n\n", options.rounds);
   std::printf("| what | value | quartiles | best | unit | relative to |\n|---|---:|---:|---:|---|---|\n");
   for (const Line& line : lines) {
     const std::string unit = line.unit == "error" ? "" : line.unit;
@@ -74,23 +74,21 @@ int run(int argc, char** argv) {
   CLI::App app("The speed of gma's kernels as ratios");
   app.add_option("--n", options.tokens, "Lengths of the forward passes")->capture_default_str();
   app.add_option("--components", options.components, "Mixture components")->capture_default_str();
-  app.add_option("--heads", options.heads, "Heads in a call")->check(CLI::Range(1, 1024))->capture_default_str();
-  app.add_option("--sdpa-heads", options.sdpa_heads, "Heads of long softmax attention in a call")
+  app.add_option("--heads", options.heads, "Heads per call")->check(CLI::Range(1, 1024))->capture_default_str();
+  app.add_option("--sdpa-heads", options.sdpa_heads, "Heads per call of long softmax attention")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  app.add_option("--compared-n", options.compared_tokens, "Length of what is compared at one length")
+  app.add_option("--compared-n", options.compared_tokens, "Length of the comparisons at one length")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
-  app.add_option("--threads", options.threads, "Threads for heads, beside two")
+  app.add_option("--threads", options.threads, "Threads for heads, in addition to two")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  app.add_option("--rounds", options.rounds, "Samples of every program")
-      ->check(CLI::Range(1, 1000))
+  app.add_option("--rounds", options.rounds, "Samples per program")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--cpu", options.cpu, "Stay on this CPU (Linux); -1: the one it starts on; -2: any")
       ->capture_default_str();
-  app.add_option("--cpu", options.cpu, "Stay on this CPU (Linux); the one it starts on where -1, on none where -2")
-      ->capture_default_str();
-  app.add_flag("--quick", options.quick, "Short sequences, 2 heads, 3 rounds: does it still work?");
-  app.add_option("--out", out, "Write the lines to this JSON file");
+  app.add_flag("--quick", options.quick, "Short sequences, 2 heads, 3 rounds: only checks that everything works");
+  app.add_option("--out", out, "JSON file for the lines");
   CLI11_PARSE(app, argc, argv);
   if (options.quick) {
     options.tokens = {512};

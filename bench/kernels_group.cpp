@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A group of programs in the same rounds.
+// A group of programs that are timed in the same rounds.
 #include <stdexcept>
 #include <utility>
 
@@ -22,7 +22,7 @@ std::size_t Group::add(const Problem& problem) {
   std::unique_ptr<Program> program = make_program(problem);
   const double error = program->error();
   if (!(error <= tolerated_error(problem))) {
-    throw std::runtime_error(name(problem) + " computes something else at N = " + std::to_string(problem.tokens) +
+    throw std::runtime_error(name(problem) + " computes a wrong result at N = " + std::to_string(problem.tokens) +
                              ": relative error " + std::to_string(error));
   }
   return add(std::move(program), useful_flops(problem), static_cast<double>(problem.heads));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What gma_bench_kernels measures: one function for each block of the table.
+// The measurements of gma_bench_kernels: one function per block of the table.
 #include <cmath>
 #include <cstdio>
 
@@ -67,7 +67,7 @@ void forward(const KernelOptions& options, Lines& lines) {
   }
 }
 
-/// Against tiled softmax attention at one length, a head.
+/// Against tiled softmax attention at one length, per head.
 void against_sdpa(const KernelOptions& options, Lines& lines) {
   const Index tokens = options.compared_tokens;
   say(at("against SDPA", tokens));
@@ -94,7 +94,7 @@ void against_sdpa(const KernelOptions& options, Lines& lines) {
   }
 }
 
-/// Where the curve through (tokens, times faster) crosses 1, both axes logarithmic; 0: nowhere.
+/// The tokens at which the curve of (tokens, times faster) crosses 1, both axes logarithmic; 0 if it does not.
 double crossing(const std::vector<Index>& tokens, const std::vector<double>& times) {
   double found = 0;
   for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
@@ -107,7 +107,7 @@ double crossing(const std::vector<Index>& tokens, const std::vector<double>& tim
   return found;
 }
 
-/// The length from which on GMA, K = 64 tied, is faster.
+/// The length from which on GMA with K = 64 tied is faster.
 void crossover(const KernelOptions& options, Lines& lines) {
   const std::vector<Index> swept =
       options.quick ? std::vector<Index>{32, 128, 512} : std::vector<Index>{32, 48, 64, 96, 128, 192, 256, 384, 512};
@@ -127,7 +127,7 @@ void crossover(const KernelOptions& options, Lines& lines) {
       upper.push_back(times.value.upper);
       best.push_back(times.best);
     }
-    // where GMA looks faster, it overtakes earlier
+    // if GMA looks faster, it overtakes earlier
     Line line{std::string("crossover, GMA tied K=64") + (is_causal ? ", causal" : ""),
               {crossing(swept, median), crossing(swept, upper), crossing(swept, lower), 0, 0},
               crossing(swept, best),
@@ -140,7 +140,7 @@ void crossover(const KernelOptions& options, Lines& lines) {
   }
 }
 
-/// Causal over bidirectional, and the backward passes, of one length.
+/// Causal over bidirectional, and the backward passes, at one length.
 void causal_and_backward(const KernelOptions& options, Lines& lines) {
   const Index tokens = options.compared_tokens;
   Lines ratios, fractions, backward;
@@ -168,7 +168,7 @@ void causal_and_backward(const KernelOptions& options, Lines& lines) {
   for (const Lines& block : {ratios, fractions, backward}) lines.insert(lines.end(), block.begin(), block.end());
 }
 
-/// Heads side by side. By the wall's clock, on all CPUs: on a busy machine this says little.
+/// Heads in parallel, by wall time on all CPUs: on a busy machine this says little.
 void threads(const KernelOptions& options, Lines& lines) {
   const Index tokens = options.compared_tokens;
   say(at("threads", tokens));
@@ -194,7 +194,7 @@ void threads(const KernelOptions& options, Lines& lines) {
   }
 }
 
-/// A token after many: the step of all heads.
+/// A decoding step of all heads after many tokens.
 void decoding(const KernelOptions& options, Lines& lines) {
   constexpr Index early = 1024, cache = 8192;
   say("decoding");

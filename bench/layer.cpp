@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Google Benchmark of the attention layer: forward, backward and a decoding step, and, to compare with, the matrix
-// products of its projections alone, which it cannot be faster than.
+// Google Benchmark of the attention layer: forward, backward and a decoding step. For comparison it also has the matrix
+// products of the layer's projections alone: the layer cannot be faster than they are.
 //
 //   gma_bench_layer --benchmark_filter=D:512
 #include <benchmark/benchmark.h>
@@ -20,7 +20,7 @@ gma::LayerConfig config_of(Index width) {
   return config;
 }
 
-/// Operations of the two projections a token, in and out.
+/// Operations per token of the two projections, in and out.
 double projection_flops(const gma::LayerConfig& config) {
   const gma::detail::LayerShape shape(config);
   return 2.0 * static_cast<double>(shape.width) * static_cast<double>(shape.projected() + shape.mixed());
@@ -75,7 +75,7 @@ void backward(benchmark::State& state) {
   report(state, config, 2, x.rows());
 }
 
-/// A token after many; and that the stream agrees with one pass before anything is timed.
+/// A decoding step after many tokens. Before anything is timed, it checks that the stream agrees with one pass.
 void step(benchmark::State& state) {
   const gma::LayerConfig config = config_of(state.range(0));
   const auto layer = gma::compile(gma::random_layer<float>(config, 1));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Which programs the report and the memory count compare, how far, and the command line options they share.
+// The programs that the report and the memory count compare, up to which length, and their command line options.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -20,10 +20,10 @@ namespace bench {
 struct LineupOptions {
   Index min_tokens = 256, max_tokens = 131072, width = 64, heads = 8;
   std::vector<Index> components{64, 128, 256};
-  std::vector<std::string> covariances{"diagonal", "tied"};  // the first is drawn
+  std::vector<std::string> covariances{"diagonal", "tied"};  // the figure shows the first
   bool backward = false;
   int cpu = this_cpu;
-  double seconds = 10, gibibytes = 2;  // a call
+  double seconds = 10, gibibytes = 2;  // per call
   Index rounds = 11;
   bool quick = false;
 };
@@ -38,27 +38,28 @@ inline void add_options(CLI::App& app, LineupOptions& options) {
   app.add_option("--width", options.width, "Columns of queries, keys and values")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  app.add_option("--heads", options.heads, "Heads in a call; fewer where a call would take too long")
+  app.add_option("--heads", options.heads, "Heads per call; fewer where a call would take too long")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  app.add_option("--components", options.components, "Mixture components of GMA, one program each")
+  app.add_option("--components", options.components, "Mixture components of GMA; one program per number")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
-  app.add_option("--covariance", options.covariances, "Covariance families of GMA; the first is drawn")
+  app.add_option("--covariance", options.covariances, "Covariance families of GMA; the figure shows the first")
       ->check(CLI::IsMember({"tied", "diagonal"}))
       ->capture_default_str();
   app.add_flag("--backward", options.backward, "Measure the backward passes too");
-  app.add_option("--cpu", options.cpu, "Stay on this CPU (Linux); the one it starts on where -1, on none where -2");
-  app.add_option("--seconds-per-measurement", options.seconds, "Skip heads, then programs, where a call takes longer")
+  app.add_option("--cpu", options.cpu, "Stay on this CPU (Linux); -1: the one it starts on; -2: any");
+  app.add_option("--seconds-per-measurement", options.seconds,
+                 "Leave out heads, then programs, where a call takes longer")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--max-gibibytes", options.gibibytes, "Skip what needs larger matrices than this")
+  app.add_option("--max-gibibytes", options.gibibytes, "Leave out programs that need larger matrices")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--rounds", options.rounds, "Samples of every program that is timed")
+  app.add_option("--rounds", options.rounds, "Samples per timed program")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  app.add_flag("--quick", options.quick, "At most 1024 tokens and 3 rounds: does it still work?");
+  app.add_flag("--quick", options.quick, "At most 1024 tokens and 3 rounds: only checks that everything works");
 }
 
 /// Call after parsing.
@@ -82,8 +83,8 @@ inline std::vector<Index> lengths(const LineupOptions& options) {
   return result;
 }
 
-/// Softmax attention first, then GMA by family and components; all bidirectional ones, then all causal ones, then all
-/// causal ones that forget.
+/// Softmax attention first, then GMA by family and components. All bidirectional programs come first, then all causal
+/// ones, then all causal ones that forget.
 inline std::vector<Problem> lineup(const LineupOptions& options, Pass pass, Index tokens) {
   std::vector<Problem> result;
   for (const int kind : {0, 1, 2}) {
@@ -112,24 +113,25 @@ inline std::vector<Problem> lineup(const LineupOptions& options, Pass pass, Inde
   return result;
 }
 
-/// Programs that run with fewer heads or not at all at long sequences, and why: nothing is extrapolated in silence.
+/// Programs that run with fewer heads or not at all at long sequences, and the reasons. Nothing is extrapolated
+/// silently.
 class Stops {
  public:
   explicit Stops(const LineupOptions& options) : options_(options) {}
 
-  /// How many heads of `problem` run in a call: fewer where more would take a fifth of the time that a call may; 0
-  /// where its matrices do not fit, or where one head would take longer than a call may.
+  /// How many heads of `problem` run per call: fewer if more would take a fifth of the time that a call may take; 0 if
+  /// its matrices do not fit, or if one head would take longer than a call may.
   Index heads(const Problem& problem) {
     if (stopped_.count(key(problem)) != 0) return 0;
     const double needed = necessary_bytes(problem) / 0x1p30;
     if (needed > options_.gibibytes) {
-      stop(problem, "not run from N = " + std::to_string(problem.tokens) + " on, whose matrices need " + text(needed) +
-                        " GiB (limit " + text(options_.gibibytes) + " GiB)");
+      stop(problem, "not run from N = " + std::to_string(problem.tokens) + " on, because its matrices need " +
+                        text(needed) + " GiB (limit " + text(options_.gibibytes) + " GiB)");
       return 0;
     }
     const double seconds = expected_seconds(problem);
     if (seconds > options_.seconds) {
-      stop(problem, "not run from N = " + std::to_string(problem.tokens) + " on, where a head would take about " +
+      stop(problem, "not run from N = " + std::to_string(problem.tokens) + " on, because a head would take about " +
                         text(seconds) + " s (limit " + text(options_.seconds) + " s)");
       return 0;
     }
@@ -140,7 +142,7 @@ class Stops {
     measured_[key(problem)] = {static_cast<double>(problem.tokens), seconds_per_head};
   }
 
-  /// One for each program that was stopped.
+  /// One sentence per program that was stopped.
   const std::vector<std::string>& sentences() const { return sentences_; }
 
  private:
@@ -158,8 +160,8 @@ class Stops {
     return buffer;
   }
 
-  /// Of a head. Twice the length takes twice as long with GMA, four times with softmax attention; a program that was
-  /// not measured yet is taken for slow.
+  /// Seconds per head. Twice the length takes twice as long with GMA, four times with softmax attention. A program that
+  /// was not measured yet is assumed to be slow.
   double expected_seconds(const Problem& problem) const {
     const auto known = measured_.find(key(problem));
     if (known == measured_.end()) return useful_flops(problem) / static_cast<double>(problem.heads) / 1e10;

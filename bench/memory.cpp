@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Peak extra memory of every program against N, counted (see allocations.hpp for what is): heap in use during the first
-// call of one head, beyond inputs, outputs and what was there before. Prints a table; --out writes JSON, which the
-// report reads. Then it checks what the library promises of its forward operators, and fails where they do not keep it:
-// the second call allocates nothing, and a workspace does not grow with the tokens, except once, where a stream becomes
-// long and its sums get a second number each.
+// Peak extra memory of every program against N, counted (see allocations.hpp): the heap in use during the first call of
+// one head, less inputs, outputs and what was in use before. Prints a table; --out writes JSON for the report. Then it
+// checks the library's promises about forward operators, and fails if one is broken: the second call allocates nothing,
+// and a workspace does not grow with the tokens, except once, when a stream becomes long and its sums get a second
+// number each.
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
@@ -61,15 +61,15 @@ void count_lineup(bench::Pass pass, bench::Index tokens, const bench::LineupOpti
   }
 }
 
-/// Bytes of the second call: 0 is promised.
+/// Bytes of the second call. The promise is 0.
 bool allocates_nothing(const std::string& name, std::size_t second_call) {
   std::printf("%-52s second call %zu bytes%s\n", name.c_str(), second_call, second_call == 0 ? "" : ": NOT 0");
   return second_call == 0;
 }
 
-/// What a workspace holds after few tokens, many, and twice as many. A long stream needs a second number for every
-/// number of its memory, a memory for what one tile writes, and one more matrix of outputs per tile: so much, and not
-/// more for twice as many tokens, is promised.
+/// The size of a workspace after few tokens, many, and twice as many. A long stream needs a second number for every
+/// number of its memory, a memory for the writes of one tile, and one more matrix of outputs per tile. The promise is
+/// that it needs no more, and no more for twice as many tokens.
 bool holds_still(const Problem& problem, std::size_t few, std::size_t many, std::size_t twice) {
   constexpr std::size_t padding = 256;
   constexpr bench::Index default_tile = 96;  // Options::tile = 0
@@ -118,7 +118,7 @@ int main(int argc, char** argv) {
   std::string out;
   CLI::App app("Peak extra heap memory of GMA and of softmax attention against the length of the sequence");
   bench::add_options(app, options);
-  app.add_option("--out", out, "Write the counts to this JSON file");
+  app.add_option("--out", out, "JSON file for the counts");
   CLI11_PARSE(app, argc, argv);
   bench::apply_quick(options);
   options.heads = 1;
@@ -139,6 +139,6 @@ int main(int argc, char** argv) {
     }
   }
   if (keeps_promises(options)) return 0;
-  std::cerr << "gma_bench_memory: a forward operator does not keep its promise, see above\n";
+  std::cerr << "gma_bench_memory: a forward operator breaks its promise, see above\n";
   return 1;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What is known of a program without running it, which class runs it, and the inputs that programs share.
+// Facts about a program that need no run, the choice of its class, and the inputs that programs share.
 #include "programs.hpp"
 
 #include <map>

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The programs that are compared, behind one small interface: some heads of attention over N tokens, forward or
-// backward, into matrices that exist already. Compiled once, in programs*.cpp; the benchmarks only count, time and
-// print.
+// The compared programs, behind one small interface: heads of attention over N tokens, forward or backward, into
+// existing matrices. They are compiled once, in programs*.cpp; the benchmarks only count, time and print.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +18,8 @@ enum class Covariance { tied, diagonal };
 enum class Pass { forward, backward };
 enum class Storage { float32, bfloat16 };
 
-/// What is run. N tokens, d columns of queries and keys, e of values, K components. Every head has inputs, output and
-/// mixture of its own; heads share a workspace.
+/// The problem to run. N tokens, d columns of queries and keys, e of values, K components. Every head has its own
+/// inputs, output and mixture; all heads share a workspace.
 struct Problem {
   Operator attention = Operator::gma;
   Pass pass = Pass::forward;
@@ -30,10 +29,10 @@ struct Problem {
   Covariance covariance = Covariance::diagonal;  // of gma
   bool forgets = false;                          // gma: log_forgetting -1/64 at every token
   Storage storage = Storage::float32;            // gma forward: of queries, keys, values and output
-  Index threads = 1;                             // gma forward: heads side by side
+  Index threads = 1;                             // gma forward: heads in parallel
 };
 
-/// "GMA tied K=64, causal, forgetting", "SDPA tiled", ... Neither length, heads, pass nor threads are part of it.
+/// "GMA tied K=64, causal, forgetting", "SDPA tiled", ... It contains neither length, heads, pass nor threads.
 std::string name(const Problem& problem);
 const char* name(Covariance covariance);
 
@@ -44,58 +43,51 @@ struct Build {
 };
 Build build();
 
-/// Floating point operations of the matrix products that all heads perform, a multiply-add counted as two;
-/// exponentials, maxima and sums are not counted. With D = d tied, 2 d diagonal:
-///   GMA forward                   2 N K (2 D + 2 e)
-///   GMA backward, bidirectional   2 N K (7 D + 5 e): the write again (D + e), then for queries and for keys
-///                                 the logits again, the gradients of tokens and weights (3 D), and two products with
-///                                 the memory or its gradient (2 e)
-///   GMA backward, causal          2 N K (7 D + 7 e): the sweep that leaves checkpoints (D + e), then 6 D + 6 e a
-///                                 tile. Replays between checkpoints, where tiles are smaller, are not counted.
-///   SDPA forward, backward        2 N^2 (d + e), 2 N^2 (3 d + 2 e); half of it causal
+/// Floating point operations of the matrix products that all heads perform: the multiply-adds of the table in
+/// include/gma/kernels/COSTS.md, each counted as two operations.
 double useful_flops(const Problem& problem);
 
-/// Bytes that the operator cannot do without at this size by its nature: the N x N matrices of the dense form. Else 0.
+/// Bytes that the operator cannot do without at this size: the N x N matrices of the dense form. Else 0.
 double necessary_bytes(const Problem& problem);
 
 class Program {
  public:
   virtual ~Program() = default;
 
-  /// One call, on the same inputs every time: all heads, one after the other.
+  /// One call, always on the same inputs: all heads, one after the other.
   virtual void run() = 0;
 
-  /// Runs, and returns the largest norm-wise relative error among the outputs of the first and the last head against a
-  /// slow computation in double: N <= 1024: all outputs against the dense forms. Longer: GMA against itself in double;
+  /// Runs, and returns the largest norm-wise relative error of the outputs of the first and the last head against a
+  /// slow computation in double. N <= 1024: all outputs against the dense forms. Longer: GMA against itself in double;
   /// SDPA forward and the gradient of its queries in 16 rows against the dense form (gradients of keys and values are
   /// then not checked).
   virtual double error() = 0;
 
-  /// Bytes of output that run() allocates because the operator returns a matrix; 0 where it writes into one.
+  /// Bytes of output that run() allocates because the operator returns a matrix; 0 if it writes into one.
   virtual std::size_t returned_bytes() const { return 0; }
 
-  /// Bytes that its workspaces hold at present.
+  /// Bytes of its workspaces now.
   virtual std::size_t workspace_bytes() const { return 0; }
 };
 
-/// The error above which a program computes something else: float lies near 1e-6, a bfloat16 rounds to 2^-9.
+/// The error above which a program counts as wrong: float is near 1e-6, a bfloat16 rounds to 2^-9.
 double tolerated_error(const Problem& problem);
 
-/// Inputs (standard normal, from a fixed seed for each head) and outputs are allocated and touched here; scratch memory
-/// is not. Programs that live at the same time and have the same shape share inputs and outputs.
+/// Inputs (standard normal, from a fixed seed per head) and outputs are allocated and touched here; scratch memory is
+/// not. Programs that exist at the same time and have the same shape share inputs and outputs.
 std::unique_ptr<Program> make_program(const Problem& problem);
 
-/// One step of decoding after `context` tokens: run() attends with the newest token of every head. GMA carries its
-/// memory on; SDPA reads a cache of `context` keys and values. problem.tokens and problem.pass are ignored.
+/// One decoding step after `context` tokens: run() attends with the newest token of every head. GMA continues its
+/// memory; SDPA reads a cache of `context` keys and values. problem.tokens and problem.pass are ignored.
 std::unique_ptr<Program> make_decoding_program(const Problem& problem, Index context);
 
-/// A square product of two float matrices of Eigen's, n x n: a yardstick of the machine in the same run.
+/// A square Eigen product of two float matrices, n x n: it measures the machine in the same run.
 std::unique_ptr<Program> make_product_program(Index n);
 double product_flops(Index n);
 
-/// Multiply-adds of the widest packets in registers alone: the most that one core can do in this build, and what
-/// fractions of the peak are fractions of.
+/// Multiply-adds of the widest packets in registers only: the most that one core can do in this build. Fractions of the
+/// peak refer to it.
 std::unique_ptr<Program> make_peak_program();
-double peak_flops();  // of one run()
+double peak_flops();  // per run()
 
 }  // namespace bench

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the programs share: inputs, how a result is compared with one in double, and where each family is made.
+// What the programs share: inputs, the comparison of a result with one in double, and the functions that make each
+// family.
 #pragma once
 
 #include <algorithm>
@@ -53,14 +54,14 @@ inline Inputs<float> make_inputs(const Problem& p, Index head) {
   return in;
 }
 
-/// Those that another living program has, or new ones: at least problem.heads of them.
+/// Those of another existing program, or new ones: at least problem.heads of them.
 std::shared_ptr<Heads<float>> shared_heads(const Problem& problem);
 
 inline double relative_error(const Matrix<float>& computed, const Matrix<double>& exact) {
   return (computed.cast<double>() - exact).norm() / std::max(exact.norm(), 1e-300);
 }
 
-/// The largest error(head) of the heads that are checked.
+/// The largest error(head) of the checked heads.
 template <class Error>
 double largest_error(Index heads, const Error& error) {
   double largest = 0;

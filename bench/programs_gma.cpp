@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Gaussian mixture attention as programs to be compared.
+// Gaussian mixture attention as programs for the comparison.
 #include <cmath>
 #include <deque>
 #include <type_traits>
@@ -11,7 +11,7 @@
 namespace bench {
 namespace {
 
-/// Means and temperature as a model starts with them: means from Normal(0, I), unit scales, tau = sqrt(d).
+/// Means and temperature of a new model: means from Normal(0, I), unit scales, tau = sqrt(d).
 template <class Family>
 gma::Mixture<float, Family> make_mixture(const Problem& p, Index head) {
   gma::Mixture<float, Family> mixture(p.components, p.width);
@@ -50,7 +50,7 @@ void gma_backward(const gma::Mixture<S, Family>& mixture, const Inputs<S>& in, c
   }
 }
 
-/// What T is stored as, shared where it is float.
+/// The storage of T; shared if it is float.
 template <class T>
 std::shared_ptr<Heads<T>> make_heads(const Problem& p) {
   const std::shared_ptr<Heads<float>> shared = shared_heads(p);
@@ -117,7 +117,7 @@ class GmaForward : public Program {
   std::deque<gma::Workspace<float>> workspaces_;
 };
 
-/// Compiling the parameters is part of every call: a gradient step changes them.
+/// Every call compiles the parameters, because a gradient step changes them.
 template <class Family>
 class GmaBackward : public Program {
  public:
@@ -162,7 +162,7 @@ class GmaBackward : public Program {
   gma::Gradients<gma::Mixture<float, Family>> gradients_;  // of one head after the other
 };
 
-/// `problem.tokens` tokens are written again and again until the memory has seen `context`.
+/// The `problem.tokens` tokens are written repeatedly until the memory has seen `context` tokens.
 template <class Family>
 class GmaDecoding : public Program {
  public:

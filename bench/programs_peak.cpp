@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The yardsticks of the machine: the multiply-adds that one core can do, and a large product of Eigen's.
+// Programs that measure the machine: the multiply-adds of one core, and a large Eigen product.
 #include <cmath>
 
 #include "gma/kernels/packets.hpp"
@@ -10,11 +10,11 @@ namespace {
 
 using Packet = gma::kernels::Packet<float>;
 
-/// Independent chains: enough for the latency of a multiply-add times the units that start one a cycle.
+/// Independent chains: at least the latency of a multiply-add times the number of units that start one per cycle.
 constexpr int chains = gma::kernels::registers >= 32 ? 16 : 10;
 constexpr Index iterations = 1 << 16;
 
-/// The compiler may neither drop, merge nor reorder what it knows nothing about.
+/// Hides a value from the compiler, so that it cannot drop, merge or reorder the operations.
 EIGEN_STRONG_INLINE void keep_alive(Packet& packet) {
 #if defined(__GNUC__) && defined(EIGEN_VECTORIZE_AVX512)
   asm volatile("" : "+v"(packet.x));
@@ -47,7 +47,7 @@ class Peak : public Program {
     sum_ = total.sum();
   }
 
-  /// Every chain tends to 1.
+  /// Every chain converges to 1.
   double error() override {
     run();
     constexpr double numbers = chains * gma::kernels::widest<float>;
@@ -63,7 +63,7 @@ class Product : public Program {
   explicit Product(Index n) : a_(normal_matrix(n, n, 6)), b_(normal_matrix(n, n, 7)), c_(n, n) {}
   void run() override { c_.noalias() = a_ * b_; }
 
-  /// Of one row, against itself in double.
+  /// The error of one row, against Eigen in double.
   double error() override {
     run();
     const Matrix<double> exact = a_.row(0).cast<double>() * b_.cast<double>();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Softmax attention as programs to be compared with.
+// Softmax attention as programs for the comparison.
 #include "gma/softmax/sdpa.hpp"
 #include "programs_common.hpp"
 
@@ -12,7 +12,8 @@ gma::baselines::SdpaOptions sdpa_options(bool is_causal) {
   return options;
 }
 
-/// Largest error over 16 rows spread over the sequence, the last included, each computed densely from what it may see.
+/// Largest error over 16 rows spread over the sequence, the last included. Each row is computed densely from the keys
+/// that it sees.
 double sampled_error(const Problem& p, const Inputs<float>& in, const Matrix<float>& computed) {
   const Index samples = 16;
   const Inputs<double> exact_in = in.cast<double>();

@@ -24,7 +24,7 @@ using bench::Pass;
 using bench::Problem;
 using bench::Report;
 
-/// Checks and times every program at one length, beside the yardsticks.
+/// Checks and times every program at one length, together with the programs that measure the machine.
 void measure(Report& report, Pass pass, Index tokens, bench::Stops& stops) {
   std::vector<std::unique_ptr<bench::Program>> owned;
   std::vector<bench::Result> results;
@@ -42,7 +42,7 @@ void measure(Report& report, Pass pass, Index tokens, bench::Stops& stops) {
     std::unique_ptr<bench::Program> program = bench::make_program(problem);
     results.push_back({problem, {}, program->error()});
     if (!(results.back().error <= bench::tolerated_error(problem))) {
-      throw std::runtime_error(bench::name(problem) + " computes something else at N = " + std::to_string(tokens) +
+      throw std::runtime_error(bench::name(problem) + " computes a wrong result at N = " + std::to_string(tokens) +
                                ": relative error " + std::to_string(results.back().error));
     }
     add(std::move(program));
@@ -67,7 +67,7 @@ int run(int argc, char** argv) {
   std::string folder = "report", memory;
   CLI::App app("GMA against softmax attention: time and memory from N = 256 to 131,072");
   bench::add_options(app, report.options);
-  app.add_option("--memory", memory, "Counts that gma_bench_memory --out wrote")->check(CLI::ExistingFile);
+  app.add_option("--memory", memory, "Counts from gma_bench_memory --out")->check(CLI::ExistingFile);
   app.add_option("--out", folder, "Folder for report.md, report.json and the figure")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   bench::apply_quick(report.options);
@@ -92,7 +92,7 @@ int run(int argc, char** argv) {
   std::cout << markdown << std::flush;
   gma::io::write_file(folder + "/report.md", markdown);
   gma::io::write_file(folder + "/report.json", bench::to_json(report).dump(1) + "\n");
-  if (!bench::draw_figure(report, folder)) std::cerr << "gnuplot did not draw the figure (is it installed?)\n";
+  if (!bench::draw_figure(report, folder)) std::cerr << "gnuplot could not draw the figure; is it installed?\n";
   std::cerr << "written: " << folder << "/report.md, report.json, time_memory.svg, time_memory.png\n";
   return 0;
 }

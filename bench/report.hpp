@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What the report holds, and its three forms: Markdown, JSON and a figure.
+// The content of the report, and its three forms: Markdown, JSON and a figure.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -18,7 +18,7 @@ struct Result {
   double error = 0;  // see Program::error()
 };
 
-/// The machine itself in the rounds of one length: what one core can do, and what Eigen's product does.
+/// The machine in the rounds of one length: the peak of one core, and Eigen's product.
 struct Yardstick {
   Pass pass;
   Index tokens;
@@ -42,9 +42,9 @@ struct Report {
   const Result* find(Pass pass, const std::string& program, Index tokens) const;
   const Yardstick* yardstick(Pass pass, Index tokens) const;
 
-  /// Of the FMA peak of one core.
+  /// Fraction of the FMA peak of one core.
   std::optional<Spread> fraction_of_peak(const Result& result) const;
-  /// Time of tiled softmax attention over that of `result`, a head, causal over causal.
+  /// Time per head of tiled softmax attention over that of `result`, causal over causal.
   std::optional<Spread> times_faster(const Result& result) const;
 
   std::optional<double> bytes(Pass pass, const std::string& program, Index tokens) const;
@@ -57,8 +57,8 @@ Machine describe_machine(int pinned_to);
 std::string to_markdown(const Report& report);
 nlohmann::json to_json(const Report& report);
 
-/// Writes time_memory.gp into `folder` and lets gnuplot draw time_memory.svg and time_memory.png from it there. Returns
-/// whether gnuplot could.
+/// Writes time_memory.gp into `folder`, from which gnuplot draws time_memory.svg and time_memory.png there. Returns
+/// whether gnuplot succeeded.
 bool draw_figure(const Report& report, const std::string& folder);
 
 }  // namespace bench

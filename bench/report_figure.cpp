@@ -10,8 +10,8 @@
 namespace bench {
 namespace {
 
-/// A curve: the data block it is drawn from, and its style. Colours are those of Okabe and Ito, told apart by
-/// colour-blind readers; point shapes say the same once more.
+/// A curve: its data block and its style. The colours are those of Okabe and Ito, which colour-blind readers can
+/// distinguish. Point shapes distinguish the curves once more.
 struct Curve {
   std::string block, data, style, title;
 };
@@ -111,7 +111,7 @@ std::string script(const Report& report) {
           std::to_string(1.25 * static_cast<double>(lengths(report.options).back())) + "]\n";
   text += "set xtics (" + ticks(report) + ")\n";
   text += "set title 'Time of one head, forward, d = e = " + std::to_string(report.options.width) +
-          " (dashed: causal)'\nset ylabel 'time of a call (ms)'\n";
+          " (dashed: causal)'\nset ylabel 'time per call (ms)'\n";
   text += plot(times);
   if (has_sizes) {
     text +=

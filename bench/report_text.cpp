@@ -28,7 +28,7 @@ std::string cell(const Spread& numbers) {
   return digits(numbers.median) + " (" + digits(numbers.lower) + ".." + digits(numbers.upper) + ")";
 }
 
-/// Of a head: median (quartiles), smallest, and the heads of a call where they are fewer than asked for.
+/// Per head: median (quartiles), smallest, and the heads per call if they are fewer than requested.
 std::string milliseconds(const Result& result, Index usual_heads) {
   const double a_head = 1e3 / static_cast<double>(result.problem.heads);
   const Spread numbers = spread_of(result.samples, [a_head](double seconds) { return a_head * seconds; });
@@ -66,7 +66,7 @@ std::string opponent(bool is_causal) {
   return name(problem);
 }
 
-/// One table's worth of programs: bidirectional, causal or causal with forgetting, GMA of one family.
+/// The programs of one table: bidirectional, causal or causal with forgetting, GMA of one family.
 struct Kind {
   bool is_causal, forgets;
   std::string covariance;
@@ -167,7 +167,7 @@ std::string memory_table(const Report& report, Pass pass) {
   return text;
 }
 
-/// "GMA tied K=64: faster than tiled SDPA from N = 512 on" (of the measured lengths), or where it is not.
+/// "GMA tied K=64: faster than tiled SDPA from N = 512 on" (of the measured lengths), or where it is slower.
 std::string crossovers(const Report& report, Pass pass) {
   std::string text;
   for (const Problem& problem : lineup(report.options, pass, report.options.min_tokens)) {
@@ -193,22 +193,21 @@ std::string crossovers(const Report& report, Pass pass) {
 std::string introduction(const Report& report) {
   std::ostringstream text;
   const Build& build = report.machine.build;
-  text
-      << "# GMA and softmax attention (SDPA)\n\n"
-      << report.options.heads
-      << " heads, each with inputs and a mixture of its own, one thread, float, d = e = " << report.options.width
-      << ", standard normal inputs; GMA with slot normalisation and compiled mixtures. "
-      << "Samples are processor time of a call of all heads, in " << report.options.rounds
-      << " rounds (at most 5 where a round takes more than a second), programs in turn in one process. "
-      << "Ratios are formed within a round; cells are the median (lower quartile..upper quartile) over the rounds. "
-      << "*Of peak* is the rate of the matrix products alone over that of multiply-adds in registers. "
-      << "*Times faster* is the time of a head of tiled SDPA over GMA's, causal over causal. All outputs were compared "
-         "with a computation in double first.\n\n"
-      << "- machine: " << report.machine.cpu << "; load at the start " << report.machine.load << "; "
-      << (report.machine.pinned_to < 0 ? "not pinned" : "pinned to CPU " + std::to_string(report.machine.pinned_to))
-      << "\n"
-      << "- build: " << build.compiler << ", `" << build.flags << "`, Eigen " << build.eigen << ", "
-      << build.packet_floats << " floats in a packet\n";
+  text << "# GMA and softmax attention (SDPA)\n\n"
+       << report.options.heads
+       << " heads, each with its own inputs and mixture, one thread, float, d = e = " << report.options.width
+       << ", standard normal inputs; GMA with slot normalisation and compiled mixtures. "
+       << "Samples are the processor time of a call of all heads, in " << report.options.rounds
+       << " rounds (at most 5 if a round takes more than a second). All programs take turns in one process. "
+       << "Ratios are formed within a round. Cells are the median (lower quartile..upper quartile) over the rounds. "
+       << "*Of peak* is the rate of the matrix products alone over that of multiply-adds in registers. "
+       << "*Times faster* is the time per head of tiled SDPA over that of GMA, causal over causal. All outputs were "
+          "first compared with a computation in double.\n\n"
+       << "- machine: " << report.machine.cpu << "; load at the start " << report.machine.load << "; "
+       << (report.machine.pinned_to < 0 ? "not pinned" : "pinned to CPU " + std::to_string(report.machine.pinned_to))
+       << "\n"
+       << "- build: " << build.compiler << ", `" << build.flags << "`, Eigen " << build.eigen << ", "
+       << build.packet_floats << " floats in a packet\n";
   return text.str();
 }
 
@@ -279,14 +278,14 @@ std::string to_markdown(const Report& report) {
       text += "\n## " + title + ", " + kind.title() + "\n\n" + ratio_table(report, pass, kind);
     }
     text += "\n" + crossovers(report, pass);
-    text += "\n## " + title + ": milliseconds a head\n\nIn brackets: heads in a call, where they were fewer.\n";
+    text += "\n## " + title + ": milliseconds per head\n\nIn brackets: heads per call, if they were fewer.\n";
     for (const Kind& kind : kinds(report)) text += "\n" + kind.title() + "\n\n" + time_table(report, pass, kind);
     text += "\n## " + title + ": the machine in the same rounds\n\nThe product is of " +
             std::to_string(yardstick_size) + " x " + std::to_string(yardstick_size) + " matrices.\n\n" +
             yardstick_table(report, pass);
     if (!report.memory.empty()) {
       text += "\n## " + title +
-              ": peak extra heap memory\n\nOf one head, beyond inputs and outputs, in the first call.\n\n" +
+              ": peak extra heap memory\n\nMemory of one head in the first call, less inputs and outputs.\n\n" +
               memory_table(report, pass);
     }
   }

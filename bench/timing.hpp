@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Timing in one process, round-robin: every round calls every program once, so that what disturbs the machine disturbs
-// all of them, and ratios hold where milliseconds do not. A ratio is formed within each round, from samples that lie
-// side by side in time, and only then summarised.
+// Timing in one process, round-robin: every round calls every program once. A disturbance of the machine then affects
+// all programs, and ratios hold even if milliseconds do not. A ratio is formed within each round, from samples that are
+// close in time, and only then summarised.
 #pragma once
 
 #include <algorithm>
@@ -17,12 +17,12 @@
 
 namespace bench {
 
-/// What is reported of a few numbers: the median, the quartiles and the ends.
+/// The summary of a few numbers: the median, the quartiles, the smallest and the largest.
 struct Spread {
   double median = 0, lower = 0, upper = 0, smallest = 0, largest = 0;
 };
 
-/// The number below which the share `at` of the sorted numbers lies, interpolated.
+/// The quantile `at` of the sorted numbers, interpolated.
 inline double quantile(const std::vector<double>& sorted, double at) {
   const double place = at * static_cast<double>(sorted.size() - 1);
   const std::size_t below = static_cast<std::size_t>(place), above = std::min(below + 1, sorted.size() - 1);
@@ -35,7 +35,7 @@ inline Spread spread(std::vector<double> numbers) {
   return {quantile(numbers, 0.5), quantile(numbers, 0.25), quantile(numbers, 0.75), numbers.front(), numbers.back()};
 }
 
-/// Seconds of one call: samples, and what is reported of them.
+/// Seconds per call: samples and their summary.
 struct Samples {
   std::vector<double> seconds;
   Index calls_per_sample = 1;
@@ -59,7 +59,8 @@ Spread spread_of(const Samples& samples, const F& f) {
   return spread(std::move(numbers));
 }
 
-/// Processor time for programs of one thread: on a busy machine only this can be compared. The wall's for threads.
+/// Processor time for programs of one thread: on a busy machine only this can be compared. Wall time for several
+/// threads.
 enum class Clock { processor, wall };
 
 inline double seconds_of(const std::function<void()>& call, Clock clock = Clock::processor) {
@@ -73,7 +74,7 @@ inline double seconds_of(const std::function<void()>& call, Clock clock = Clock:
   return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
 }
 
-/// Calls a program once for its memory and caches, then says about how long a call takes.
+/// Calls a program once to fill its memory and caches, and returns about how long a call takes.
 inline double warm_up(Program& program, Clock clock = Clock::processor) {
   program.run();
   const double first = seconds_of([&] { program.run(); }, clock);
@@ -88,13 +89,13 @@ inline double warm_up(Program& program, Clock clock = Clock::processor) {
 /// How programs are timed.
 struct Rounds {
   Index rounds = 11;
-  Index long_rounds = 5;          // where a round takes more than a second
+  Index long_rounds = 5;          // if a round takes more than a second
   double shortest_sample = 5e-3;  // seconds: a shorter call is repeated
   Clock clock = Clock::processor;
 };
 
-/// Times all programs, a call of which takes about `first` seconds, see warm_up(). Every round starts with the next
-/// one.
+/// Times all programs. `first` has about how many seconds a call takes, see warm_up(). Each round starts with the next
+/// program.
 inline std::vector<Samples> round_robin(const std::vector<Program*>& programs, const std::vector<double>& first,
                                         const Rounds& options) {
   std::vector<Samples> result(programs.size());

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
 # Finds Eigen 3.4 or newer, Eigen 5 included. Eigen's version file accepts a request only from its own major version,
-# so a request for 3.4 refuses 5.0 and a range refuses both: ask for no version, then compare.
+# so a request for 3.4 refuses 5.0 and a range refuses both. Request no version, then compare.
 if(NOT TARGET Eigen3::Eigen)
   find_package(Eigen3 CONFIG QUIET)
   if(NOT Eigen3_FOUND)

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: MIT
 #
-# Headers, the CMake package and the pkg-config file. Nothing here depends on the architecture, hence DATADIR.
+# Installs the headers, the CMake package and the pkg-config file. Nothing here depends on the architecture, so the
+# package goes to DATADIR.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 set(gma_package_dir "${CMAKE_INSTALL_DATADIR}/cmake/gma")
 
 install(DIRECTORY include/gma DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.hpp"
-  PATTERN "*.md")  # that comments cite
+  PATTERN "*.md")  # comments cite these
 install(TARGETS gma EXPORT gmaTargets INCLUDES DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT gmaTargets NAMESPACE gma:: DESTINATION "${gma_package_dir}")
 
-# gmaConfig.cmake makes gma::io itself, since whether there is a nlohmann_json is for the user's machine to say.
+# gmaConfig.cmake creates gma::io, because only the user's machine knows whether nlohmann_json is there.
 configure_package_config_file(cmake/gmaConfig.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/gmaConfig.cmake"
   INSTALL_DESTINATION "${gma_package_dir}"
   NO_SET_AND_CHECK_MACRO)
@@ -22,7 +23,7 @@ install(FILES
   "${CMAKE_CURRENT_BINARY_DIR}/gmaConfigVersion.cmake"
   DESTINATION "${gma_package_dir}")
 
-# Relative to where the file lies, as far as the folders are relative to the prefix: the whole can then be moved.
+# The paths are relative to the file if the folders are relative to the prefix. The installation can then be moved.
 if(IS_ABSOLUTE "${CMAKE_INSTALL_DATADIR}")
   set(gma_pc_prefix "${CMAKE_INSTALL_PREFIX}")
 else()

@@ -2,15 +2,18 @@
 #
 # gma_part(NAME what PACKAGE debian-package ...)    the cache variable GMA_BUILD_NAME: whether `what` is built
 #
-# AUTO, the default at the top level: where CMake finds every PACKAGE, so that the library installs on a machine that
-# has none of them. ON: always, and a missing one is an error. OFF, the default as a dependency: never. Afterwards the
-# variable is ON or OFF.
+#   AUTO  built if CMake finds every PACKAGE, so that the library installs on a machine without them. The default at the
+#         top level.
+#   ON    always built; a missing package is an error
+#   OFF   never built. The default if gma is a dependency of another project.
+#
+# Afterwards the variable is ON or OFF.
 macro(gma_part name what)
   set(gma_part_default OFF)
   if(PROJECT_IS_TOP_LEVEL)
     set(gma_part_default AUTO)
   endif()
-  set(GMA_BUILD_${name} ${gma_part_default} CACHE STRING "Build gma's ${what}: ON, OFF, or AUTO, where it can be done")
+  set(GMA_BUILD_${name} ${gma_part_default} CACHE STRING "Build gma's ${what}: ON, OFF, or AUTO (if possible)")
   set_property(CACHE GMA_BUILD_${name} PROPERTY STRINGS AUTO ON OFF)
   if(GMA_BUILD_${name} STREQUAL "AUTO")
     set(GMA_BUILD_${name} ON)
@@ -18,7 +21,7 @@ macro(gma_part name what)
   endif()
 endmacro()
 
-# Sets the variable to OFF, and says so, at the first package that is missing.
+# Sets the variable to OFF at the first missing package, with a message.
 function(gma_find_all variable what)
   while(ARGN)
     list(POP_FRONT ARGN package debian)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 #
-# Toolchain: Debian's cross compiler for 64-bit ARM (g++-aarch64-linux-gnu); what it builds runs under qemu-user.
+# Toolchain: Debian's cross compiler for 64-bit ARM (g++-aarch64-linux-gnu). Its programs run under qemu-user.
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)

@@ -115,7 +115,7 @@ void measure(Index tokens, Index count) {
   for (std::size_t i = 0; i < owned.size(); ++i) {
     const double error = owned[i]->error();
     if (!(error <= bench::tolerated_error(softmax))) {
-      throw std::runtime_error(names[i] + " computes something else: relative error " + std::to_string(error));
+      throw std::runtime_error(names[i] + " computes a wrong result: relative error " + std::to_string(error));
     }
     programs.push_back(owned[i].get());
     first.push_back(bench::warm_up(*owned[i]));

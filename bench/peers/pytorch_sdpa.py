@@ -23,14 +23,14 @@ SKIPPED = 77
 def arguments():
     parser = argparse.ArgumentParser(description="PyTorch's softmax attention on the CPU, JSON lines")
     parser.add_argument("--n", type=int, nargs="+", default=[2048, 8192], help="lengths")
-    parser.add_argument("--heads", type=int, default=8, help="heads in a call")
+    parser.add_argument("--heads", type=int, default=8, help="heads per call")
     parser.add_argument("--width", type=int, default=64, help="d = e")
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--causal", default="both", choices=["no", "yes", "both"])
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
-    parser.add_argument("--rounds", type=int, default=11, help="samples of every program")
+    parser.add_argument("--rounds", type=int, default=11, help="samples per program")
     parser.add_argument("--cpu", type=int, default=None, help="stay on this CPU (Linux, one thread only)")
-    parser.add_argument("--quick", action="store_true", help="256 tokens, 2 heads, 3 rounds: does it still work?")
+    parser.add_argument("--quick", action="store_true", help="256 tokens, 2 heads, 3 rounds: only checks that everything works")
     options = parser.parse_args()
     if options.quick:
         options.n, options.heads, options.rounds = [256], 2, 3

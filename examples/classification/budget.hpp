@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// How large a task, a model and a run are. smoke takes seconds and learns nothing, small takes minutes on two cores,
-// and full is made for eight to ten minutes a run on four cores of a server.
+// The sizes of a task, a model and a run. smoke takes seconds and learns nothing, small takes minutes on two cores, and
+// full takes eight to ten minutes per run on four cores of a server.
 #pragma once
 
 #include <memory>
@@ -15,13 +15,13 @@ namespace classification {
 
 constexpr const char* all_tasks[] = {"fashion", "listops", "recall"};
 
-// Numbers of examples; 0: all that there are.
+// Numbers of examples; 0: all of them.
 struct Size {
   Index training = 0, tests = 0;
 };
 
 struct Budget {
-  ModelConfig model;  // of the mixer gma: its number of parameters is what the others are made equal to
+  ModelConfig model;  // of the mixer gma; the others get the same number of parameters
   TrainConfig train;
   Size size;
   listops::Grammar listops;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 //
-// The model: embedding, learned positions where the task has them, blocks, and one of two ways to answer.
+// The model: embedding, learned positions if the task has them, blocks, and one of two ways to answer.
 //
 //   x = sqrt(D) (embed(tokens) + positions),   y = blocks(x)
 //   the class of the whole:   logits = mean_t(y_t) W          [1, C]
 //   tokens at places:         logits = y_places E^T           [Q, V], E the embedding
 //
-// A Classifier knows the layout of its parameters; the numbers are in vectors that the caller owns, so that one serves
-// many threads with a cache and a gradient each.
+// A Classifier knows the layout of its parameters. The numbers are in vectors of the caller, so one classifier serves
+// many threads, each with its own cache and gradient.
 #pragma once
 
 #include "task.hpp"
@@ -18,16 +18,16 @@ namespace classification {
 template <class S>
 class Classifier {
  public:
-  // What the forward pass keeps for the backward pass. One per thread; its memory is reused from sequence to sequence.
+  // What the forward pass keeps for the backward pass. One per thread; its memory is reused for every sequence.
   struct Cache {
     typename Blocks<S>::Cache blocks;
-    Matrix<S> read, d_read;  // [1, D] or [Q, D]: what the logits are made of
+    Matrix<S> read, d_read;  // [1, D] or [Q, D]: the input of the logits
     Matrix<S> logits;        // [1, C] or [Q, V]
     Vector<S> losses;        // [1] or [Q], nats
     Matrix<S> d_stream;      // [T, D], scratch
   };
 
-  // The members of the configuration that follow from the task are taken from its shape.
+  // The task's shape sets the members of the configuration that follow from it.
   Classifier(const ModelConfig& config, const TaskShape& shape)
       : config_(fit(config, shape)),
         embedding_(TiedEmbedding::make(layout_, shape.vocabulary, config.width)),
@@ -56,10 +56,10 @@ class Classifier {
     return cache;
   }
 
-  // To be called after every change of the parameters, before forward.
+  // Call it after every change of the parameters, before forward.
   void prepare(const Vector<S>& parameters) { blocks_.prepare(parameters); }
 
-  // Sum of the losses in nats; cache.logits hold the probabilities of the answers, a row each.
+  // Sum of the losses in nats. cache.logits holds the probabilities of the answers, one row per answer.
   double forward(const Vector<S>& parameters, const Example& example, Cache& cache) const {
     const Index count = Index(example.tokens.size());
     Matrix<S>& x = blocks_.input(cache.blocks);
@@ -97,7 +97,7 @@ class Classifier {
     if (positions_.rows > 0) view(gradients, positions_).topRows(count) += position_scale() * cache.d_stream;
   }
 
-  // After forward: how many of the answers are right.
+  // After forward: the number of right answers.
   static Index correct(const Example& example, const Cache& cache) {
     Index right = 0;
     for (Index q = 0; q < cache.logits.rows(); ++q) {

@@ -19,13 +19,13 @@ struct CommonOptions {
 };
 
 struct TrainOptions {
-  // Puts what the command line says into the place of what the budget says.
+  // Replaces values of the budget by those of the command line.
   std::function<void(Budget&)> change = [](Budget&) {};
   std::string log;  // a JSON file for the result and the loss of every step; empty: none
 };
 
 struct CompareOptions {
-  std::string results = "classification.json";  // finished runs; those that are there are not made again
+  std::string results = "classification.json";  // finished runs, which are not repeated
   std::string table;                            // a file for the table in Markdown; empty: none
   std::string only;                             // the variant of this name, or variants whose name contains it
   std::vector<std::uint64_t> seeds = {1};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // Tables of mixers at equal numbers of parameters, sequences and schedule. Every finished run is added to a JSON file
-// at once, and runs that are there already are not made again: the tables may be made in pieces, and on several
-// machines. A run that is interrupted is saved, and goes on the next time.
+// at once, and runs in that file are not repeated: the tables can be made in parts, and on several machines. An
+// interrupted run is saved and continues the next time.
 
 #include <cstdio>
 #include <filesystem>
@@ -18,8 +18,8 @@ namespace classification {
 
 namespace {
 
-// Where the task is not causal, variants with forgetting or a convolution, and mamba, read in both directions with two
-// sets of parameters; the others see all tokens at once. See transformer/make_mixer.hpp.
+// If the task is not causal, variants with forgetting or a convolution, and mamba, read in both directions with two
+// sets of parameters. The others see all tokens at once. See transformer/make_mixer.hpp.
 const std::vector<Variant>& variants() {
   static const std::vector<Variant> all = {
       {"gma as in the paper", MixerKind::gma_plain, as_it_is},
@@ -98,7 +98,7 @@ class Comparison {
     std::filesystem::remove(unfinished);
   }
 
-  // Where the run under way is saved when it is interrupted, to go on from there.
+  // The file where an interrupted run is saved, to continue from there.
   std::string unfinished_file(const Variant& variant, double rate, std::uint64_t seed) const {
     return options_.results + "." + name_ + "_" + common_.budget + "_" + file_name(variant, rate, seed) + ".unfinished";
   }

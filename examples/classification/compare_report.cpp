@@ -19,7 +19,7 @@ bool is_better(const Runs& a, const Runs& b) {
          std::make_pair(mean(b, "accuracy"), -mean(b, "training_loss"));
 }
 
-// Of one seed: the standard error of its test. Of several: from the least to the most accurate.
+// With one seed: the standard error of its test. With several: from the least to the most accurate.
 std::string spread(const Runs& runs) {
   if (runs.size() < 2) return transformer::format("+- %.2f", 100 * runs.front()["standard_error"].get<double>());
   const auto [least, most] = least_and_most(runs, "accuracy");
@@ -34,7 +34,7 @@ std::string table_of(const transformer::Results& results, const std::string& tas
   if (best.empty()) return {};
   const auto& first = best.front().front();
   std::string table = format(
-      "### %s\n\n%lld answers are tested; guessing gives %.1f%%. Seconds are of training, on %s.\n\n"
+      "### %s\n\n%lld answers are tested; guessing gives %.1f%%. Seconds are those of training on %s.\n\n"
       "| variant | accuracy, %% | spread | training loss | parameters | seconds | seeds | learning rate |\n"
       "|---|---:|---:|---:|---:|---:|---:|---:|\n",
       task.c_str(), first["test_cases"].get<long long>(), 100 * first["chance"].get<double>(),

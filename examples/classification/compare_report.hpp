@@ -9,8 +9,8 @@
 
 namespace classification {
 
-// In Markdown, under the task's name. Every variant counts at its better learning rate, over all its seeds, the best
-// variant first; empty where there are no runs.
+// In Markdown, under the task's name. Every variant has its better learning rate, over all its seeds; the best variant
+// comes first. Empty if there are no runs.
 std::string table_of(const transformer::Results& results, const std::string& task, const std::string& budget);
 
 }  // namespace classification

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Fashion-MNIST (H. Xiao et al., 2017): 28 x 28 grey images of ten kinds of clothing, 60,000 to learn from and 10,000
-// to test on. An image is a sequence of its 784 pixels, row by row; a token is an intensity, 0 to 255. Nothing tells
+// Fashion-MNIST (H. Xiao et al., 2017): 28 x 28 grey images of ten kinds of clothing, 60,000 for training and 10,000
+// for the test. An image is a sequence of its 784 pixels, row by row; a token is an intensity, 0 to 255. Nothing tells
 // the model which pixels are neighbours in a column: it must learn that from positions.
 //
 // The files are those of Debian's package dataset-fashion-mnist.
@@ -28,7 +28,7 @@ struct Idx {
 
 inline Idx parse_idx(const std::string& file, const std::string& name) {
   const auto byte = [&](std::size_t i) { return Index(static_cast<unsigned char>(file[i])); };
-  require(file.size() >= 4 && byte(0) == 0 && byte(1) == 0 && byte(2) == 8, name + " is no idx file of bytes");
+  require(file.size() >= 4 && byte(0) == 0 && byte(1) == 0 && byte(2) == 8, name + " is not an idx file of bytes");
   Idx idx;
   const std::size_t header = 4 + 4 * std::size_t(byte(3));
   require(file.size() >= header, name + " ends within its header");
@@ -47,7 +47,7 @@ class Fashion : public Task {
  public:
   static constexpr Index pixels = 28 * 28;
 
-  // The first so many images of the training and of the test set; 0: all.
+  // The first so many images of the training set and of the test set; 0: all.
   Fashion(const std::string& directory, Index training, Index tests)
       : training_(directory, "train", training), test_(directory, "t10k", tests) {}
 
@@ -75,7 +75,7 @@ class Fashion : public Task {
       Idx classes = read(directory + "/" + part + "-labels-idx1-ubyte.gz");
       require(all.sizes.size() == 3 && all.sizes[1] * all.sizes[2] == pixels && classes.sizes.size() == 1 &&
                   classes.sizes[0] == all.sizes[0],
-              directory + " holds no 28 x 28 images with a label each");
+              directory + " does not hold 28 x 28 images with one label per image");
       images = std::move(all.numbers);
       labels = std::move(classes.numbers);
       count = most > 0 ? (std::min)(most, classes.sizes[0]) : classes.sizes[0];

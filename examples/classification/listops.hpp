@@ -6,14 +6,14 @@
 //   digit      = "0" ... "9"
 //   operator   = "[MAX"  |  "[MIN"  |  "[MED"  |  "[SM"
 //
-// The value of an expression is a digit: the largest, the least, the median, or the sum modulo 10 of the arguments. Of
-// an even number of arguments the median is the mean of the middle two, rounded down. One word is one token, so that a
-// closing bracket is a token and an operator comes with its opening one.
+// The value of an expression is a digit: the largest, the smallest, the median, or the sum modulo 10 of the arguments.
+// The median of an even number of arguments is the mean of the middle two, rounded down. One word is one token: a
+// closing bracket is a token, and an operator includes its opening bracket.
 //
-// Expressions are drawn like the Arena's: an expression within others is a digit with probability 3/4, drawn evenly, or
-// else one of the operators, drawn evenly, with 2 to 10 arguments, each of them drawn in the same way; at most 10
-// operators contain each other, and within the tenth there are only digits. The outermost is an operator, and what is
-// not between 512 and 2,048 tokens long is drawn again.
+// Expressions are drawn like the Arena's. An inner expression is a digit with probability 3/4, drawn uniformly, or else
+// one of the operators, drawn uniformly, with 2 to 10 arguments, each drawn in the same way. At most 10 operators are
+// nested, and the arguments of the tenth are digits. The outermost expression is an operator. An expression that does
+// not have 512 to 2,048 tokens is drawn again.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +35,7 @@ constexpr const char* words[vocabulary] = {"0", "1", "2",    "3",    "4",    "5"
                                            "8", "9", "[MAX", "[MIN", "[MED", "[SM", "]"};
 
 struct Grammar {
-  Index depth = 10;         // operators that contain each other
+  Index depth = 10;         // nested operators
   Index arguments = 10;     // at most; at least 2
   double operators = 0.25;  // probability that an argument is not a digit
   Index shortest = 512, longest = 2048;
@@ -50,8 +50,8 @@ inline int apply(Token op, std::vector<int> arguments) {
   return std::accumulate(arguments.begin(), arguments.end(), 0) % 10;
 }
 
-// Appends an expression whose operators are within `depth` others, and returns its value. Gives up, the expression
-// unfinished, where it gets too long.
+// Appends an expression whose operators are within `depth` others, and returns its value. Gives up and leaves the
+// expression unfinished if it gets too long.
 inline int draw_expression(const Grammar& grammar, Index depth, Random& random, std::vector<Token>& tokens) {
   const bool is_operator = depth == 0 || (depth < grammar.depth && random.uniform() < grammar.operators);
   if (!is_operator) {
@@ -92,7 +92,7 @@ inline int evaluate(const std::vector<Token>& tokens, std::size_t& next) {
 }
 }  // namespace detail
 
-// The value of one whole expression, read from its tokens alone. Throws std::invalid_argument on anything else.
+// The value of one whole expression, computed only from its tokens. Throws std::invalid_argument on anything else.
 inline int evaluate(const std::vector<Token>& tokens) {
   std::size_t next = 0;
   const int value = detail::evaluate(tokens, next);
@@ -100,7 +100,7 @@ inline int evaluate(const std::vector<Token>& tokens) {
   return value;
 }
 
-// From and to words with blanks between them.
+// Converts from and to words with blanks between them.
 inline std::vector<Token> tokens_of(const std::string& text) {
   std::vector<Token> tokens;
   std::istringstream in(text);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// ListOps as a task: what is the value of this expression, of ten? Training and test cases are drawn, with seeds that
-// never change, from the grammar of listops.hpp. No test case occurs in the training set, nor twice in the test set.
+// ListOps as a task: which of ten values does this expression have? Training and test cases are drawn from the grammar
+// of listops.hpp, with seeds that never change. No test case occurs in the training set or twice in the test set.
 #pragma once
 
 #include <array>
@@ -15,7 +15,7 @@ namespace classification {
 class ListOps : public Task {
  public:
   ListOps(const listops::Grammar& grammar, Index training, Index tests) : grammar_(grammar), size_(training) {
-    require(training > 0 && tests > 0, "listops: say how many training and test cases there are");
+    require(training > 0 && tests > 0, "listops: training and tests must be positive");
     Random random(1, 1);
     while (Index(tests_.size()) < tests) {
       Example example;

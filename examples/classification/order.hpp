@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The order in which a training set of fixed size is gone through: another permutation in every epoch, computed and not
-// stored, so that any thread can ask for any part of it.
+// The order of a training set of fixed size: a new permutation in every epoch. It is computed and not stored, so any
+// thread can ask for any part of it.
 #pragma once
 
 #include "transformer/random.hpp"
@@ -11,8 +11,8 @@ namespace classification {
 
 using transformer::Index;
 
-// The place of i, 0 <= i < n, in a permutation of 0 .. n - 1 that belongs to the key: a Feistel network permutes the
-// numbers below the next power of 4, and is applied until the result is below n.
+// The position of i, 0 <= i < n, in the key's permutation of 0 .. n - 1. A Feistel network permutes the numbers below
+// the next power of 4, and is applied until the result is below n.
 inline Index permuted(Index i, Index n, std::uint64_t key) {
   int half = 1;
   while ((Index(1) << 2 * half) < n) ++half;

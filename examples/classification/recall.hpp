@@ -4,13 +4,13 @@
 //
 //   k1 v1 k2 v2 ... kP vP  k7 k2 k11 ...
 //
-// P keys, each followed by its value; then only keys, to the end of the sequence: all of them in random order, again in
-// another, and so on. At each of those places the answer is the value that followed the key, and is not shown. All keys
-// of a sequence are different, and so are its values; keys come from one half of the vocabulary and values from the
-// other, and which value a key has is drawn anew for every sequence. Sequences are drawn without end.
+// P keys, each followed by its value; then only keys until the end of the sequence: all of them in random order, then
+// in another random order, and so on. After each of those keys the answer is the key's value, which is not shown. All
+// keys of a sequence are different, and so are its values. Keys come from one half of the vocabulary and values from
+// the other. The value of a key is drawn anew for every sequence. The number of sequences is unlimited.
 //
-// Zoology's sequences ask once for every key, far apart among tokens that mean nothing, which gives a sixth of the
-// answers to learn from.
+// Zoology's sequences ask once for every key, far apart among tokens without meaning. This gives a sixth of the answers
+// to learn from.
 #pragma once
 
 #include <algorithm>
@@ -27,8 +27,9 @@ struct RecallSize {
 };
 
 inline void validate(const RecallSize& size) {
-  require(size.pairs >= 1 && size.length >= 3 * size.pairs, "recall: a pair takes three tokens of the length");
-  require(size.vocabulary / 2 >= size.pairs && size.vocabulary <= 65536, "recall: the vocabulary does not fit");
+  require(size.pairs >= 1 && size.length >= 3 * size.pairs, "recall: length must be at least three tokens per pair");
+  require(size.vocabulary / 2 >= size.pairs && size.vocabulary <= 65536,
+          "recall: vocabulary must be at least two per pair and at most 65536");
 }
 
 class Recall : public Task {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What came of a run, as JSON.
+// The results of a run, as JSON.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -9,7 +9,7 @@
 
 namespace classification {
 
-// The loss is kept as the means of 40 equal stretches of the run.
+// The loss is stored as the means of 40 equal parts of the run.
 inline nlohmann::json json_of(const RunResult& run) {
   constexpr std::size_t stretches = 40;
   nlohmann::json curve = nlohmann::json::array();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// A training run: steps over minibatches of sequences, one sequence a thread at a time and so without padding, and the
-// test at the end. The numbers depend on the seed and on the number of shards, never on that of threads.
+// A training run: steps over minibatches of sequences, and the test at the end. A thread works on one sequence at a
+// time, so there is no padding. The numbers depend on the seed and on the number of shards, not on the number of
+// threads.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +24,7 @@ namespace classification {
 
 struct TestResult {
   double accuracy = 0, standard_error = 0;  // of the answers
-  double loss = 0;                          // mean, nats an answer
+  double loss = 0;                          // mean, nats per answer
   Index cases = 0;                          // answers
 };
 
@@ -31,7 +32,7 @@ struct RunResult {
   Index parameters = 0;
   std::int64_t steps = 0, tokens = 0;
   double seconds = 0;          // of training, the drawing of examples included
-  double training_loss = 0;    // mean over the last twentieth of the steps, nats an answer
+  double training_loss = 0;    // mean over the last twentieth of the steps, nats per answer
   std::vector<double> losses;  // of every step
   TestResult test;
 };
@@ -52,7 +53,7 @@ class Training {
     model_.prepare(optimization_.parameters);
   }
 
-  // The steps that are left, or this many of them, up to Ctrl-C. `name` is for the line that shows how far it is.
+  // Runs the steps that are left, or this many of them, until Ctrl-C. `name` is for the progress line.
   void train(const std::string& name, bool is_quiet, std::int64_t most = std::numeric_limits<std::int64_t>::max()) {
     const InterruptionGuard guard;
     Progress progress(is_quiet);
@@ -68,7 +69,7 @@ class Training {
     }
   }
 
-  // The test of what has been learned, and all that is known of the run. At least one step has been done.
+  // The test after training, with all results of the run. At least one step must be finished.
   RunResult test(const std::string& name, bool is_quiet) {
     RunResult result = result_;
     result.parameters = model_.layout().parameters();
@@ -86,7 +87,7 @@ class Training {
     return result;
   }
 
-  // Saves all that is needed to go on as if the run had never stopped.
+  // Saves everything that is needed to continue with the same numbers.
   void save(const std::string& path) const {
     save_training_file(path, file_kind,
                        {{"model", model_.config()},
@@ -97,14 +98,14 @@ class Training {
                        model_.layout(), optimization_.state());
   }
 
-  // Goes on from a file that a run of the same model and configuration, on the same task, has saved. Throws
-  // std::runtime_error where the file is of another, or damaged; this is as it was then.
+  // Continues from a file that a run of the same model and configuration, on the same task, has saved. Throws
+  // std::runtime_error if the file belongs to another run or is damaged; the run is then unchanged.
   void restore(const std::string& path) {
     TrainingFile file(path, file_kind);
     RunResult result;
     file.header([&](const nlohmann::json& header) {
       if (header.at("model") != nlohmann::json(model_.config()) || header.at("train") != nlohmann::json(config_))
-        throw std::runtime_error(path + " is of a run with another model or another configuration");
+        throw std::runtime_error(path + " belongs to a run with another model or another configuration");
       header.at("tokens").get_to(result.tokens);
       header.at("seconds").get_to(result.seconds);
       header.at("losses").get_to(result.losses);
@@ -117,7 +118,7 @@ class Training {
  private:
   static constexpr FileKind file_kind = {{'G', 'M', 'A', 'C', 'L', 0, 0, 0}, 1};
 
-  // Mean loss of the minibatch in nats an answer, before the step.
+  // Mean loss of the minibatch in nats per answer, before the step.
   double step() {
     const double answers = double(config_.batch * task_.shape().answers_per_example);
     const auto first = std::uint64_t(optimization_.steps) * std::uint64_t(config_.batch);

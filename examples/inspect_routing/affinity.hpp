@@ -5,7 +5,7 @@
 //   mass_i = exp(g_i) mass_{i-1} + r_i                           r: responsibilities of keys, g: log-forgetting
 //   a_ij   = sum_k q_ik / mass_ik  r_jk exp(g_{j+1} + ... + g_i)  for j <= i, else 0
 //
-// With the memory empty at the beginning every row sums to 1; a part of its columns to at most 1.
+// If the memory is empty at the beginning, every row sums to 1, and a part of its columns to at most 1.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ using transformer::Index;
 using transformer::Matrix;
 using transformer::Vector;
 
-// queries, keys: responsibilities, N x K; log_forgetting: N, or empty where nothing is forgotten. Returns N x N.
+// queries, keys: responsibilities, N x K; log_forgetting: N, or empty if nothing is forgotten. Returns N x N.
 inline Matrix<double> affinity(const Matrix<double>& queries, const Matrix<double>& keys,
                                const Vector<double>& log_forgetting) {
   const Index n = keys.rows();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What the components of one mixture, for the keys or the queries of one head, are used for: counted token by token as
-// their responsibilities come.
+// How the components of one mixture are used, for the keys or the queries of one head. It counts token by token, from
+// their responsibilities.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace inspect_routing {
 
 using transformer::Token;
 
-// A token of the text, as the statistics need to know it.
+// A token of the text with the facts that the statistics need.
 struct SeenToken {
   Index position = 0;  // in the text
   Token token = 0;
@@ -42,7 +42,7 @@ class ComponentStatistics {
         strongest_(std::size_t(components)),
         common_(std::size_t(components)) {}
 
-  // responsibilities: T x K, a row for each of these tokens.
+  // responsibilities: T x K, one row per token.
   void add(const Matrix<float>& responsibilities, const SeenToken* tokens) {
     for (Index t = 0; t < responsibilities.rows(); ++t) {
       const auto row = responsibilities.row(t);

@@ -20,7 +20,7 @@ using transformer::require;
 
 constexpr std::size_t bytes_before = 28, bytes_after = 20, common_tokens = 8;
 
-// The bytes that every token of the vocabulary stands for, and how the text reads around a position.
+// The bytes of every token of the vocabulary, and the text around a position.
 class Reader {
  public:
   explicit Reader(const Text& text) : text_(text) {
@@ -143,7 +143,7 @@ void read_statistics(RoutingReader& routing, const Text& text, const Reader& rea
   }
 }
 
-// In tokens of the text: the first line that begins in the second half of the held-out part, or where it is asked for.
+// In tokens of the text: the first line that begins in the second half of the held-out part, or the requested position.
 Index window_begin(const Text& text, const Reader& reader, const InspectOptions& options) {
   const Index last = text.size() - options.window;
   if (options.window_at >= 0) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What is known of a trained model after a look at its routing: plain numbers and strings, for tables and for the page.
-// Layers, heads and components count from 0 here and from 1 in what a person reads.
+// The results of inspecting a trained model's routing: plain numbers and strings, for tables and for the page. Layers,
+// heads and components count from 0 here and from 1 in tables and on the page.
 #pragma once
 
 #include <string>
@@ -13,7 +13,7 @@
 
 namespace inspect_routing {
 
-// Keys decide where a token is written, queries what is read.
+// Keys decide where a token is written, queries decide what is read.
 enum class Side { keys, queries };
 inline constexpr Side sides[] = {Side::keys, Side::queries};
 inline const char* name_of(Side side) { return side == Side::keys ? "keys" : "queries"; }
@@ -41,8 +41,8 @@ struct SideReport {
   std::vector<std::vector<CommonToken>> common;      // K
 };
 
-// How long a head remembers, in tokens. A gate's time is that in which the memory would fade to 1 / e if every gate
-// were like it.
+// How long a head remembers, in tokens. The time of a gate is the one in which the memory would fade to 1 / e if every
+// gate were like it.
 struct ForgettingReport {
   double held = 0;                       // mean over tokens of what the memory holds: each token counts as what is left
   double mean_time = 0;                  // 1 / mean rate; a few gates that forget everything make it short
@@ -50,7 +50,7 @@ struct ForgettingReport {
   std::vector<double> form_times;        // 1 / mean rate at tokens of each surface form; 0: no such token
 };
 
-// The tokens of the window, and what came before it.
+// The tokens of the window, and those before it.
 struct WindowReport {
   Matrix<double> queries, keys;  // W x K responsibilities
   Matrix<double> affinity;       // W x W: what the query of a row puts on the value of a column; causal
@@ -84,14 +84,14 @@ struct Inspection {
 };
 
 struct InspectOptions {
-  Index tokens = 32768;        // about; rounded to whole stretches of context
+  Index tokens = 32768;        // approximate; rounded to whole segments of context
   Index window = 96;           // tokens shown one by one
   Index window_at = -1;        // where it begins, in tokens of the held-out part; -1: at a line in the middle
   std::size_t strongest = 10;  // tokens listed for every component
 };
 
-// Throws std::runtime_error where the model has no Gaussian components, std::invalid_argument on options that the text
-// is too short for.
+// Throws std::runtime_error if the model has no Gaussian components, and std::invalid_argument on options for which the
+// text is too short.
 Inspection inspect(const language_model::Checkpoint& checkpoint, const language_model::Text& text,
                    const InspectOptions& options);
 

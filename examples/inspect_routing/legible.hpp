@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Bytes of a text as UTF-8 that a browser or a table can show: a token of bytes may be half a letter.
+// Bytes of a text as UTF-8 that a browser or a table can show. A token of bytes may be half a letter.
 #pragma once
 
 #include <string>
@@ -20,7 +20,7 @@ inline std::string hexadecimal(unsigned byte) {
   return {'\\', 'x', digits[byte >> 4], digits[byte & 15]};
 }
 
-// The length of the well-formed UTF-8 sequence that begins at i, 0 if none does.
+// The length of the well-formed UTF-8 sequence that begins at i; 0 if none does.
 inline std::size_t sequence_length(std::string_view text, std::size_t i) {
   const unsigned first = byte_at(text, i);
   const std::size_t length = first < 0x80   ? 1
@@ -40,7 +40,7 @@ inline std::size_t sequence_length(std::string_view text, std::size_t i) {
 
 }  // namespace detail
 
-// Well-formed UTF-8 as it is, any other byte as \xE2.
+// Copies well-formed UTF-8; writes any other byte as \xE2.
 inline std::string legible(std::string_view bytes) {
   std::string text;
   for (std::size_t i = 0; i < bytes.size();) {

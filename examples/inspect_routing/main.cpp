@@ -38,17 +38,17 @@ int run(int argc, char** argv) {
   std::string checkpoint_path, out = "routing";
   std::vector<std::string> texts = {"kjv"};
   ir::InspectOptions options;
-  app.add_option("checkpoint", checkpoint_path, "of the example language model, mixer gma or gma-plain")->required();
+  app.add_option("checkpoint", checkpoint_path, "checkpoint of the example language model, mixer gma or gma-plain")
+      ->required();
   app.add_option("--text", texts, "kjv (the King James Bible), anarchism (An Anarchist FAQ), or text files")
       ->capture_default_str();
   app.add_option("--out", out, "directory for routing.html and the tables")->capture_default_str();
-  app.add_option("--tokens", options.tokens, "held-out tokens to count, about")->capture_default_str();
+  app.add_option("--tokens", options.tokens, "approximate number of held-out tokens to count")->capture_default_str();
   app.add_option("--window", options.window, "tokens to show one by one")->capture_default_str();
   app.add_option("--window-at", options.window_at,
-                 "where those begin, in tokens of the held-out part; -1: a line in the middle")
+                 "first token of the window in the held-out part; -1: a line in the middle")
       ->capture_default_str();
-  app.add_option("--strongest", options.strongest, "strongest tokens to list for every component")
-      ->capture_default_str();
+  app.add_option("--strongest", options.strongest, "strongest tokens to list per component")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
   const lm::Checkpoint checkpoint = lm::load_checkpoint(checkpoint_path, lm::layout_of);
@@ -65,7 +65,8 @@ int run(int argc, char** argv) {
   transformer::write_file(directory / "responsibilities.csv", ir::responsibilities_csv(inspection));
   transformer::write_file(directory / "affinity.csv", ir::affinity_csv(inspection));
   transformer::write_file(directory / "routing.html", ir::page(inspection));
-  std::printf("%s: open it in a browser; the tables are beside it\n", (directory / "routing.html").string().c_str());
+  std::printf("%s: open it in a browser; the tables are in the same folder\n",
+              (directory / "routing.html").string().c_str());
   return 0;
 }
 

@@ -18,7 +18,7 @@ namespace {
 
 using nlohmann::json;
 
-// Four digits are enough to look at.
+// Four digits are enough for the page.
 json number(double value) {
   if (!std::isfinite(value)) return 0;
   char text[32];

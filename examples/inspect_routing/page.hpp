@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// An inspection as one HTML page that needs nothing else: no server, no network. Its parts are in the folder page; the
-// numbers are in it as JSON.
+// An inspection as one HTML page that needs no server and no network. Its parts are in the folder page; the page
+// contains the numbers as JSON.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -11,7 +11,7 @@
 
 namespace inspect_routing {
 
-// JSON that can stand within <script> of a page: no <, > or &, whatever the strings contain.
+// JSON for the inside of a page's <script>: no <, > or &, for any strings.
 std::string json_for_script(const nlohmann::json& json);
 
 // Numbers from 0 to 1 as unsigned 16-bit integers of 65535ths, little endian, in base 64.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Runs the language model over tokens and hands out how every head routed them.
+// Runs the language model over tokens and returns how every head routed them.
 #pragma once
 
 #include <functional>
@@ -19,7 +19,7 @@ using transformer::Vector;
 // One head's view of N tokens.
 struct HeadRouting {
   Matrix<float> keys, queries;    // responsibilities, N x K
-  Vector<double> log_forgetting;  // N; empty where nothing is forgotten
+  Vector<double> log_forgetting;  // N; empty if nothing is forgotten
 };
 
 class RoutingReader {
@@ -30,8 +30,8 @@ class RoutingReader {
   Index components() const;                                         // K of every head
   std::vector<double> temperatures(Index layer, Index head) const;  // of each factor
 
-  // visit(layer, head, routing) for every head, layer by layer, after the tokens went through the model from an empty
-  // memory on.
+  // Calls visit(layer, head, routing) for every head, layer by layer, after the tokens went through the model from an
+  // empty memory on.
   using Visitor = std::function<void(Index, Index, const HeadRouting&)>;
   void read(const Token* tokens, Index count, const Visitor& visit);
 

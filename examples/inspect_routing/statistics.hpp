@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Entropies and mutual information, in nats, of what was counted. 0 log 0 is 0.
+// Entropies and mutual information of counts, in nats. 0 log 0 is 0.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ double entropy(const Eigen::DenseBase<Weights>& weights) {
   return total > 0 ? (std::max)(0.0, std::log(total) - sum / total) : 0.0;
 }
 
-// A component is dead where its share is below a tenth of an even share: u_k < 0.1 / K.
+// A component is dead if its share is below a tenth of an even share: u_k < 0.1 / K.
 inline bool is_dead(double share, Index components) { return share * double(components) < 0.1; }
 
 inline Index dead_components(const Vector<double>& usage) {
@@ -36,18 +36,18 @@ inline Index dead_components(const Vector<double>& usage) {
   return count;
 }
 
-// Of two labels a and c of the same tokens.
+// For two labels a and c of the same tokens.
 struct MutualInformation {
   double information = 0;      // I(a, c)
   double row_entropy = 0;      // H(a)
   double column_entropy = 0;   // H(c)
-  double normalised() const {  // 2 I / (H(a) + H(c)), from 0 (independent) to 1 (each tells the other)
+  double normalised() const {  // 2 I / (H(a) + H(c)), from 0 (independent) to 1 (each determines the other)
     const double sum = row_entropy + column_entropy;
     return sum > 0 ? 2 * information / sum : 0.0;
   }
 };
 
-// counts(a, c): tokens with these labels. What chance alone adds is about (rows - 1)(columns - 1) / (2 tokens).
+// counts(a, c): tokens with these labels. Chance alone adds about (rows - 1)(columns - 1) / (2 tokens).
 inline MutualInformation mutual_information(const Matrix<double>& counts) {
   MutualInformation result;
   result.row_entropy = entropy(Vector<double>(counts.rowwise().sum()));

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT
 //
-// What a token looks like in the text, in six forms. A letter is one of a-z and A-Z, or any byte from 0x80 on, which in
-// UTF-8 is a part of a letter more often than not.
+// The look of a token in the text, in six forms. A letter is one of a-z and A-Z, or any byte from 0x80 on, which in
+// UTF-8 is usually a part of a letter.
 //
 //   whitespace    spaces, tabs, ends of lines
 //   digit         0-9
-//   continuation  a letter that follows a letter
-//   word start    a letter that does not, in small letters or beyond ASCII
-//   capitalised   a letter A-Z that does not
+//   continuation  a letter after a letter
+//   word start    any other letter, in small letters or beyond ASCII
+//   capitalised   any other letter A-Z
 //   punctuation   everything else
 //
-// A byte is judged by itself and the byte before it. A subword piece is judged by its first byte that is no whitespace:
-// " the" starts a word because of its space, "the" if what comes before is no letter, and " " is whitespace.
+// The form of a byte depends on it and on the byte before it, that of a subword piece on its first byte that is not
+// whitespace: " the" starts a word because of its space, "the" if no letter is before it, and " " is whitespace.
 #pragma once
 
 #include <cstddef>

@@ -10,7 +10,7 @@
 
 namespace inspect_routing {
 
-// A field as RFC 4180 wants it: in quotes where it must be, and quotes doubled.
+// A field as RFC 4180 requires: in quotes if necessary, with quotes doubled.
 std::string csv_field(const std::string& text);
 
 std::string summary_csv(const Inspection& inspection);           // a line for each head and side

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What models that only count make of the same split of the text.
+// The bits per byte of models that only count, on the same split of the text.
 #pragma once
 
 #include <cstdio>
@@ -24,7 +24,7 @@ inline Baselines compute_baselines(const Text& text) {
 }
 
 inline void print_baselines(const Baselines& baselines) {
-  std::printf("held-out text, bits per byte, of models that count:\n");
+  std::printf("Bits per byte of counting models on the held-out text:\n");
   for (std::size_t n = 2; n <= baselines.ngrams.size(); ++n)
     std::printf("  %zu-gram, Witten-Bell     %.3f\n", n, baselines.ngrams[n - 1]);
   if (baselines.xz)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Learning curves as CSV, and drawn by gnuplot where it is installed.
+// Learning curves as CSV, drawn by gnuplot if it is installed.
 #pragma once
 
 #include <cstdlib>
@@ -51,7 +51,7 @@ inline void write_panel(std::ostream& out, const std::vector<NamedRun>& runs, co
 
 }  // namespace detail
 
-// Writes curve.gnuplot into the directory and runs it, which gives curve.svg. False where gnuplot is missing.
+// Writes curve.gnuplot into the directory and runs it, which gives curve.svg. Returns false if gnuplot is missing.
 inline bool draw_curves(const std::filesystem::path& directory, const std::vector<NamedRun>& runs,
                         const Baselines& baselines) {
   write_file(directory / "curve.gnuplot", [&](std::ostream& out) {

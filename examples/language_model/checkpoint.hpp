@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Checkpoints: everything a run needs to go on as if it had never stopped. See transformer/training_file.hpp.
+// Checkpoints: everything that a run needs to continue with the same numbers. See transformer/training_file.hpp.
 #pragma once
 
 #include <cstdlib>
@@ -16,7 +16,7 @@ struct Checkpoint {
   ModelConfig model;
   TrainConfig train;
   std::string text_name, vocabulary;  // the vocabulary serialized; empty for bytes
-  std::int64_t text_size = 0;         // in tokens; resuming on another text would be a mistake that nobody notices
+  std::int64_t text_size = 0;         // in tokens; detects that a run is resumed on another text
   double seconds = 0;                 // of training
   std::vector<CurvePoint> curve;      // so far
   TrainingState<float> state;

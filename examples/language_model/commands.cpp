@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The sub-commands: each reads what it was given, runs, prints.
+// The sub-commands. Each reads its input, runs and prints.
 
 #include "commands.hpp"
 
@@ -29,7 +29,7 @@ int train_command(const CommonOptions& common, TrainOptions options) {
   TrainingRun run(options.model, options.train, text, pool, options.run);
   if (checkpoint) {
     run.restore(*checkpoint);
-    if (run.is_finished()) std::printf("The run in %s has used up its budget.\n", options.resume.c_str());
+    if (run.is_finished()) std::printf("The run in %s is finished.\n", options.resume.c_str());
   }
   std::printf("%s: %lld %s, %lld of them held out; %s, %lld parameters, %lld threads\n", text.name.c_str(),
               static_cast<long long>(text.size()), text.vocabulary.is_bytes() ? "bytes" : "subwords",
@@ -37,7 +37,7 @@ int train_command(const CommonOptions& common, TrainOptions options) {
               static_cast<long long>(run.model().layout().parameters()), static_cast<long long>(pool.size()));
   const RunResult result = run.train();
   if (result.streamed > 0)
-    std::printf("streamed with its memory carried along: %.3f bits/byte held out\n", result.streamed);
+    std::printf("streamed, with the memory kept from byte to byte: %.3f bits/byte held out\n", result.streamed);
   if (!options.log.empty()) {
     nlohmann::json log = result;
     log["losses"] = run.losses();

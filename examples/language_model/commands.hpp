@@ -40,7 +40,7 @@ struct DemoOptions {
 
 struct CompareOptions {
   std::string budget = "small";
-  std::string results = "language_model.json";  // finished runs; those that are there are not made again
+  std::string results = "language_model.json";  // finished runs, which are not repeated
   std::string table;                            // a file for the table in Markdown; empty: none
   std::string plot;                             // an SVG file for the curves; empty: none
   std::string models;                           // a directory for the trained models; empty: they are not kept

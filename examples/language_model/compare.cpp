@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // A table of mixers at equal numbers of parameters, tokens and schedule. Every finished run is added to a JSON file at
-// once, and runs that are there already are not made again: the table may be made in pieces, and on several machines.
+// once, and runs in that file are not repeated: the table can be made in parts, and on several machines.
 
 #include <cmath>
 #include <cstdio>
@@ -122,7 +122,7 @@ class Comparison {
       training.restore(load_checkpoint(run_options.checkpoint, layout_of));
     const RunResult r = training.train();
     if (is_interrupted()) throw_interrupted(options_.results, run_options.checkpoint);
-    const double nats = text_.bytes_per_token() / bits_per_nat;  // a token, of a bit a byte
+    const double nats = text_.bytes_per_token() / bits_per_nat;  // nats per token at one bit per byte
     nlohmann::json curve = nlohmann::json::array(), positions = nlohmann::json::array();
     for (const CurvePoint& p : r.curve)
       curve.push_back(
@@ -146,13 +146,13 @@ class Comparison {
       std::filesystem::rename(run_options.checkpoint, std::filesystem::path(options_.models) /
                                                           (file_name(variant, rate, seed) + ".checkpoint"));
     }
-    std::printf("%-40s seed %llu  rate %g  %lld parameters  %.4f nats a token, %.3f bits a byte, %.0f s\n",
+    std::printf("%-40s seed %llu  rate %g  %lld parameters  %.4f nats per token, %.3f bits per byte, %.0f s\n",
                 variant.name, static_cast<unsigned long long>(seed), rate, static_cast<long long>(r.parameters),
                 r.windowed * nats, r.windowed, r.seconds);
     std::fflush(stdout);
   }
 
-  // Where the run under way is saved when it is interrupted, to go on from there.
+  // The file where an interrupted run is saved, to continue from there.
   std::string unfinished_file(const Variant& variant, double rate, std::uint64_t seed) const {
     return options_.results + "." + file_name(variant, rate, seed) + ".unfinished";
   }

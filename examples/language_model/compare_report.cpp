@@ -26,7 +26,7 @@ std::string spread(const Runs& runs) {
 
 std::string table_of(const std::vector<Runs>& best) {
   std::string table =
-      "| variant | parameters | tokens | nats a token | bits a byte | seeds | learning rate | seconds |\n"
+      "| variant | parameters | tokens | nats per token | bits per byte | seeds | learning rate | seconds |\n"
       "|---|---:|---:|---:|---:|---:|---:|---:|\n";
   for (const Runs& runs : best) {
     const auto& run = runs.front();
@@ -39,7 +39,7 @@ std::string table_of(const std::vector<Runs>& best) {
   return table;
 }
 
-// The loss at positions up to, and beyond, the context of training.
+// The loss by position, within the context of training and beyond it.
 std::string position_table_of(const std::vector<Runs>& best) {
   std::string header = "| variant |", rule = "|---|", rows;
   for (const Runs& runs : best) {
@@ -74,7 +74,7 @@ void write_panel(std::string& script, const std::vector<Runs>& best, const char*
   if (!plot.empty()) script += data + settings + plot + "\n";
 }
 
-// Of variants whose loss is far from the best one's there is a line in the tables and none in the plot.
+// Variants whose loss is far from the best one's have a line in the tables but none in the plot.
 std::string script_of(std::vector<Runs> best, const std::string& image) {
   const double most = 1.3 * mean(best.front(), "validation_loss");
   const auto is_far = [&](const Runs& runs) { return mean(runs, "validation_loss") > most; };
@@ -82,8 +82,8 @@ std::string script_of(std::vector<Runs> best, const std::string& image) {
   std::string script = "set terminal svg size 1200,460 font 'sans,11' background 'white'\nset output " +
                        transformer::gnuplot_string(image) +
                        "\nset multiplot layout 1,3\nset grid lc rgb 'gray85'\nset key font ',8' samplen 1.5\n"
-                       "set ylabel 'nats a token, held out'\n";
-  // Start where curves have come down; what lies above is alike.
+                       "set ylabel 'nats per token, held out'\n";
+  // The axis starts where the curves have come down; above, they look alike.
   double top = 0;
   for (const Runs& runs : best) top = (std::max)(top, 1.08 * runs.front()["validation_loss"].get<double>());
   script += format("set yrange [:%.3f]\n", 1.25 * top);

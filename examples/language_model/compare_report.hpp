@@ -10,7 +10,7 @@
 
 namespace language_model {
 
-// Of the runs whose members are these. Every variant counts at its better learning rate, the best variant first.
+// For the runs with these members. Every variant has its better learning rate; the best variant comes first.
 void report(const Results& results, const nlohmann::json& members, const CompareOptions& options);
 
 }  // namespace language_model

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What `xz -9e` makes of the held-out bytes when it has seen the training bytes: the size of both compressed together
-// less the size of the training bytes compressed alone. A general-purpose compressor is a language model too.
+// The result of `xz -9e` on the held-out bytes after it has seen the training bytes: the compressed size of both
+// together less that of the training bytes alone. A general-purpose compressor is a language model too.
 #pragma once
 
 #include <unistd.h>
@@ -19,7 +19,7 @@ namespace language_model {
 
 namespace detail {
 
-// A file that is gone at the end of the scope.
+// A file that is removed at the end of the scope.
 class TemporaryFile {
  public:
   explicit TemporaryFile(const std::string& contents)
@@ -49,7 +49,7 @@ inline Index xz_size(const std::string& contents) {
 
 }  // namespace detail
 
-// Bits per held-out byte of a text of bytes; nothing where the program xz is missing.
+// Bits per held-out byte of a text of bytes; nothing if the program xz is missing.
 inline std::optional<double> xz_bits_per_byte(const Text& text) {
   const std::string bytes(text.tokens.begin(), text.tokens.end());
   const Index both = detail::xz_size(bytes);

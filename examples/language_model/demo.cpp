@@ -36,7 +36,7 @@ class Demo {
     print_baselines(baselines_);
 
     const auto& c = options_.train;
-    std::printf("\nGaussian mixture attention learns from the same bytes%s:\n",
+    std::printf("\nGaussian mixture attention learns%s:\n",
                 c.steps > 0 ? "" : format(", for %.0f seconds", c.seconds).c_str());
     train(MixerKind::gma, "same bytes", c, true);
     const RunResult gma = runs_.front().result;
@@ -70,12 +70,12 @@ class Demo {
     Sampler<float> sampler(run.model(), run.parameters(), text_.vocabulary, config.context, {});
     sampler.read(sample_prompt);
     sample_ = sample_prompt + sampler.generate(2000);
-    std::printf("\nIt writes, with %lld bytes of memory however long it goes on:\n%s ...\n",
+    std::printf("\nIt writes this text, with %lld bytes of memory for any length:\n%s ...\n",
                 static_cast<long long>(sampler.state_bytes()), sample_.substr(0, 700).c_str());
   }
 
   void print_table(const std::string& budget) const {
-    std::printf("\nThe %s. Bits per byte over all held-out bytes:\n", budget.c_str());
+    std::printf("\nThe %s: bits per byte over all held-out bytes.\n", budget.c_str());
     std::printf("  %-12s %10s %8s %9s %12s %10s %10s\n", "mixer", "parameters", "MB", "seconds", "bytes/s", "windowed",
                 "streamed");
     for (std::size_t i = 0; i < runs_.size(); ++i) {
@@ -105,9 +105,9 @@ class Demo {
 
     const bool is_drawn = draw_curves(directory_, runs_, baselines_);
     std::printf("\nWritten to %s:\n", directory_.string().c_str());
-    std::printf("  sample.txt      what the trained model writes\n");
-    std::printf("  curves.csv      validation against bytes and seconds%s\n",
-                is_drawn ? ", drawn in curve.svg" : " (install gnuplot-nox to have it drawn)");
+    std::printf("  sample.txt      text that the trained model writes\n");
+    std::printf("  curves.csv      validation loss over bytes and seconds%s\n",
+                is_drawn ? ", drawn in curve.svg" : " (install gnuplot-nox to draw it)");
     std::printf("  results.json    all figures\n");
     std::printf("  gma.checkpoint  the model: language_model generate %s\n",
                 (directory_ / "gma.checkpoint").string().c_str());

@@ -2,12 +2,12 @@
 //
 // Validation: bits per byte over the held-out text, in two ways. With tokens that are bytes:
 //
-//   windowed   Every held-out byte is predicted from the C/4 to C bytes before it (C the context of training):
-//              windows of C bytes advance by 3C/4, and the first quarter of each is read but not counted. The same
-//              for every mixer, so this is the number to compare mixers by.
-//   streamed   The text runs through the model once, the memory carried along, as a program that reads a stream
-//              would do it. For mixers of constant memory. So that threads can share the work, the text is cut into
-//              16 stretches, each entered with an empty memory 1024 bytes early; those bytes are not counted.
+//   windowed   Every held-out byte is predicted from the C/4 to C bytes before it (C is the context of training):
+//              windows of C bytes advance by 3C/4, and the first quarter of each is read but not counted. This is the
+//              same for every mixer, so compare mixers by this number.
+//   streamed   The text runs through the model once and the memory is kept from byte to byte, as in a program that
+//              reads a stream. Only for mixers of constant memory. The text is cut into 16 segments, so that threads
+//              can share the work. Each starts 1024 bytes early with an empty memory; those bytes are not counted.
 //
 // The held-out part follows the training part, whose last bytes are the context of the first held-out ones.
 #pragma once
@@ -22,7 +22,7 @@
 
 namespace language_model {
 
-// Mean loss in nats a token over positions [begin, end).
+// Mean loss in nats per token over positions [begin, end).
 struct PositionLoss {
   Index begin, end;
   double loss;
@@ -36,7 +36,7 @@ class Evaluator {
     for (Index i = 0; i < pool.size(); ++i) caches_.push_back(model.make_cache());
   }
 
-  // Over every `every`-th window: 1 for all held-out tokens, more for a quick look in the middle of training.
+  // Over every `every`-th window: 1 for all held-out tokens, more for a quick evaluation during training.
   double windowed(const Vector<S>& parameters, Index every = 1) {
     const Index lead = context_ / 4, counted_tokens = context_ - lead;
     const Index windows = (text_.held_out() + counted_tokens - 1) / counted_tokens;
@@ -77,9 +77,9 @@ class Evaluator {
     return bits(nats, counted);
   }
 
-  // Mean loss in nats a token at each position of windows of so many tokens, read from an empty memory on: how a model
-  // does beyond the context that it was trained on. Positions come in bins [0, 64), [64, 128), [128, 256), ... At most
-  // so many windows, spread over the held-out text; nothing where it is shorter than one.
+  // Mean loss in nats per token at each position of windows of so many tokens, each read from an empty memory on. It
+  // shows the model beyond the context of its training. Positions have bins [0, 64), [64, 128), [128, 256), ... It
+  // reads at most so many windows, spread over the held-out text, and returns nothing if the text is shorter than one.
   std::vector<PositionLoss> by_position(const Vector<S>& parameters, Index length, Index most_windows) {
     std::vector<PositionLoss> bins;
     for (Index begin = 0, end = (std::min)(Index(64), length); begin < length;

@@ -4,8 +4,8 @@
 //
 //   x = embed(tokens),   y = blocks(x),   logits = y E^T
 //
-// A Model knows its configuration and the layout of its parameters; the numbers are in vectors that the caller owns, so
-// that one model serves many threads with a cache and a gradient each.
+// A Model knows its configuration and the layout of its parameters. The numbers are in vectors of the caller, so one
+// model serves many threads, each with its own cache and gradient.
 #pragma once
 
 #include "options.hpp"
@@ -18,7 +18,7 @@ class Model {
  public:
   using State = typename Blocks<S>::State;
 
-  // What the forward pass keeps for the backward pass. One per thread; its memory is reused from sequence to sequence.
+  // What the forward pass keeps for the backward pass. One per thread; its memory is reused for every sequence.
   struct Cache {
     typename Blocks<S>::Cache blocks;
     Matrix<S> logits;    // [T, V]
@@ -35,10 +35,10 @@ class Model {
   const Layout& layout() const { return layout_; }
   const Blocks<S>& blocks() const { return blocks_; }
 
-  // Whether a State stays of the same size however long the text is.
+  // Whether the size of a State is constant.
   bool is_constant_memory() const { return blocks_.is_constant_memory(); }
 
-  // Parameters as they are before training. Branches start at zero: each block begins as the identity.
+  // Initial parameters. Branches start at zero: each block begins as the identity.
   Vector<S> initial_parameters(std::uint64_t seed) const {
     Vector<S> parameters = Vector<S>::Zero(layout_.size());
     Random random(seed, 1);
@@ -54,11 +54,11 @@ class Model {
   }
   State make_state() const { return blocks_.make_state(); }
 
-  // To be called after every change of the parameters, before forward.
+  // Call it after every change of the parameters, before forward.
   void prepare(const Vector<S>& parameters) { blocks_.prepare(parameters); }
 
-  // Logits [T, V] of the token after each given one, into cache.logits. A state, where given, holds what came before
-  // the tokens and is moved on past them.
+  // Logits [T, V] of the token after each given one, into cache.logits. A state, if given, holds the earlier tokens and
+  // is advanced past the given ones.
   void forward(const Vector<S>& parameters, const Token* tokens, Index count, State* state, Cache& cache) const {
     embedding_.embed(parameters, tokens, count, blocks_.input(cache.blocks));
     embedding_.logits(parameters, blocks_.forward(parameters, state, cache.blocks), cache.logits);
@@ -88,7 +88,7 @@ class Model {
 
 extern template class Model<float>;
 
-// The layout of a model's parameters, which checkpoints must have.
+// The layout of a model's parameters. Checkpoints must have the same.
 inline Layout layout_of(const ModelConfig& config) { return Model<float>(config).layout(); }
 
 }  // namespace language_model

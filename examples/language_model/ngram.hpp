@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 //
-// Byte n-grams with interpolated Witten-Bell smoothing: the yardstick of counting. With h the n - 1 bytes before c,
-// N(h) how often h was followed by anything, and D(h) by how many different bytes,
+// Byte n-grams with interpolated Witten-Bell smoothing, to compare with. h is the n - 1 bytes before c, N(h) is how
+// often any byte followed h, and D(h) is how many different bytes followed it:
 //
 //   p_n(c | h) = ( N(h c) + D(h) p_{n-1}(c | h without its first byte) ) / ( N(h) + D(h) ),     p_0 = 1 / 256
 //
-// Counts come from the training bytes alone; the models do not adapt to what they are evaluated on.
+// Counts come only from the training bytes. The models do not adapt to the text on which they are evaluated.
 #pragma once
 
 #include <cmath>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What can be chosen beside the model and its training: how long a run is, how text is drawn.
+// Options other than the model and its training: the length of a run, and how text is sampled.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ struct RunOptions {
   int curve_points = 20;        // of the validation curve
   std::string checkpoint;       // file to save to at the end and on Ctrl-C; empty: none
   bool is_quiet = false;
-  bool is_evaluated_early = true;  // also where the run was interrupted
+  bool is_evaluated_early = true;  // also if the run was interrupted
 };
 
 struct SamplingOptions {

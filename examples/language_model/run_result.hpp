@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What came of a training run, and as JSON.
+// The results of a training run, also as JSON.
 #pragma once
 
 #include <nlohmann/json.hpp>

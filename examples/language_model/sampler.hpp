@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// Text out of the model, one token at a time through its state: the prompt is read in one pass, every further token is
-// one step. With a constant-memory mixer a step costs the same after a million tokens as after one. A mixer whose state
-// grows begins anew from the last half of its context whenever the context is full, because it was not trained beyond
-// it.
+// Samples text from the model, one token at a time through its state: the prompt is read in one pass, and every further
+// token is one step. With a mixer of constant memory a step costs the same after a million tokens as after one. A mixer
+// whose state grows restarts from the last half of its context whenever the context is full, because it was not trained
+// beyond it.
 #pragma once
 
 #include <algorithm>
@@ -60,7 +60,7 @@ class Sampler {
     }
   }
 
-  // The next token, drawn and read, as text.
+  // Draws the next token, reads it, and returns it as text.
   std::string next() {
     if (cache_.logits.rows() == 0) read("\n");  // nothing read yet
     const Token token = draw(cache_.logits.row(cache_.logits.rows() - 1), options_, random_);

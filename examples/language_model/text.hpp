@@ -35,7 +35,7 @@ struct Source {
 
 namespace detail {
 
-// Texts that Debian packages hold, and how to have them printed.
+// Texts of Debian packages, and the commands that print them.
 struct KnownSource {
   const char *name, *title, *package, *command;
 };
@@ -52,20 +52,20 @@ inline Source load_source(const std::string& name) {
     if (name != known.name) continue;
     Source source{known.title, output_of(std::string(known.command) + " 2>/dev/null")};
     if (source.bytes.empty())
-      throw std::runtime_error("the text " + name + " is what `" + known.command +
-                               "` prints, and that failed.\nInstall it with `apt-get install " + known.package +
+      throw std::runtime_error("the text " + name + " is the output of `" + known.command +
+                               "`, which failed.\nInstall it with `apt-get install " + known.package +
                                "`, or give any text with --text FILE");
     return source;
   }
   std::ifstream in(name, std::ios::binary);
-  if (!in) throw std::runtime_error("cannot read the text file " + name + " (nor is it kjv or anarchism)");
+  if (!in) throw std::runtime_error("cannot read the text file " + name + " (other texts: kjv, anarchism)");
   Source source{name, std::string{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()}};
   if (in.bad()) throw std::runtime_error("error while reading the text file " + name);
   return source;
 }
 
-// pieces: of a vocabulary that is trained on the training part, 0 for bytes; or a vocabulary that there is already.
-// Needs room for a window on both sides of the split.
+// pieces: the size of a vocabulary that is trained on the training part, 0 for bytes; or an existing vocabulary. There
+// must be room for a window on both sides of the split.
 inline Text split_text(const std::vector<Source>& sources, Index context, Index pieces = 0,
                        const Vocabulary* vocabulary = nullptr) {
   Text text;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// One training step of the language model. Where a sequence begins in the text is a function of (seed, step, sequence):
-// to resume, the step is all one must know.
+// One training step of the language model. The position of a sequence in the text is a function of (seed, step,
+// sequence): to resume, only the step is needed.
 #pragma once
 
 #include <vector>
@@ -47,7 +47,7 @@ class Trainer {
   Optimization<S> optimization;
 
  private:
-  // First token of a sequence: anywhere in the training part that leaves room for the last token's target.
+  // First token of a sequence: any position in the training part that leaves room for the last token's target.
   Index window(Index sequence) const {
     Random random(config_.seed, 1000 + std::uint64_t(steps()) * std::uint64_t(config_.batch) + std::uint64_t(sequence));
     return Index(random.below(std::uint64_t(text_.split - config_.context)));

@@ -109,7 +109,7 @@ struct Vocabulary::Pieces {};
 namespace {
 [[noreturn]] void fail() {
   throw std::runtime_error(
-      "subword vocabularies need SentencePiece, which this program was built without. On Debian and Ubuntu: apt-get "
+      "subword vocabularies need SentencePiece, and this program was built without it. On Debian and Ubuntu: apt-get "
       "install libsentencepiece-dev, and build again");
 }
 }  // namespace
@@ -143,7 +143,8 @@ std::vector<Token> Vocabulary::encode(const std::string& text) const {
       }
       begin = end;
     }
-    if (decoded != text) throw std::invalid_argument("a subword vocabulary needs a text in UTF-8, and this one is not");
+    if (decoded != text)
+      throw std::invalid_argument("a subword vocabulary needs a text in UTF-8, and this text is not");
     return tokens;
   }
 #endif

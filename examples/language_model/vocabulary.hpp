@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What a token stands for: a byte, or a piece of text of a small vocabulary that SentencePiece trains (byte pair
-// encoding, Sennrich et al. 2016). Pieces are lossless: what they do not cover falls back to bytes.
+// The meaning of a token: a byte, or a piece of text from a small vocabulary that SentencePiece trains (byte pair
+// encoding, Sennrich et al. 2016). Pieces are lossless: text that they do not cover becomes bytes.
 #pragma once
 
 #include <memory>
@@ -16,8 +16,8 @@ class Vocabulary {
  public:
   Vocabulary() = default;  // the 256 bytes
 
-  // Pieces are learnt from this text, which must be UTF-8. Throws std::runtime_error where the program was built
-  // without SentencePiece.
+  // Learns pieces from this text, which must be UTF-8. Throws std::runtime_error if the program was built without
+  // SentencePiece.
   static Vocabulary train(const std::string& text, Index pieces);
 
   // A trained vocabulary as bytes for a file, and back; empty for the 256 bytes.

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """layer.py LAYER.safetensors X.npy Y.npy: the attention layer of gma/layer/layer.hpp, in NumPy.
 
-Reads a layer as gma::io::write_layer() writes it and an input, one token a row; computes the outputs in float64 from
-the definition, with loops that are read, not run fast; prints how far Y is from them, and exits with 1 if that is more
-than 1e-6. Needs NumPy and nothing else.
+Reads a layer in the form of gma::io::write_layer(), and an input with one row per token. Computes the outputs in
+float64 from the definition, with simple loops that are easy to read and slow to run. Prints how far Y is from them, and
+exits with 1 if the distance is more than 1e-6. Needs only NumPy.
 
-Y is computed in float32, which keeps a forgetting of exp(g) per token to 6e-8: gates that remember T tokens may move it
-by up to T times half of that, so that layers trained to remember more than some hundreds may differ by more."""
+Y is computed in float32, which rounds a forgetting of exp(g) per token to 6e-8. Gates that remember T tokens may move Y
+by up to T times half of that, so layers that remember more than some hundred tokens may differ by more."""
 import json
 import struct
 import sys

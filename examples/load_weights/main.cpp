@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 // How do I load a layer that was trained elsewhere, and how do I know that it is the same layer here?
 //
-//   load_weights LAYER.safetensors X.npy Y.npy    runs the layer on X, one token a row, and writes its outputs
-//   load_weights                                  makes a layer and an input of its own, and checks what comes back
+//   load_weights LAYER.safetensors X.npy Y.npy    runs the layer on X, one row per token, and writes its outputs
+//   load_weights                                  makes a layer and an input, writes them, and checks the outputs
 //
-// For a layer trained in Python, layer.py beside this file is the layer once more, in NumPy: write its parameters under
-// the names and shapes that gma/io/layer_safetensors.hpp lists, run this program, and let layer.py check Y.
+// For a layer that was trained in Python, layer.py in this folder is the same layer in NumPy: write the layer's
+// parameters with the names and shapes that gma/io/layer_safetensors.hpp lists, run this program, and let layer.py
+// check Y.
 #include <exception>
 #include <filesystem>
 #include <gma/gma.hpp>
@@ -18,7 +19,7 @@
 using Path = std::filesystem::path;
 
 void run(const Path& layer_path, const Path& x_path, const Path& y_path) {
-  // The file says what the layer is made of; whatever floating type it stores is converted. Errors name file and
+  // The file contains the layer's config. Any floating type in the file is converted. Errors name the file and the
   // tensor.
   const gma::AttentionLayer<float> layer = gma::io::read_layer<float>(layer_path);
   const gma::Matrix<float> x = gma::io::read_npy(x_path).matrix<float>();
@@ -44,7 +45,7 @@ bool check_own_files() {
   const gma::Matrix<float> y = gma::io::read_npy(folder / "y.npy").matrix<float>();
   std::filesystem::remove_all(folder);
   const bool same = y == gma::forward(layer, x);
-  std::cout << "through files, the outputs are " << (same ? "the same to the bit" : "DIFFERENT") << '\n';
+  std::cout << "through files, the outputs are " << (same ? "bit-identical" : "DIFFERENT") << '\n';
   return same;
 }
 

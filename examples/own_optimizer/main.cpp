@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// I have an optimiser of my own. How do I train a layer with it?
+// How do I train a layer with my own optimiser?
 //
-// A layer's gradient is another layer, and so is everything else that an optimiser keeps a number per parameter of.
-// visit_parameters() walks through any number of them side by side: here through parameters, gradient and both moments
-// of Adam.
+// The gradient of a layer is another layer, and so is everything of which an optimiser keeps one number per parameter.
+// visit_parameters() visits any number of layers together: here the parameters, the gradient and both moments of Adam.
 //
-// The task needs memory: 8 tokens name a key and a value each, 8 more name a key and ask which value came with it.
+// The task needs memory: each of 8 tokens names a key and a value, and each of 8 more names a key and asks for its
+// value.
 #include <algorithm>
 #include <cmath>
 #include <gma/gma.hpp>
@@ -21,8 +21,8 @@ using Values = Eigen::Map<Matrix>;
 
 constexpr Index symbols = 8, batch_size = 16, sequence_length = 2 * symbols;
 
-/// Tokens are a key's one-hot code beside a value's, which questions leave zero. Targets have a row per token: the
-/// value asked for, in the columns of values.
+/// The columns of a token are a key's one-hot code and a value's one-hot code; questions leave the value zero. Targets
+/// have a row per token: the requested value, in the columns of values.
 void draw_batch(std::mt19937& random, Matrix& x, Matrix& target) {
   x.setZero(batch_size * sequence_length, 2 * symbols);
   target.setZero(batch_size * sequence_length, 2 * symbols);
@@ -48,8 +48,8 @@ void adam_step(Layer& layer, Layer& gradient, Layer& mean, Layer& square, int st
   const float unbias2 = 1 - std::pow(beta2, static_cast<float>(step));
   gma::visit_parameters(
       [&](const gma::Parameter& parameter, Values p, const Values& g, Values m, Values v) {
-        // Means, scales and temperatures of the mixtures move less per step than they should: they like five times as
-        // much. A weight decay would be for ParameterGroup::matrix alone.
+        // Means, scales and temperatures of the mixtures need a larger learning rate: five times that of the others
+        // works well. A weight decay would be for ParameterGroup::matrix only.
         const float own_rate = parameter.group == gma::ParameterGroup::mixture ? 5 * rate : rate;
         m = beta1 * m + (1 - beta1) * g;
         v = beta2 * v + (1 - beta2) * g.cwiseAbs2();
@@ -65,7 +65,8 @@ int main() {
   Layer layer = gma::random_layer<float>(config, 1);
   Layer gradient(config), mean(config), square(config);  // zeros
 
-  // What passes leave behind for each other, and their scratch: made once, so that steps allocate next to nothing.
+  // Results that one pass leaves for the next, and scratch memory. They are made once, so that steps allocate almost
+  // nothing.
   gma::LayerCache<float> cache;
   gma::LayerGradientCache<float> scratch;
   const Index rows = batch_size * sequence_length;
@@ -79,13 +80,13 @@ int main() {
     draw_batch(random, x, target);
     gma::forward_into(y, layer, x, cache, batch);
 
-    // Half the squared error of what follows the questions, per question, and its gradient; other rows are free.
+    // Half the squared error of the answers, per question, and its gradient. Other rows do not count.
     Matrix d_y = (y - target) / static_cast<float>(batch_size * symbols);
     d_y.leftCols(symbols).setZero();
     for (Index row = 0; row < rows; row += sequence_length) d_y.middleRows(row, symbols).setZero();
     const double loss = 0.5 * static_cast<double>(d_y.squaredNorm()) * static_cast<double>(batch_size * symbols);
 
-    gma::set_zero(gradient);  // a backward pass adds: leave this out to gather over several batches
+    gma::set_zero(gradient);  // a backward pass adds: leave this out to sum over several batches
     gma::backward_into(d_x, gradient, layer, d_y, cache, scratch);
     adam_step(layer, gradient, mean, square, step, 0.01f);
 
@@ -93,7 +94,7 @@ int main() {
     if (step > steps - average) last_loss += loss / average;
     if (step == 1 || step % 50 == 0) std::cout << "step " << step << ", loss " << loss << '\n';
   }
-  // Whoever always answers with the mean of all values has 0.5 (1 - 1/8) = 0.4375.
+  // A model that always answers with the mean of all values has a loss of 0.5 (1 - 1/8) = 0.4375.
   std::cout << gma::parameter_count(layer) << " parameters; the loss of " << average << " batches fell from "
             << first_loss << " to " << last_loss << ", by a factor of " << first_loss / last_loss << ".\n";
   return last_loss < first_loss / 10 ? 0 : 1;

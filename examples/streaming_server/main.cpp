@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // How do I serve the streams of many clients from one layer?
 //
-// The layer is compiled once and shared; a client is nothing but a LayerState, of one size however much it has sent.
-// All requests that are waiting go through the layer in one pass. A client may be put into a file, and goes on from
-// there as if nothing had happened. At the end, a draft of a client's is taken back.
+// The layer is compiled once and shared. A client is only a LayerState, whose size does not depend on how much the
+// client has sent. All waiting requests go through the layer in one pass. A client's state may be saved to a file;
+// after loading it the client continues with the same bits. At the end, a client's draft is taken back.
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
@@ -24,7 +24,7 @@ using State = gma::LayerState<float>;
 
 struct Request {
   int client;
-  Matrix tokens;  // the next of the client's stream, one a row
+  Matrix tokens;  // the next tokens of the client's stream, one per row
 };
 
 class Server {
@@ -32,12 +32,12 @@ class Server {
   Server(const gma::CompiledLayer<float>& layer, const std::filesystem::path& folder)
       : layer_(layer), folder_(folder) {}
 
-  /// The outputs of the requests, of different clients each, one below the other.
+  /// The outputs of the requests, one below the other. Each request must belong to a different client.
   Matrix serve(const std::vector<Request>& requests) {
     std::vector<std::int64_t> offsets{0};
     for (const Request& request : requests) offsets.push_back(offsets.back() + request.tokens.rows());
     Matrix x(offsets.back(), layer_.config.width), y(x.rows(), x.cols());
-    std::vector<State*> batch;  // should the pass throw, they are as they were
+    std::vector<State*> batch;  // if the pass throws, the states are unchanged
     for (std::size_t i = 0; i < requests.size(); ++i) {
       x.middleRows(offsets[i], requests[i].tokens.rows()) = requests[i].tokens;
       batch.push_back(&state_of(requests[i].client));
@@ -46,8 +46,8 @@ class Server {
     return y;
   }
 
-  /// Puts a client's state into its file until it is heard of again. Whatever happens meanwhile, the file is a whole
-  /// state, the old one or the new one.
+  /// Saves a client's state to its file until the client sends again. If the program dies meanwhile, the file has a
+  /// complete state, the old one or the new one.
   void evict(int client) {
     const std::map<int, State>::iterator found = states_.find(client);
     if (found == states_.end()) return;
@@ -62,14 +62,14 @@ class Server {
  private:
   std::string path_of(int client) const { return (folder_ / std::to_string(client)).string(); }
 
-  /// From memory, or from the client's file, or a new one.
+  /// The state, from memory, from the client's file, or new.
   State& state_of(int client) {
     const std::map<int, State>::iterator found = states_.find(client);
     if (found != states_.end()) return found->second;
     State state = gma::begin_stream(layer_);
     std::ifstream file(path_of(client), std::ios::binary);
     if (file) {
-      gma::load(state, file);  // throws on a file that is damaged, or of a layer of other shapes
+      gma::load(state, file);  // throws if the file is damaged or the layer has other shapes
       ++loads_;
     }
     return states_[client] = std::move(state);
@@ -78,7 +78,7 @@ class Server {
   const gma::CompiledLayer<float>& layer_;
   std::filesystem::path folder_;
   std::map<int, State> states_;
-  gma::LayerCache<float> cache_;  // one for every thread that serves
+  gma::LayerCache<float> cache_;  // one per serving thread
   std::size_t loads_ = 0;
 };
 
@@ -92,8 +92,8 @@ int main() {
   std::filesystem::create_directories(folder);
   Server server(layer, folder);
 
-  // In every round some of 8 clients send 1 to 6 tokens, in any order, and one is put aside. Beside that, each client
-  // is served on its own, from a state that nobody else touches.
+  // In every round some of 8 clients send 1 to 6 tokens, in any order, and the state of one client is saved to a file.
+  // Each client is also served alone, from a second state, to compare with.
   const int clients = 8, rounds = 200;
   std::vector<State> alone(clients, gma::begin_stream(layer));
   const std::size_t size = gma::bytes(alone.front());
@@ -119,7 +119,8 @@ int main() {
   }
   std::filesystem::remove_all(folder);
 
-  // A client's draft of 4 tokens, of which the first is accepted: record before each, then take back what was rejected.
+  // A client's draft of 4 tokens, of which the first is accepted: record before each token, then take back the rejected
+  // ones.
   State state = alone.front(), accepted = state;
   const Matrix draft = Matrix::Random(4, config.width), next = Matrix::Random(1, config.width);
   gma::Rollback<State> rollback(draft.rows());
@@ -131,11 +132,11 @@ int main() {
   gma::step(layer, draft.row(0), accepted);
   const bool same_draft = gma::step(layer, next, state) == gma::step(layer, next, accepted);
 
-  std::cout << std::boolalpha << "Served " << clients << " clients in " << rounds << " passes. States came back from "
+  std::cout << std::boolalpha << "Served " << clients << " clients in " << rounds << " passes. States were loaded from "
             << "files " << server.loads() << " times. The first client has sent " << alone.front().position
             << " tokens.\n"
-            << "  outputs as if every client had been alone, to the bit:   " << same << '\n'
+            << "  outputs bit-identical to those of a client alone:        " << same << '\n'
             << "  states take " << size << " bytes after every request:             " << same_size << '\n'
-            << "  a rejected draft leaves no trace, to the bit:            " << same_draft << '\n';
+            << "  bit-identical after a rejected draft is taken back:      " << same_draft << '\n';
   return same && same_size && same_draft && server.loads() > 0 ? 0 : 1;
 }

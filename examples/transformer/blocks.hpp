@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 //
-// A stack of pre-norm blocks, forward and backward for one sequence: all of a model but what is put in and read out.
+// A stack of pre-norm blocks, forward and backward for one sequence: a whole model except its input and its output
+// layer.
 //
 //   L times:   x = x + mixer(norm(x))
 //              x = x + mlp(norm(x))
 //   y = norm(x)
 //
-// Blocks know the layout of their parameters; the numbers are in vectors that the caller owns, so that one stack serves
-// many threads with a cache and a gradient each.
+// Blocks know the layout of their parameters. The numbers are in vectors of the caller, so one stack serves many
+// threads, each with its own cache and gradient.
 //
 // The definitions are in blocks_implementation.hpp, which blocks.cpp compiles once for float: they are most of the
 // compile time of a program.
@@ -37,7 +38,7 @@ class Blocks {
   };
 
  public:
-  // What the forward pass keeps for the backward pass. One per thread; its memory is reused from sequence to sequence.
+  // What the forward pass keeps for the backward pass. One per thread; its memory is reused for every sequence.
   struct Cache {
     std::vector<BlockCache> blocks;
     Matrix<S> output, normed_output;  // [T, D]: the stream after the last block, and what forward() returns
@@ -45,7 +46,7 @@ class Blocks {
     Matrix<S> branch, d_normed;       // scratch
   };
 
-  // What the blocks remember of the tokens before.
+  // What the blocks remember of earlier tokens.
   struct State {
     std::vector<std::unique_ptr<MixerState<S>>> blocks;
     Index bytes() const;
@@ -54,29 +55,29 @@ class Blocks {
   // Adds the tensors block0.norm_mixer ... norm_output to the layout.
   Blocks(const ModelConfig& config, Layout& layout);
 
-  // Parameters as they are before training. Branches start at zero: each block begins as the identity.
+  // Initial parameters. Branches start at zero: each block begins as the identity.
   void initialize(Vector<S>& parameters, Random& random) const;
 
   Cache make_cache() const;
   State make_state() const;
 
-  // Whether a State stays of the same size however long a stream is.
+  // Whether the size of a State is constant.
   bool is_constant_memory() const { return blocks_.front().mixer->is_constant_memory(); }
 
-  // To be called after every change of the parameters, before forward.
+  // Call it after every change of the parameters, before forward.
   void prepare(const Vector<S>& parameters);
 
-  // Where the caller puts what goes into the first block, [T, D].
+  // The caller writes the input of the first block here, [T, D].
   Matrix<S>& input(Cache& cache) const { return cache.blocks.front().input; }
 
-  // y [T, D], which is cache.normed_output, of input(cache). A state, where given, holds what came before and is moved
-  // on past the input.
+  // y [T, D], which is cache.normed_output, of input(cache). A state, if given, holds the earlier tokens and is
+  // advanced past the input.
   const Matrix<S>& forward(const Vector<S>& parameters, State* state, Cache& cache) const;
 
-  // After forward without a state: dy becomes the gradient of input(cache), gradients of parameters are added.
+  // After forward without a state: dy becomes the gradient of input(cache), and gradients of parameters are added.
   void backward(const Vector<S>& parameters, Cache& cache, Matrix<S>& dy, Vector<S>& gradients) const;
 
-  // To look into a trained model: the mixer of a block, and what it was given, norm(x), in the last forward pass.
+  // To inspect a trained model: the mixer of a block, and its input norm(x) in the last forward pass.
   Index size() const { return Index(blocks_.size()); }
   const Mixer<S>& mixer(Index block) const { return *blocks_[std::size_t(block)].mixer; }
   static const Matrix<S>& mixer_input(const Cache& cache, Index block) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What tables of mixers share: variants of a model, and finished runs (results.hpp) by variant and learning rate.
+// Shared by tables of mixers: variants of a model, and finished runs (results.hpp) by variant and learning rate.
 #pragma once
 
 #include <algorithm>
@@ -21,26 +21,26 @@ namespace transformer {
 struct Variant {
   const char* name;
   MixerKind mixer;
-  std::function<void(ModelConfig&)> change;  // what is not at its default
+  std::function<void(ModelConfig&)> change;  // sets the members that differ from their defaults
 };
 
 inline void as_it_is(ModelConfig&) {}
 inline void with_convolution(ModelConfig& c) { c.convolution = 4; }
-// Neither forgetting nor convolution.
+// No forgetting and no convolution.
 inline void plain(ModelConfig& c) { c.convolution = 1, c.has_forgetting = false; }
 
-// The variant of this name or, where there is none, all whose names contain it.
+// The variant of this name or, if there is none, all variants whose names contain it.
 inline std::vector<Variant> chosen(const std::vector<Variant>& variants, const std::string& name) {
   std::vector<Variant> exact, similar;
   for (const Variant& variant : variants) {
     if (variant.name == name) exact.push_back(variant);
     if (std::string(variant.name).find(name) != std::string::npos) similar.push_back(variant);
   }
-  require(!similar.empty(), "no variant is called " + name + ", nor a part of one");
+  require(!similar.empty(), "no variant is called " + name + ", and no name contains it");
   return exact.empty() ? similar : exact;
 }
 
-// What a file of this run is called.
+// The name of a file of this run.
 inline std::string file_name(const Variant& variant, double learning_rate, std::uint64_t seed) {
   std::string name = format("%s seed %llu rate %g", variant.name, static_cast<unsigned long long>(seed), learning_rate);
   std::replace(name.begin(), name.end(), ' ', '_');
@@ -48,7 +48,7 @@ inline std::string file_name(const Variant& variant, double learning_rate, std::
 }
 
 [[noreturn]] inline void throw_interrupted(const std::string& results, const std::string& unfinished) {
-  throw std::runtime_error("interrupted; what is finished is in " + results + ", the run under way in " + unfinished);
+  throw std::runtime_error("interrupted; finished runs are in " + results + ", the current run is in " + unfinished);
 }
 
 // Runs of one variant at one learning rate: its seeds.
@@ -67,7 +67,7 @@ inline std::pair<double, double> least_and_most(const Runs& runs, const char* me
   return {*least, *most};
 }
 
-// Of the runs with these members, the seeds of every variant at its better learning rate, the best variant first.
+// For the runs with these members: the seeds of every variant at its better learning rate, the best variant first.
 template <class IsBetter>
 std::vector<Runs> best_of_each(const Results& results, const nlohmann::json& members, const IsBetter& is_better) {
   std::map<std::string, std::map<double, Runs>> by_variant;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What can be chosen: the model's shape, and how it is trained.
+// The configuration: the model's shape and its training.
 #pragma once
 
 #include <algorithm>
@@ -23,13 +23,13 @@ inline const char* name_of(MixerKind kind) {
   return names[static_cast<int>(kind)];
 }
 
-// Channels of a head of mamba, of which there are twice the model's width.
+// Channels per head of mamba; it has twice as many channels as the model's width.
 constexpr Index mamba_head = 32;
 
 struct ModelConfig {
   MixerKind mixer = MixerKind::gma;
   MlpKind mlp = MlpKind::gated;
-  bool is_causal = true;   // else every token hears of those after it too, and there is no streaming
+  bool is_causal = true;   // else every token sees later tokens too, and there is no streaming
   Index vocabulary = 256;  // of tokens: 256 bytes, or the pieces of a subword vocabulary
   Index layers = 2;
   Index width = 96;
@@ -39,14 +39,14 @@ struct ModelConfig {
   Index plain_components = 64;             // of the one mixture of gma-plain
   Index convolution = 0;                   // taps of the short convolution, 1 for none; 0: see taps_of()
   bool has_forgetting = true;              // gma, linear, performer
-  Index gma_window = 0;                    // gma: tokens of a softmax branch that is mixed in; 0: none
+  Index gma_window = 0;                    // gma: tokens of the exact window; 0: none
   Index window = 64;                       // tokens that the softmax of window sees
   Index state = 64;                        // numbers per channel that mamba keeps
-  double forgetting_fastest = 1.0 / 16;    // rates of forgetting that the heads start from, fastest and slowest
+  double forgetting_fastest = 1.0 / 16;    // initial rates of forgetting of the heads, fastest and slowest
   double forgetting_slowest = 1.0 / 128;
 };
 
-// What the mixers have where nothing is said: none for gma-plain and sdpa, four taps for the others.
+// The taps if they are not given: none for gma-plain and sdpa, four for the others.
 inline Index taps_of(const ModelConfig& c) {
   if (c.mixer == MixerKind::gma_plain) return 1;
   if (c.convolution > 0) return c.convolution;
@@ -54,11 +54,11 @@ inline Index taps_of(const ModelConfig& c) {
 }
 
 struct TrainConfig {
-  double seconds = 120;  // of training, evaluation not counted; ignored where steps are given
+  double seconds = 120;  // of training without evaluation; ignored if steps are given
   std::int64_t steps = 0;
-  Index batch = 4;      // sequences of a step
-  Index context = 256;  // tokens of a sequence
-  Index shards = 4;     // parts of a step that threads work on; fixes the order of sums whatever the threads
+  Index batch = 4;      // sequences per step
+  Index context = 256;  // tokens per sequence
+  Index shards = 4;     // parts of a step that threads work on; fixes the order of sums for any threads
   double learning_rate = 4e-3;
   double final_learning_rate = 0.05;  // as a fraction of learning_rate
   std::int64_t warmup_steps = 100;
@@ -109,7 +109,7 @@ inline void validate(const TrainConfig& c) {
   require(c.warmup_steps >= 0, "warmup-steps must not be negative");
 }
 
-// The width of the MLP with which a model comes closest to a number of parameters: how variants are made equal.
+// The width of the MLP with which a model comes closest to a number of parameters. It makes variants equal.
 // parameters_of(config) is linear in it.
 template <class Count>
 Index matching_mlp_width(ModelConfig config, Index target, const Count& parameters_of) {

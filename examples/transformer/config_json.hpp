@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Configurations as JSON, for checkpoints and logs. What an older file does not have is at its default.
+// Configurations as JSON, for checkpoints and logs. A member that an older file lacks has its default.
 #pragma once
 
 #include <nlohmann/json.hpp>

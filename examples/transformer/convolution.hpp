@@ -27,14 +27,14 @@ struct Convolution {
     return {layout.add(name, taps, channels, Group::gain)};
   }
 
-  // Close to passing its input on.
+  // Starts close to the identity.
   template <class S>
   void initialize(Vector<S>& parameters, Random& random) const {
     fill_normal(parameters, filter, 0.2, random);
     view(parameters, filter).row(0).array() += S(1);
   }
 
-  // history [taps - 1, C]: the inputs before x, oldest first, or null for zeros. It is moved on past x.
+  // history [taps - 1, C]: the inputs before x, oldest first, or null for zeros. It is advanced past x.
   template <class S>
   void forward(const Vector<S>& parameters, const gma::ConstTile<S>& x, Matrix<S>* history, gma::Tile<S> y) const {
     const Matrix<S> none(0, x.cols());
@@ -42,7 +42,7 @@ struct Convolution {
     if (history) gma::advance_history(x, columns(*history, 0, x.cols()));
   }
 
-  // dx is assigned, the filter's gradient is added to. After a forward pass without a history.
+  // After a forward pass without a history: dx is assigned, and the filter's gradient is added.
   template <class S>
   void backward(const Vector<S>& parameters, const gma::ConstTile<S>& x, const gma::ConstTile<S>& dy,
                 Vector<S>& gradients, gma::Tile<S> dx) const {

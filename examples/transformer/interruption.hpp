@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Ctrl-C ends a run between two steps instead of the program.
+// Ctrl-C ends a run between two steps; it does not end the program.
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,7 @@ inline std::atomic<bool> is_interrupted{false};
 extern "C" inline void interrupt(int) { is_interrupted = true; }
 }  // namespace detail
 
-// While one of these is alive, SIGINT is noted and does nothing else.
+// While a guard exists, SIGINT is noted and does nothing else.
 class InterruptionGuard {
  public:
   InterruptionGuard() : previous_(std::signal(SIGINT, detail::interrupt)) { detail::is_interrupted = false; }
@@ -25,7 +25,7 @@ class InterruptionGuard {
   void (*previous_)(int);
 };
 
-// Whether SIGINT has come since the last guard was made.
+// Whether SIGINT has arrived since the last guard was made.
 inline bool is_interrupted() { return detail::is_interrupted; }
 
 }  // namespace transformer

@@ -2,8 +2,8 @@
 //
 // The dense layers of a transformer block, each with its gradient next to it.
 //
-// A layer holds handles of its parameters and nothing else; what the backward pass needs from the forward pass is an
-// argument with a name. Parameter gradients are added to, input gradients are added to where the comment says so.
+// A layer holds only the handles of its parameters. Values that the backward pass needs from the forward pass are named
+// arguments. Parameter gradients are added; input gradients are added if the comment says so.
 #pragma once
 
 #include "products.hpp"

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
-// From the configuration to the mixer.
+// Makes the mixer of a configuration.
 //
-// A model that is not causal has one of two forms. Softmax attention, and the library's layer where it neither forgets
-// nor convolves, do not know the order of tokens: they simply see all of them. The others read in one direction: two of
-// them, one for each, are added (mixer_both.hpp).
+// A model that is not causal has one of two forms. Softmax attention, and the library's layer without forgetting and
+// convolution, do not know the order of tokens: they see all tokens at once. The other mixers read in one direction;
+// the model adds two of them, one per direction (mixer_both.hpp).
 #pragma once
 
 #include <memory>
@@ -37,7 +37,7 @@ inline gma::LayerConfig layer_config(const ModelConfig& config) {
   return layer;
 }
 
-// Whether the order of tokens matters to the mixer beyond what is in them.
+// Whether the order of tokens matters to the mixer, apart from positions in the tokens.
 inline bool reads_in_order(const ModelConfig& config) {
   if (config.mixer == MixerKind::sdpa) return false;
   if (config.mixer == MixerKind::window || config.mixer == MixerKind::mamba) return true;

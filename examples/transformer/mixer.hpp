@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// A mixer: the half of a block in which a token hears of the tokens before it, or of all where the model is not causal.
-// This interface is all that the model knows of one; the files mixer_*.hpp implement it.
+// A mixer: the half of a block in which a token sees the tokens before it, or all tokens if the model is not causal.
+// The model knows only this interface; the files mixer_*.hpp implement it.
 #pragma once
 
 #include <memory>
@@ -12,14 +12,14 @@
 
 namespace transformer {
 
-// What a mixer remembers of the tokens it has seen, for streaming. An empty state is the beginning of a text.
+// What a mixer remembers of earlier tokens, for streaming. An empty state is the beginning of a text.
 template <class S>
 struct MixerState {
   virtual ~MixerState() = default;
   virtual Index bytes() const = 0;
 };
 
-// What a forward pass leaves for the backward pass, and the scratch of both. One per thread.
+// The results of a forward pass that the backward pass needs, and the scratch memory of both. One per thread.
 template <class S>
 struct MixerCache {
   virtual ~MixerCache() = default;
@@ -30,23 +30,23 @@ class Mixer {
  public:
   virtual ~Mixer() = default;
 
-  // Throws where the mixer is not causal.
+  // Throws if the mixer is not causal.
   virtual std::unique_ptr<MixerState<S>> make_state() const = 0;
   virtual std::unique_ptr<MixerCache<S>> make_cache() const = 0;
 
-  // Whether the state stays of the same size however long the text is.
+  // Whether the size of the state is constant.
   virtual bool is_constant_memory() const = 0;
 
   virtual void initialize(Vector<S>& parameters, Random& random) const = 0;
 
-  // To be called whenever the parameters have changed: derived quantities that all threads share are computed here.
+  // Call it whenever the parameters have changed: it computes derived quantities that all threads share.
   virtual void prepare(const Vector<S>& parameters) = 0;
 
-  // y = mix(x), both [T, D]. A state, where given, holds the tokens before x and is moved on past x.
+  // y = mix(x), both [T, D]. A state, if given, holds the tokens before x and is advanced past x.
   virtual void forward(const Vector<S>& parameters, const Matrix<S>& x, MixerState<S>* state, MixerCache<S>& cache,
                        Matrix<S>& y) const = 0;
 
-  // dx [T, D] is overwritten, gradients of parameters are added. After a forward pass without a state.
+  // After a forward pass without a state: dx [T, D] is overwritten, gradients of parameters are added.
   virtual void backward(const Vector<S>& parameters, const Matrix<S>& x, const Matrix<S>& dy, MixerCache<S>& cache,
                         Vector<S>& gradients, Matrix<S>& dx) const = 0;
 };

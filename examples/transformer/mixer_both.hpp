@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
-// A mixer that reads in both directions, of two that read in one:
+// A mixer that reads in both directions, made of two that read in one:
 //
 //   y_t = forwards(x)_t + backwards(reversed x)_{T-1-t}
 //
-// Each has parameters of its own. Every token hears of all tokens; there is no stream to carry on.
+// Each has its own parameters. Every token sees all tokens, so there is no stream.
 #pragma once
 
 #include <memory>

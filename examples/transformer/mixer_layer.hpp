@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 //
-// The mixers that are the library's attention layer, with different feature maps in front of its memory:
+// The mixers that use the library's attention layer, with different feature maps before its memory:
 //
 //   --mixer gma         product mixtures, short convolution, a forgetting gate per head
 //   --mixer gma-plain   one mixture per head, nothing forgotten, no convolution
-//   --mixer linear      linear attention: elu + 1 in the place of mixtures
-//   --mixer performer   Performer: positive orthogonal random features in their place
+//   --mixer linear      linear attention: elu + 1 instead of mixtures
+//   --mixer performer   Performer: positive orthogonal random features instead of mixtures
 //
-// The optimiser of this program sees all parameters of the model as one flat buffer; the layer keeps its own as
-// matrices. This file is the seam: visit_parameters() names the layer's tensors once for the layout, copies values in
-// before a step and adds gradients out after it.
+// The optimiser of this program has all parameters of the model in one flat buffer; the layer keeps its parameters as
+// matrices. This file connects the two: visit_parameters() names the layer's tensors once for the layout, copies values
+// in before a step and adds gradients out after it.
 #pragma once
 
 #include <gma/baselines/layer_features.hpp>
@@ -42,7 +42,7 @@ class LayerMixer : public Mixer<S> {
   };
 
  public:
-  // Features that are drawn at random, and not learned, are drawn here.
+  // Features that are random and not learned are drawn here.
   LayerMixer(Layout& layout, const std::string& name, const gma::LayerConfig& config)
       : layer_(gma::random_layer<S, Routing>(config, 1)) {
     gma::visit_parameters(
@@ -59,7 +59,7 @@ class LayerMixer : public Mixer<S> {
   std::unique_ptr<MixerCache<S>> make_cache() const override { return std::make_unique<Cache>(layer_.config); }
   bool is_constant_memory() const override { return true; }
 
-  // As the library recommends, but that the branch starts at zero, like every branch of this model.
+  // As the library recommends, except that the branch starts at zero, like every branch of this model.
   void initialize(Vector<S>& parameters, Random& random) const override {
     Layer start = gma::random_layer<S, Routing>(layer_.config, random.bits());
     start.output_weight.setZero();
@@ -91,8 +91,8 @@ class LayerMixer : public Mixer<S> {
     in_lockstep(cache.gradient, gradients, [](const auto& values, auto flat) { flat += values; });
   }
 
-  // To look into a trained model: the layer as of the last prepare(), and what a cache of this mixer holds of the last
-  // forward pass, queries and keys as attention saw them among it.
+  // To inspect a trained model: the layer of the last prepare(), and the contents of a cache of this mixer after the
+  // last forward pass, with the queries and keys that attention used.
   const gma::AttentionLayer<S, Routing>& layer() const { return layer_; }
   static const gma::LayerCache<S>& forward_cache(const MixerCache<S>& cache) {
     return static_cast<const Cache&>(cache).forward;

@@ -9,7 +9,7 @@
 //   h_t      = exp(dt_t A) h_{t-1} + dt_t B_t v_t^T,   y_t = C_t h_t + D v_t           head by head
 //   out      = norm(y o silu(z)) W_out
 //
-// The recurrence is gma::causal with the tokens themselves for features: keys B, queries C, key weights dt and
+// The recurrence is gma::causal with the tokens themselves as features: keys B, queries C, key weights dt and
 // log-forgetting dt A.
 #pragma once
 
@@ -154,7 +154,7 @@ class MambaMixer : public Mixer<S> {
     b(cache.d_active) += cache.gradient.keys;
     head(cache.d_active, h) += cache.gradient.values + view(parameters, skip_)(0, h) * head(cache.d_mixed, h);
     view(gradients, skip_)(0, h) += head(cache.d_mixed, h).cwiseProduct(head(cache.active, h)).sum();
-    // The step is the weight of a token, and times A its log-forgetting.
+    // The step is the weight of a token. Times A it is the token's log-forgetting.
     const S decay = -std::exp(view(parameters, log_decay_)(0, h));
     const Vector<S>& d_forgetting = cache.gradient.log_forgetting;
     view(gradients, log_decay_)(0, h) += d_forgetting.dot(cache.steps.col(h)) * decay;

@@ -3,9 +3,9 @@
 // The softmax mixers: projections, optionally the short convolution, rotary positions, softmax attention per head,
 // output projection.
 //
-//   --mixer sdpa     every token sees all tokens before it; the state is a cache of their keys and values, which grows.
-//                    Where the model is not causal it sees those after it too, and there is no state
-//   --mixer window   every token sees the last few; the state holds those
+//   --mixer sdpa     every token sees all earlier tokens; the state is a cache of their keys and values, which grows.
+//                    If the model is not causal, every token sees all tokens and there is no state
+//   --mixer window   every token sees the last few tokens; the state holds those
 #pragma once
 
 #include <algorithm>
@@ -25,8 +25,8 @@ namespace transformer {
 struct SdpaMixerOptions {
   Index width = 128, heads = 4;
   Index taps = 1;         // of the convolution; 1: none
-  bool is_causal = true;  // a token sees those before it; else all
-  Index window = 0;       // causal: the last so many only, itself the last of them; 0: all
+  bool is_causal = true;  // a token sees earlier tokens; else all tokens
+  Index window = 0;       // causal: the number of last tokens that a token sees, itself included; 0: all
 };
 
 template <class S>
@@ -135,8 +135,8 @@ class SdpaMixer : public Mixer<S> {
   auto head(const Matrix<S>& x, Index h) const { return x.middleCols(h * head_, head_); }
   auto head(Matrix<S>& x, Index h) const { return x.middleCols(h * head_, head_); }
 
-  // all = the past rows, if there are any, and the fresh ones after them; the past becomes the same, or what of it the
-  // next token still sees.
+  // all = the past rows, if there are any, and then the fresh ones. The past becomes the same, or the part of it that
+  // the next token still sees.
   void append(Matrix<S>* past, const In<S>& fresh, Matrix<S>& all) const {
     const Index seen = past ? past->rows() : 0;
     all.resize(seen + fresh.rows(), fresh.cols());

@@ -2,8 +2,8 @@
 //
 // One training step on all cores: a gradient per sequence of a minibatch, their sum, clipping, AdamW.
 //
-// The B sequences of a step are dealt to a fixed number of shards; a shard adds up its sequences in order, shards are
-// added in order, and threads take whole shards. So the numbers depend on the number of shards, never on that of
+// The B sequences of a step are dealt to a fixed number of shards. A shard adds its sequences in order, shards are
+// added in order, and threads take whole shards. So the numbers depend on the number of shards and not on the number of
 // threads.
 #pragma once
 

@@ -21,7 +21,8 @@ inline double schedule(const TrainConfig& config, std::int64_t step, double prog
   return config.learning_rate * (std::min)(warmup, 1.0) * decayed;
 }
 
-// What training changes, from which it goes on: each a buffer of the layout, and the steps done so far.
+// Everything that training changes and that it needs to continue: buffers of the layout, and the number of finished
+// steps.
 template <class S>
 struct TrainingState {
   std::int64_t steps = 0;
@@ -37,7 +38,7 @@ class AdamW {
   AdamW(const Layout& layout, const TrainConfig& config)
       : first_moment(Vector<S>::Zero(layout.size())), second_moment(Vector<S>::Zero(layout.size())), config_(config) {}
 
-  // One step of the tensor number `entry` of the layout, with its gradient times gradient_scale. `step` counts from 0.
+  // One step of tensor number `entry` of the layout, with its gradient times gradient_scale. `step` counts from 0.
   void update(const Layout& layout, std::size_t entry, Vector<S>& parameters, const Vector<S>& gradients,
               double gradient_scale, double learning_rate, std::int64_t step) {
     const auto& [name, tensor, group] = layout.entries()[entry];
@@ -61,7 +62,7 @@ class AdamW {
   TrainConfig config_;
 };
 
-// The factor that brings a gradient of this norm down to `limit`.
+// The factor that scales a gradient of this norm down to `limit`.
 inline double clip_factor(double norm, double limit) { return norm > limit ? limit / norm : 1; }
 
 }  // namespace transformer

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What a shell command prints: how files are unpacked without linking a library for it.
+// The output of a shell command. With it, files are unpacked without linking a library.
 #pragma once
 
 #include <cstdio>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The matrix products of dense layers, through gma's own kernel: 1.1 to 1.4 times the speed of Eigen's at these shapes
-// (hundreds of tokens, widths of hundreds), because nothing is packed.
+// The matrix products of dense layers, through gma's own kernel. It is 1.1 to 1.4 times as fast as Eigen at these
+// shapes (hundreds of tokens, widths of hundreds), because nothing is packed.
 #pragma once
 
 #include <gma/gma.hpp>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// How far a long piece of work is: one line that redraws itself on a terminal, a plain line now and then elsewhere.
+// The progress of a long piece of work: one line that redraws itself on a terminal, elsewhere a plain line now and
+// then.
 #pragma once
 
 #include <unistd.h>
@@ -26,7 +27,7 @@ class Progress {
  public:
   explicit Progress(bool is_quiet = false) : is_quiet_(is_quiet), is_terminal_(isatty(STDOUT_FILENO) == 1) {}
 
-  // Whether it is time for another line: asked before composing one.
+  // Whether it is time for another line. Ask before composing one.
   bool is_due() const { return !is_quiet_ && (is_first_ || since_.seconds() >= (is_terminal_ ? 0.2 : 10.0)); }
 
   void show(const std::string& line) {

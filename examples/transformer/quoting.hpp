@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Texts such as paths as one word of a command, whatever they contain.
+// Any text, such as a path, as one word of a command.
 #pragma once
 
 #include <string>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Random numbers that are the same on every platform. The engines of <random> are, its distributions are not; and a
-// counter-based generator needs no state in a checkpoint: the draw number n of the stream s is a function of (s, n).
+// Random numbers that are the same on every platform. The engines of <random> are, but its distributions are not. A
+// counter-based generator needs no state in a checkpoint: draw number n of stream s is a function of (s, n).
 #pragma once
 
 #include <cmath>

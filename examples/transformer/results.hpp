@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// A JSON file of finished runs: a list of objects, which grows by one when a run is done. Runs that are there already
-// need not be made again, so a table can be made in pieces, and on several machines.
+// A JSON file of finished runs: a list of objects that grows by one when a run ends. Runs in the list need not be
+// repeated, so a table can be made in parts, and on several machines.
 #pragma once
 
 #include <fstream>
@@ -19,7 +19,7 @@ class Results {
  public:
   explicit Results(std::string path) : path_(std::move(path)) {
     if (std::ifstream in(path_); in) runs_ = nlohmann::json::parse(in, nullptr, false);
-    if (!runs_.is_array()) throw std::runtime_error(path_ + " holds no list of results");
+    if (!runs_.is_array()) throw std::runtime_error(path_ + " does not hold a list of results");
   }
 
   // The first run in which all of these members have these values; null if there is none.

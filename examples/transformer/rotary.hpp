@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // Rotary positions: channel pairs (i, i + d/2) of a query or key at position t are turned by the angle t / base^(2i/d),
-// so that inner products depend on differences of positions only. Its gradient is the rotation backwards.
+// so inner products depend only on differences of positions. The gradient is the reverse rotation.
 #pragma once
 
 #include "types.hpp"

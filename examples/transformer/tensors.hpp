@@ -3,9 +3,9 @@
 // Parameters as named tensors in one flat buffer.
 //
 // A layer asks the Layout for its tensors once and keeps the handles. Values, gradients and the optimiser's moments are
-// then plain vectors of the same layout, so that summing gradients over sequences, clipping, an AdamW step, saving a
-// checkpoint or checking every gradient against differences is a loop over one array or over the names, and never has
-// to know which layers exist.
+// then plain vectors of the same layout. Summing gradients over sequences, clipping, an AdamW step, saving a checkpoint
+// or checking every gradient against differences is a loop over one array or over the names; it need not know which
+// layers exist.
 #pragma once
 
 #include <string>
@@ -16,14 +16,14 @@
 
 namespace transformer {
 
-// What the optimiser does with a tensor: see AdamW in optimizer.hpp.
+// How the optimiser treats a tensor: see AdamW in optimizer.hpp.
 enum class Group {
   matrix,   // weights of dense layers and the embedding: weight decay
   gain,     // gains of norms, biases, filters: no decay
   mixture,  // mixtures' weights, means, scales, temperatures: a larger learning rate, no decay
 };
 
-// A handle: where a rows x cols tensor lies in any buffer of its layout.
+// A handle: the position of a rows x cols tensor in any buffer of its layout.
 struct Tensor {
   Index offset = 0, rows = 0, cols = 0;
   Index size() const { return rows * cols; }
@@ -66,7 +66,7 @@ class Layout {
   }
 
  private:
-  static constexpr Index alignment = 16;  // scalars: every tensor starts on a cache line of its own
+  static constexpr Index alignment = 16;  // scalars: every tensor starts on a new cache line
   Index size_ = 0, parameters_ = 0;
   std::vector<Entry> entries_;
 };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// A pool of threads that live as long as the program trains. parallel_for(n, task) runs task(i, worker) for i in [0,
-// n); which worker takes which i is left to chance, so a task may write only what belongs to i, or scratch of its
-// worker. Results then do not depend on the number of threads.
+// A pool of threads that exist as long as the program trains. parallel_for(n, task) runs task(i, worker) for i in [0,
+// n). Any worker may take any i, so a task may write only data that belongs to i, or scratch memory of its worker.
+// Results then do not depend on the number of threads.
 #pragma once
 
 #include <atomic>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// Files from which training goes on as if it had never stopped: what a program wants to know, as JSON, and every
-// tensor with its moments.
+// Files from which training continues with the same numbers: the program's own data as JSON, and every tensor with its
+// moments.
 //
-//   magic, version           8 bytes, u32: the program's own
+//   magic, version           8 bytes, u32: those of the program
 //   length, header           u64, that many bytes of JSON; "tensors" has the names and shapes, "steps" those done
 //   values, moments          for every tensor in order: its values, first and second moments, as 32-bit floats
 //
@@ -81,7 +81,7 @@ inline void save_training_file(const std::string& path, const FileKind& kind, nl
   });
 }
 
-// Throws std::runtime_error, with the file's name, where it is not of this kind, is damaged or does not fit.
+// Throws std::runtime_error with the file's name if the file is of another kind, is damaged or does not fit.
 class TrainingFile {
  public:
   TrainingFile(std::string path, const FileKind& kind) : path_(std::move(path)), in_(path_, std::ios::binary) {
@@ -95,15 +95,16 @@ class TrainingFile {
       throw std::runtime_error(path_ + " is a checkpoint of version " + std::to_string(version) +
                                ", this program reads " + std::to_string(kind.version));
     const auto length = detail::take<std::uint64_t>(in_);
-    if (!in_ || length > (1u << 24)) throw std::runtime_error(path_ + " is damaged: its header has no sensible length");
+    if (!in_ || length > (1u << 24))
+      throw std::runtime_error(path_ + " is damaged: the length of its header is impossible");
     std::string text(std::size_t(length), '\0');
     in_.read(text.data(), std::streamsize(length));
     if (!in_) throw std::runtime_error(path_ + " is cut short");
     header_ = nlohmann::json::parse(text, nullptr, false);
-    if (!header_.is_object()) throw std::runtime_error(path_ + " is damaged: its header is no JSON object");
+    if (!header_.is_object()) throw std::runtime_error(path_ + " is damaged: its header is not a JSON object");
   }
 
-  // read(header) takes from the header what it needs.
+  // read(header) takes its data from the header.
   template <class Read>
   void header(Read&& read) const {
     try {
@@ -113,10 +114,10 @@ class TrainingFile {
     }
   }
 
-  // What was saved, of a model with this layout.
+  // The saved tensors of a model with this layout.
   TrainingState<float> state(const Layout& layout) {
     if (header_.value("tensors", nlohmann::json()) != detail::names_and_shapes(layout))
-      throw std::runtime_error(path_ + " holds other tensors than this program's model has");
+      throw std::runtime_error(path_ + " holds other tensors than the model of this program");
     TrainingState<float> state;
     header([&](const nlohmann::json& members) { members.at("steps").get_to(state.steps); });
     const auto buffers = {&state.parameters, &state.first_moment, &state.second_moment};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Names that every other file of the model shares.
+// Names that all other files of the model share.
 //
 // Shape letters, used in all comments:
 //   T  tokens of one sequence                  D  width of the model

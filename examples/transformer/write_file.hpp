@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Files that are whole or not there (gma/io/write_file.hpp), in directories that are made where they are missing.
+// Files that are complete or missing (gma/io/write_file.hpp). Missing directories are created.
 #pragma once
 
 #include <filesystem>
@@ -14,14 +14,14 @@
 
 namespace transformer {
 
-// Throws std::runtime_error, and leaves what was there, where that fails.
+// Throws std::runtime_error, and leaves the old file, if that fails.
 inline void write_file(const std::filesystem::path& path, const std::string& contents) {
-  std::error_code ignored;  // where it matters, the file cannot be written either
+  std::error_code ignored;  // if it matters, writing the file fails too
   if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path(), ignored);
   gma::io::write_file(path, contents);
 }
 
-// write(stream) gives the contents, numbers in them as in C.
+// write(stream) writes the contents; numbers in them are formatted as in C.
 template <class Write>
 void write_file(const std::filesystem::path& path, const Write& write) {
   std::ostringstream out;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
-# SOURCE must compile, and must not with GMA_MUST_NOT_COMPILE defined and with the flags of its line "// Flags: ...", if
-# it has one; the compiler's message must then hold the text that its line "// Expected: ..." announces.
+# SOURCE must compile. With GMA_MUST_NOT_COMPILE defined, and with the flags of its line "// Flags: ..." if it has one,
+# it must not compile, and the compiler's message must contain the text of its line "// Expected: ...".
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 file(STRINGS "${SOURCE}" expected REGEX "^// Expected: ")
 list(LENGTH expected count)

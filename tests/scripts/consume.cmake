@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 #
 # Configures, builds and runs the project in tests/consumer. ROUTE: find_package, add_subdirectory, fetch_content.
-# It uses gma::io where IO is on, and finds nlohmann_json where WITH_JSON is.
-# COMPONENT is another component to ask for. With EIGEN_VERSION, an Eigen under that version number is offered and it
-# stops after configuring; with EXPECT, configuring must fail with that message.
+# It uses gma::io if IO is on, and finds nlohmann_json if WITH_JSON is on. COMPONENT is another component to request.
+# With EIGEN_VERSION, it gets an Eigen with that version number and stops after configuring. With EXPECT, configuring
+# must fail with that message.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 file(REMOVE_RECURSE "${WORK}")
 set(configure "${CMAKE_COMMAND}" -S "${CMAKE_CURRENT_LIST_DIR}/../consumer" -B "${WORK}" -G "${GENERATOR}"

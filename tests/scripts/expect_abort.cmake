@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 #
-# PROGRAM must end abnormally, and what it prints must match EXPECT.
+# PROGRAM must abort, and its output must match EXPECT.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 execute_process(COMMAND "${PROGRAM}" RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
 if(NOT result MATCHES "[Aa]bort")

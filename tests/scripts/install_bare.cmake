@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
-# Configures SOURCE as on a machine that has Eigen and nothing that only tests, benchmarks and examples need, and
-# installs it into WORK. What is asked for by name is then an error that names what is missing.
+# Configures SOURCE as on a machine that has Eigen but no package that only tests, benchmarks and examples need, and
+# installs it into WORK. Requesting one of these parts is then an error that names the missing package.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 file(REMOVE_RECURSE "${WORK}")
 set(configure "${CMAKE_COMMAND}" -S "${SOURCE}" -B "${WORK}/build" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 #
-# Wherever headers and data are installed to, pkg-config finds the headers: relative folders of any depth, also after
-# the whole was moved, and absolute ones, as NixOS has them.
+# pkg-config finds the headers in every layout: relative folders of any depth, also after the installation was moved,
+# and absolute folders, as NixOS has them.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 
-# A copy of the sources: CMake exports no absolute folder inside its source folder, where WORK may lie.
+# A copy of the sources: CMake exports no absolute folder inside its source folder, where WORK may be.
 set(copy "${WORK}/source")
 file(REMOVE_RECURSE "${copy}")
 file(COPY "${SOURCE}/CMakeLists.txt" "${SOURCE}/LICENSE" "${SOURCE}/cmake" "${SOURCE}/include" DESTINATION "${copy}")

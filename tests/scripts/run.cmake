@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
-# run(what command...): runs a command in silence and returns its combined output as run_output; a failure ends the test
-# and shows that output.
+# run(what command...): runs a command silently and returns its combined output as run_output. A failure ends the test
+# and shows the output.
 function(run what)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(NOT result EQUAL 0)

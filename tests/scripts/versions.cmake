@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 #
-# What BUILD/gmaConfigVersion.cmake says to requests, as CMake makes them. MAJOR and MINOR: gma's version.
+# The answers of BUILD/gmaConfigVersion.cmake to requests in the form that CMake makes. MAJOR and MINOR: gma's version.
 function(expect_answer compatible request)
   set(PACKAGE_FIND_VERSION "${request}")
   if(request MATCHES "^([0-9.]*[0-9])\\.\\.\\.(<?)([0-9.]+)$")

@@ -16,7 +16,7 @@ if(EXISTS /usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz)
   list(APPEND tasks fashion)
 endif()
 
-# Every variant of every task; and finished runs are not made again.
+# Every variant of every task; and finished runs are not repeated.
 foreach(task ${tasks})
   run(ok "sdpa . convolution" compare --task ${task} --budget smoke --results results.json --table ${task}.md
     --threads 2)
@@ -30,7 +30,7 @@ foreach(task ${tasks})
 endforeach()
 file(READ "${DIRECTORY}/results.json" after)
 if(NOT before STREQUAL after)
-  message(FATAL_ERROR "a finished run was made again")
+  message(FATAL_ERROR "a finished run was repeated")
 endif()
 run(ok "rate 0.003, seed 2" compare --task recall --budget smoke --results results.json --only 16 --seeds 1 2
   --learning-rates 0.001 0.003)

@@ -214,7 +214,7 @@ function card(h) {
     stat(are_many ? "entropy" : "entropy, of log K", per_cent(count > 1 ? s.entropy / Math.log(count) : 1), "the entropy of usage in per cent of log K; 100 %: all components are used the same"),
     stat(are_many ? "dead" : "components dead", `${s.dead} of ${count}`, "used less than a tenth of an even share"),
     stat(are_many ? "NMI" : "NMI with surface form", s.nmi.toFixed(3), "normalised mutual information of the strongest component and the token's surface form, from 0 to 1"),
-    stat("components a token", number(s.perToken), "mean of exp(entropy) of a token's responsibilities"),
+    stat("components per token", number(s.perToken), "mean of exp(entropy) of a token's responsibilities"),
     stat("temperature" + (h.temperatures.length > 1 ? "s" : ""), h.temperatures.map(number).join(", "), "learned, one for each factor of the mixture"));
   if (h.forgetting) stats.append(stat("tokens in memory", number(h.forgetting.held), "what the memory holds on the average: each token counts as what is left of it"));
   const button = element("button", { type: "button", class: "card", "aria-pressed": is_chosen,
@@ -340,11 +340,11 @@ function draw_components() {
   const s = side(), h = head();
   byId("components-title").textContent = `Components of layer ${h.layer}, head ${h.head}, for ${state.side}`;
   let text = `Usage has an entropy of ${number(s.entropy)} nats, as much as ${number(Math.exp(s.entropy))} components used evenly. ` +
-    `Knowing a token's strongest component tells ${number(s.information)} of the ${number(s.formEntropy)} nats of its surface form. `;
+    `A token's strongest component explains ${number(s.information)} of the ${number(s.formEntropy)} nats of its surface form. `;
   if (h.forgetting) {
     const f = h.forgetting, times = f.forms.map((time, i) => [time, forms[i]]).filter(([time]) => time > 0).sort((a, b) => a[0] - b[0]);
     const last = times[times.length - 1];
-    text += `The memory holds ${number(f.held)} tokens on the average, counting each as what is left of it. `;
+    text += `The memory holds ${number(f.held)} tokens on average; a token counts as the part of it that is left. `;
     text += `The time constant of its gate is ${number(f.median)} tokens at the median token, ${number(f.low)} to ${number(f.high)} at the middle 80 %`;
     if (times.length > 1) text += `; it forgets fastest at ${times[0][1]} (${number(times[0][0])} tokens), slowest at ${last[1]} (${number(last[0])})`;
     text += ".";
@@ -557,7 +557,7 @@ byId("responsibilities").addEventListener("click", (event) => {
 
 function draw_window() {
   byId("window-hint").textContent = `${tokens.length} tokens in a row, from token ${whole(data.windowAt)} of the held-out text, ` +
-    `read after the ${whole(Math.max(0, data.context - tokens.length))} before them. Choose a token: those it hears through the memory light up.`;
+    `read after the ${whole(Math.max(0, data.context - tokens.length))} before them. Choose a token: the tokens that it sees through the memory light up.`;
   byId("kept-caption").hidden = !head().forgetting;
   draw_reader();
   draw_affinity();
@@ -569,11 +569,11 @@ function draw_window() {
 function draw_how() {
   const terms = [
     ["Responsibility", "How much of a token belongs to a component: the softmax over components of the log densities of its key, or query, divided by the temperature. They sum to 1 for every token."],
-    ["Usage, entropy, dead", "Usage is the mean responsibility. Its entropy is log K if all K components are used the same. A component is dead if it has less than a tenth of an even share, 0.1 / K."],
-    ["Components a token", "The exponential of the entropy of one token's responsibilities, averaged: how many components a token is spread over."],
-    ["Surface form", "Whitespace; a digit; a letter that continues a word, starts one, or starts one as a capital; all else is punctuation. Letters are a-z, A-Z and everything beyond ASCII." + (data.isBytes ? "" : " A piece is judged by its first character that is not a space.")],
-    ["NMI", "2 I(a; c) / (H(a) + H(c)) of the token's strongest component a and its surface form c. 0: the one says nothing about the other; 1: each determines the other. Compare it with an untrained model's, which is not 0: equal tokens have like keys from the start."],
-    ["Affinity", "The weight with which the query of one token takes part of the value of another through the memory: sum over components of the query's responsibility times the key's, faded by what was forgotten since, divided by the mass the component holds. A row, with all that came before the window, sums to 1."],
+    ["Usage, entropy, dead", "Usage is the mean responsibility. Its entropy is log K if all K components are used equally. A component is dead if it has less than a tenth of an even share, 0.1 / K."],
+    ["Components per token", "The exponential of the entropy of one token's responsibilities, averaged: how many components a token is spread over."],
+    ["Surface form", "Whitespace; a digit; a letter that continues a word, starts one, or starts one as a capital; everything else is punctuation. Letters are a-z, A-Z and everything beyond ASCII." + (data.isBytes ? "" : " A piece is judged by its first character that is not a space.")],
+    ["NMI", "2 I(a; c) / (H(a) + H(c)) of the token's strongest component a and its surface form c. 0: one says nothing about the other; 1: each determines the other. Compare it with the NMI of an untrained model, which is not 0: equal tokens have similar keys from the start."],
+    ["Affinity", "The weight with which the query of one token takes part of the value of another through the memory: sum over components of the query's responsibility times the key's, reduced by what was forgotten since, divided by the mass of the component. A row, with everything before the window, sums to 1."],
     ["Tokens in memory, time constant", "Before a token is written, the forgetting gate fades the memory. A gate's time constant is the number of tokens in which the memory would fade to 1 / e if all gates were like it; for a surface form it is that of the mean rate. Tokens in memory: the sum of what is left of all tokens since the beginning of the text read, averaged."]];
   const list = element("dl");
   for (const [name, text] of terms) list.append(element("dt", {}, name), element("dd", {}, text));

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 #
-# Opens the page in a browser without a window, and looks at what it made of itself.
+# Opens the page in a browser without a window, and checks the resulting document.
 #   cmake -DPAGE=routing.html -DPROFILE=scratch -P page.cmake
 
 find_program(browser NAMES chromium chromium-browser google-chrome google-chrome-stable)
@@ -9,7 +9,7 @@ if(NOT browser)
   return()
 endif()
 
-# open(<what follows # in the address>): the document into `document`
+# open(<text after # in the address>): sets `document` to the document
 function(open hash)
   execute_process(COMMAND "${browser}" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage
       "--user-data-dir=${PROFILE}" --virtual-time-budget=5000 --enable-logging=stderr --dump-dom "file://${PAGE}#${hash}"
@@ -20,11 +20,11 @@ function(open hash)
   if(log MATCHES "CONSOLE[^\n]*")
     message(FATAL_ERROR "the page complains: ${CMAKE_MATCH_0}")
   endif()
-  string(REPLACE ";" "," output "${output}")  # which would part a list of matches
+  string(REPLACE ";" "," output "${output}")  # a semicolon would split the list of matches
   set(document "${output}" PARENT_SCOPE)
 endfunction()
 
-# has(<number> <regex>): how often it must occur
+# has(<number> <regex>): the regex must occur this often
 function(has expected pattern)
   string(REGEX MATCHALL "${pattern}" all "${document}")
   list(LENGTH all count)
@@ -50,6 +50,6 @@ open("layer=2&head=1&sort=form&theme=light")
 has(1 "class=\"card\" aria-pressed=\"true\" data-layer=\"2\" data-head=\"1\"")
 has(1 "<html[^>]*data-scheme=\"light\"")
 
-open("layer=99&head=nothing&component=-4&side=both")  # nonsense is put right
+open("layer=99&head=nothing&component=-4&side=both")  # impossible values are corrected
 has(1 "<html[^>]*data-ready=\"true\"")
 has(1 "class=\"card\" aria-pressed=\"true\" data-layer=\"2\" data-head=\"1\"")

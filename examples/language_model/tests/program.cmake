@@ -35,14 +35,14 @@ foreach(file sample.txt curves.csv results.json gma.checkpoint)
   endif()
 endforeach()
 
-# Finished runs are not made again.
+# Finished runs are not repeated.
 file(REMOVE "${DIRECTORY}/results.json")
 run(ok "gma 16 x 16" compare ${small} --budget smoke --results results.json --table table.md)
 file(READ "${DIRECTORY}/results.json" before)
 run(ok "sdpa . convolution" compare ${small} --budget smoke --results results.json)
 file(READ "${DIRECTORY}/results.json" after)
 if(NOT before STREQUAL after)
-  message(FATAL_ERROR "a finished run was made again")
+  message(FATAL_ERROR "a finished run was repeated")
 endif()
 
 file(READ "${DIRECTORY}/table.md" table)

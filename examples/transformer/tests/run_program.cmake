@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 #
-# Runs a program of the examples as a user would, in DIRECTORY, and looks at how it ends and what it prints.
+# Runs a program of the examples as a user would, in DIRECTORY, and checks its exit status and its output.
 #   run_program(<program> <expected: ok or error> <regex that the output must match> arguments...)
 function(run_program program expected pattern)
   execute_process(COMMAND "${program}" ${ARGN} WORKING_DIRECTORY "${DIRECTORY}" RESULT_VARIABLE result

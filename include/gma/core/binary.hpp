@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
-// The binary form of everything that is saved, the same on every machine:
+// The binary form of everything that is saved. It is the same on every machine:
 //
 //   8 bytes   magic: what the stream holds
-//   uint32    byte-order mark 0x01020304; a stream whose mark reads backwards was written in the other order
+//   uint32    byte-order mark 0x01020304; a stream whose mark reads backwards has the other byte order
 //   uint32    version of the format
-//   uint32    bytes of a number, 4 or 8
+//   uint32    bytes per number, 4 or 8
 //   ...       the content: integers and IEEE 754 numbers
-//   uint64    FNV-1a hash of all bytes after the magic: no single changed byte goes unnoticed
+//   uint64    FNV-1a hash of all bytes after the magic: it detects every single changed byte
 //
-// Everything is little-endian and without padding. Streams may hold several of these one after the other: neither the
-// writer nor the reader touches what follows.
+// Everything is little-endian and without padding. A stream may hold several objects one after the other: neither the
+// writer nor the reader touches what follows an object.
 #pragma once
 
 #include <algorithm>
@@ -26,8 +26,8 @@
 
 namespace gma::detail {
 
-/// What a stream holds: `magic` has 8 characters, `content` is its name in messages, as in "memory". Writers write
-/// `version`; readers take every version from `oldest` on, where 0 stands for `version` alone.
+/// What a stream holds. `magic` has 8 characters; `content` is its name in messages, as in "memory". Writers write
+/// `version`. Readers take every version from `oldest` on; 0 stands for `version` alone.
 struct BinaryFormat {
   const char* magic;
   const char* content;
@@ -35,7 +35,7 @@ struct BinaryFormat {
   std::uint32_t oldest = 0;
 };
 
-/// Bytes of the magic, the header and the checksum: what a saved object takes besides its content.
+/// Bytes of the magic, the header and the checksum: the size of a saved object less its content.
 inline constexpr std::size_t binary_overhead = 8 + 3 * sizeof(std::uint32_t) + sizeof(std::uint64_t);
 
 /// Throws std::runtime_error: "gma::<function>: <parts...>".
@@ -44,11 +44,11 @@ template <class... Parts>
   raise<std::runtime_error>(concatenate("gma::", function, ": ", parts...));
 }
 
-/// Writes one object. Arrays go out in blocks, on little-endian machines straight from where they lie. Call finish() at
-/// the end.
+/// Writes one object. Arrays are written in blocks, on little-endian machines directly from their own memory. Call
+/// finish() at the end.
 class BinaryWriter {
  public:
-  /// Writes magic and header for numbers of type S. `function` is the public one, for messages.
+  /// Writes magic and header for numbers of type S. `function` is the name of the public function, for messages.
   template <class S>
   static BinaryWriter start(const char* function, const BinaryFormat& format, std::ostream& stream);
 
@@ -58,7 +58,7 @@ class BinaryWriter {
   void size(Index value) { integer(static_cast<std::uint64_t>(value)); }
   template <class S>
   void numbers(const S* values, Index count);
-  /// All coefficients, row by row. Its size is written by the caller, if at all.
+  /// All coefficients, row by row. The caller writes the size, if it is needed.
   template <class S>
   void numbers(const Matrix<S>& values) {
     numbers(values.data(), values.size());
@@ -68,7 +68,7 @@ class BinaryWriter {
     numbers(values.data(), values.size());
   }
 
-  /// Writes the checksum and flushes the stream, so that a full disk is met here and not when nobody looks any more.
+  /// Writes the checksum and flushes the stream, so that a full disk is an error here and not after the last check.
   /// Throws std::runtime_error if the stream has failed.
   void finish();
 
@@ -81,16 +81,16 @@ class BinaryWriter {
   std::uint64_t hash_ = 0;
 };
 
-/// Reads one object. Every method throws std::runtime_error that says what was found where, and what was expected; none
-/// allocates more than about twice what the stream has delivered. Nothing that was read is to be trusted before
-/// finish().
+/// Reads one object. Every method throws std::runtime_error that says what was found where, and what was expected. No
+/// method allocates more than about twice what the stream has delivered. Do not trust anything that was read before
+/// finish() returned.
 class BinaryReader {
  public:
-  /// Reads magic and header, and refuses all but the format's versions and numbers of type S.
+  /// Reads magic and header. Refuses every version that is not one of the format's, and numbers that are not of type S.
   template <class S>
   static BinaryReader start(const char* function, const BinaryFormat& format, std::istream& stream);
 
-  /// The version of the format that the stream is of: what its content looks like.
+  /// The version of the stream's format: it says how the content is laid out.
   std::uint32_t version() const { return version_; }
 
   /// `what` is the name of the value in messages.
@@ -98,9 +98,9 @@ class BinaryReader {
   Integer integer(const char* what);
   /// A number of rows, columns, layers: from 0 to largest_saved_size.
   Index size(const char* what);
-  /// How often something happened: from 0 to `most`, with nothing allocated for it.
+  /// A number of events: from 0 to `most`. Nothing is allocated for it.
   Index count(const char* what, Index most);
-  /// The product of two sizes, refused beyond largest_saved_size.
+  /// The product of two sizes; refused above largest_saved_size.
   Index size_of(const char* what, Index rows, Index cols) const;
   template <class S>
   Vector<S> numbers(const char* what, Index count);
@@ -135,7 +135,7 @@ class BinaryReader {
 
 inline constexpr std::uint32_t byte_order_mark = 0x01020304;
 inline constexpr std::uint32_t reversed_byte_order_mark = 0x04030201;
-/// About 2^40 where an Index has 64 bits: bytes of that many numbers overflow nothing.
+/// About 2^40 where an Index has 64 bits: the bytes of that many numbers overflow no integer.
 inline constexpr Index largest_saved_size = (std::numeric_limits<Index>::max)() >> (sizeof(Index) > 4 ? 23 : 4);
 
 inline constexpr std::uint64_t fnv_start = 0xcbf29ce484222325;
@@ -153,11 +153,11 @@ inline bool machine_is_little_endian() {
   return first == 1;
 }
 
-/// Any number as its bits.
+/// The bits of any number.
 template <class T>
 using BitsOf = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
 
-/// One number to its little-endian bytes and back, on any machine.
+/// One number to its little-endian bytes and back. It works on any machine.
 template <class T>
 void to_little_endian(const T& value, char* bytes) {
   BitsOf<T> bits;
@@ -246,7 +246,7 @@ inline void BinaryReader::bytes(const char* what, char* data, std::size_t count)
   hash_ = fnv_1a(hash_, data, count);
 }
 
-/// The bytes as a message may show them.
+/// The bytes in a form that a message can print.
 inline std::string printable(const char* data, std::size_t count) {
   std::string text(data, count);
   for (char& c : text) c = c >= ' ' && c <= '~' ? c : '.';
@@ -310,7 +310,7 @@ Vector<S> BinaryReader::numbers(const char* what, Index count) {
   check_saved_scalar<S>();
   constexpr Index chunk = 1 << 16;
   Vector<S> values;
-  while (values.size() < count) {  // no size is believed before as much again has come
+  while (values.size() < count) {  // a size is trusted only as far as data has arrived
     const Index begin = values.size(), step = (std::min)((std::max)(chunk, begin), count - begin);
     values.conservativeResize(begin + step);
     char* data = reinterpret_cast<char*>(values.data() + begin);

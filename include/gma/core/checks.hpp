@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Errors: one cold function reports, and every message names the function, the argument and what was expected.
-// Checks cost O(1), or O(N) for values given per token; they stay in release builds. With -fno-exceptions the same
+// Errors. One cold function reports, and every message names the function, the argument and what was expected. A check
+// costs O(1), or O(N) for values that are given per token. Release builds check too. With -fno-exceptions the same
 // message is printed to stderr and the program aborts.
 #pragma once
 
@@ -29,7 +29,7 @@ template <class Exception>
 }
 #endif
 
-/// The parts one after another, as text that does not depend on the program's locale.
+/// The parts one after another, as text. It does not depend on the program's locale.
 template <class... Parts>
 std::string concatenate(const Parts&... parts) {
   std::ostringstream text;
@@ -52,7 +52,7 @@ inline void check_size(const char* function, const char* argument, const char* w
   }
 }
 
-/// Both sizes of a matrix argument at once.
+/// Checks both sizes of a matrix argument.
 inline void check_shape(const char* function, const char* argument, Index rows, Index cols, Index expected_rows,
                         Index expected_cols, const char* why) {
   if (rows != expected_rows || cols != expected_cols) {
@@ -61,7 +61,7 @@ inline void check_shape(const char* function, const char* argument, Index rows, 
   }
 }
 
-/// Every coefficient finite; names the first that is not.
+/// Checks that every coefficient is finite; the message names the first that is not.
 template <class Derived>
 void check_finite(const char* function, const std::string& argument, const Eigen::DenseBase<Derived>& values) {
   for (Index i = 0; i < values.rows(); ++i) {

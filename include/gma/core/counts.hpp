@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Arithmetic with counts that a caller or a file gives: it never overflows. A result that an Index does not hold
-// becomes the largest Index, which every bound below refuses.
+// Arithmetic with counts from a caller or a file. It never overflows: a result that does not fit into an Index becomes
+// the largest Index, and every bound below refuses that.
 #pragma once
 
 #include <limits>
@@ -9,7 +9,7 @@
 
 namespace gma {
 
-/// The largest mixture: its slots are the product of the components of all factors. A larger one is refused.
+/// The largest mixture. Its slots are the product of the components of all factors.
 inline constexpr Index max_slots = Index(1) << 24;
 
 /// The longest window of a layer, in tokens.
@@ -22,13 +22,13 @@ namespace detail {
 
 inline constexpr Index max_index = (std::numeric_limits<Index>::max)();
 
-/// a * b; 0 where one of them is negative.
+/// a * b; 0 if one of them is negative.
 constexpr Index product_of_counts(Index a, Index b) {
   if (a <= 0 || b <= 0) return 0;
   return a > max_index / b ? max_index : a * b;
 }
 
-/// a + b, neither of them negative.
+/// a + b; neither may be negative.
 constexpr Index sum_of_counts(Index a, Index b) { return a > max_index - b ? max_index : a + b; }
 template <class... More>
 constexpr Index sum_of_counts(Index a, Index b, Index c, More... more) {

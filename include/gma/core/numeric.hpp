@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Numeric helpers that hold for float, double and autodiff scalars alike. They rely on NaN and infinity (see
-// types.hpp).
+// Numeric helpers for float, double and autodiff scalars. They rely on NaN and infinity (see types.hpp).
 #pragma once
 
 #include <cmath>
@@ -10,11 +9,11 @@
 
 namespace gma::detail {
 
-/// What long sums of S are taken in: double for float, else S.
+/// The type in which long sums of S are computed: double for float, else S.
 template <class S>
 using Wide = std::conditional_t<std::is_same_v<S, float>, double, S>;
 
-/// x - x is zero for finite x and NaN otherwise; comparison of autodiff scalars looks at the value.
+/// x - x is zero for finite x and NaN otherwise. A comparison of autodiff scalars compares their values.
 template <class S>
 bool is_finite(const S& x) {
   const S difference = x - x;
@@ -27,7 +26,7 @@ S divisor(const S& mass) {
   return mass > S(tiny_mass) ? mass : S(tiny_mass);
 }
 
-/// One over divisor(mass), coefficient by coefficient.
+/// 1 / divisor(mass), coefficient by coefficient.
 template <class Derived>
 auto reciprocal_mass(const Eigen::MatrixBase<Derived>& mass) {
   using S = typename Derived::Scalar;

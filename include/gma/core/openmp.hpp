@@ -12,8 +12,8 @@ namespace gma {
 
 #ifdef _OPENMP
 
-/// Runs tasks in a parallel region of its own with `threads` threads; 0: as many as OpenMP would take. Where a task
-/// throws, the exception of the lowest index that threw comes out of run() after the region.
+/// Runs tasks in its own parallel region with `threads` threads; 0: as many as OpenMP would take. If tasks throw, run()
+/// throws the exception of the lowest index that threw, after the region.
 class OpenMpExecutor : public Executor {
  public:
   explicit OpenMpExecutor(Index threads = 0)
@@ -33,7 +33,7 @@ class OpenMpExecutor : public Executor {
 
 #else
 
-/// Without OpenMP: says so where it is used.
+/// Without OpenMP: a compile-time error where it is used.
 class OpenMpExecutor : public Executor {
  public:
   template <class... Arguments>

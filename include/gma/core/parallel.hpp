@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The parallel-for of the library. It owns no threads: the caller brings an Executor over those that the program has,
-// or the one of gma/core/openmp.hpp. What runs side by side is cut by the problem's size alone and summed in one order,
-// so that the number of threads moves no bit of a result.
+// The parallel-for of the library. It owns no threads. The caller brings an Executor over the program's threads, or the
+// one of gma/core/openmp.hpp. Work is split by problem size only and partial sums are added in a fixed order: results
+// are bit-identical for any number of threads.
 #pragma once
 
 #include <atomic>
@@ -26,7 +26,8 @@ class Task {
   void (*call_)(const void*, Index, Index);
 };
 
-/// Derive from it to lend the program's threads. The operators run tasks of some ten microseconds to milliseconds.
+/// Derive from it to lend the program's threads to the library. A task of an operator takes from about ten microseconds
+/// to milliseconds.
 class Executor {
  public:
   virtual ~Executor() = default;
@@ -34,17 +35,16 @@ class Executor {
   /// The largest number of tasks that run at once, at least 1.
   virtual Index workers() const = 0;
 
-  /// task(index, worker) once for every index in [0, count), in any order and on any thread; returns when all are done.
-  /// `worker` is in [0, workers()), and no two tasks with one worker number run at the same time. Tasks that the
-  /// library gives do not throw: parallel_for() keeps their errors. run() may throw, for instance because it has no
-  /// thread to run on, but only when no task is running any more; the call of the library then ends with that
-  /// exception.
+  /// Calls task(index, worker) once for every index in [0, count), in any order and on any thread, and returns when all
+  /// are done. `worker` is in [0, workers()), and two tasks with the same worker number never run at the same time. The
+  /// library's tasks do not throw: parallel_for() keeps their errors. run() may throw, for instance because it has no
+  /// thread to run on, but only when no task is running any more. The library's call then ends with that exception.
   virtual void run(Index count, const Task& task) const = 0;
 };
 
-/// f(index, worker) for every index in [0, count): on the executor, or here and in order where it is null. Use it to
-/// run heads or sequences side by side, with a Workspace for every worker. Where f throws, on whatever thread, the
-/// exception of the lowest index that threw comes out of here once no f is running any more, the same one as without an
+/// Calls f(index, worker) for every index in [0, count): on the executor, or here and in order if it is null. Use it to
+/// run heads or sequences in parallel, with one Workspace per worker. If f throws on any thread, parallel_for() throws
+/// the exception of the lowest index that threw, once no f is running any more. It is the same exception as without an
 /// executor. Higher indices may then be left out.
 template <class F>
 void parallel_for(const Executor* executor, Index count, const F& f);
@@ -53,7 +53,7 @@ void parallel_for(const Executor* executor, Index count, const F& f);
 
 namespace detail {
 
-/// Runs tasks of any threads and keeps the exception of the lowest index: threads must not end with an exception.
+/// Runs tasks on any threads and keeps the exception of the lowest index: a thread must not end with an exception.
 class FirstException {
  public:
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT
-// Sizes of matrices, changed so that memory may run out at any point. Eigen 3.4 frees the old numbers before it asks
-// for the new ones, and where that fails the matrix still points to the old ones: the next resize, or the destructor,
-// frees them again. Assigning a matrix of another size has the same fault. With the functions here a matrix is empty
-// after std::bad_alloc, and can be used again.
+// Changes the sizes of matrices safely if memory runs out. Eigen 3.4 frees the old numbers before it allocates the new
+// ones. If that fails, the matrix still points to the old ones, and the next resize, or the destructor, frees them
+// again. Assigning a matrix of another size has the same fault. With the functions here a matrix is empty after
+// std::bad_alloc, and can be used again.
 #pragma once
 
 #include "gma/core/types.hpp"
 
 namespace gma::detail {
 
-/// matrix.resize(rows, cols). Coefficients are kept only where the shape stays; after std::bad_alloc there are none.
+/// matrix.resize(rows, cols). Coefficients are kept only if the shape does not change; after std::bad_alloc the matrix
+/// is empty.
 template <class Derived>
 void resize(Eigen::PlainObjectBase<Derived>& matrix, Index rows, Index cols) {
   if (matrix.rows() == rows && matrix.cols() == cols) return;
@@ -33,13 +34,13 @@ void resize(Eigen::PlainObjectBase<Derived>& vector, Index size) {
   }
 }
 
-/// Room for at least `size` coefficients, which are unspecified where there was less.
+/// Makes room for at least `size` coefficients. Their values are unspecified if the room had to grow.
 template <class Derived>
 void grow(Eigen::PlainObjectBase<Derived>& vector, Index size) {
   if (vector.size() < size) resize(vector, size);
 }
 
-/// target = source, for any expression that does not read `target` where the sizes differ.
+/// target = source, for any expression. If the sizes differ, it must not read `target`.
 template <class Derived, class Source>
 void assign(Eigen::PlainObjectBase<Derived>& target, const Eigen::DenseBase<Source>& source) {
   resize(target, source.rows(), source.cols());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The numbers that tensor files hold, and their conversion.
+// The number types of tensor files, and their conversion.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 namespace gma::io {
 
 /// IEEE 754 numbers of 64, 32 and 16 bits, bfloat16, integers with and without sign, and booleans of one byte, 0 or 1.
-/// `other` is a type of a file's that is known by its name alone: its bytes are kept, and give no numbers.
+/// `other` is a type in a file of which only the name is known: its bytes are kept, but they cannot be read as numbers.
 enum class DataType { f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8, boolean, other };
 
 /// The enumerator's name: "f32".
@@ -37,7 +37,7 @@ inline constexpr bool is_16_bit_float = std::is_same_v<S, Eigen::half> || std::i
 template <class S>
 inline constexpr bool is_float = std::is_same_v<S, double> || std::is_same_v<S, float> || is_16_bit_float<S>;
 
-/// f(S()) for the S of `type`.
+/// Calls f(S()) for the S of `type`.
 template <class F>
 void with_type(DataType type, F&& f) {
   static_assert(std::numeric_limits<double>::is_iec559 && std::numeric_limits<float>::is_iec559);
@@ -74,7 +74,7 @@ void with_type(DataType type, F&& f) {
   gma::detail::invalid_argument("io::DataType", "no enumerator has the value ", static_cast<int>(type));
 }
 
-/// Compilers know the answer.
+/// Compilers evaluate it at compile time.
 inline bool is_little_endian_machine() {
   const std::uint16_t one = 1;
   unsigned char first = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Bytes from memory or from a file under one reader.
+// One reader for bytes in memory and bytes in a file.
 #pragma once
 
 #include <cerrno>
@@ -26,13 +26,13 @@ class Input {
   Input(const char* function, const unsigned char* data, std::size_t size);
   Input(const char* function, const std::filesystem::path& path);
 
-  /// Bytes that are left.
+  /// The number of bytes that are left.
   std::uint64_t remaining() const { return remaining_; }
 
-  /// The next `count` bytes; fails if fewer are left.
+  /// Reads the next `count` bytes; fails if fewer are left.
   void read(void* to, std::uint64_t count);
 
-  /// The next sizeof(Unsigned) bytes, a little-endian number.
+  /// Reads the next sizeof(Unsigned) bytes, a little-endian number.
   template <class Unsigned>
   Unsigned read_number();
 
@@ -48,7 +48,7 @@ class Input {
 
 inline std::vector<unsigned char> join(const std::vector<Piece>& pieces);
 
-/// A foreign text as it may stand in a message: cut after `limit` bytes, one '?' for each that is not printable.
+/// A foreign text in a form that a message can print: cut after `limit` bytes, '?' for each byte that is not printable.
 inline std::string shown(std::string_view text, std::size_t limit = 80);
 
 /// The same, in quotes.
@@ -62,12 +62,12 @@ inline Input::Input(const char* function, const unsigned char* data, std::size_t
 inline Input::Input(const char* function, const std::filesystem::path& path)
     : origin_(gma::detail::concatenate("gma::", function, ": ", path.string(), ": ")) {
   std::error_code error;
-  static_cast<void>(std::filesystem::file_size(path, error));  // an error for all but regular files
+  static_cast<void>(std::filesystem::file_size(path, error));  // an error for everything except regular files
   if (error) fail("cannot be read: ", error.message());
   errno = 0;
   stream_.open(path, std::ios::binary);
   if (!stream_) fail("cannot be opened: ", std::generic_category().message(errno));
-  // The size of what was opened: another file may have taken the name since.
+  // Take the size of the opened file: another file may have this name by now.
   const std::streamoff size = stream_.seekg(0, std::ios::end).tellg();
   if (size < 0 || !stream_.seekg(0)) fail("cannot be read: its size is not known");
   remaining_ = static_cast<std::uint64_t>(size);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Attention layers in safetensors files, so that a layer trained elsewhere runs here and the other way round. Needs
-// nlohmann_json (CMake target gma::io).
+// Attention layers in safetensors files, so that a layer trained elsewhere runs here, and a layer trained here runs
+// elsewhere. Needs nlohmann_json (CMake target gma::io).
 //
-// Tensors are named and shaped as visit_parameters() presents them, after a prefix such as "layers.0.attention.":
+// Names and shapes of tensors are those of visit_parameters(), after a prefix such as "layers.0.attention.":
 //
 //   query.weight   [Hq d, D]     key.weight [H d, D]     value.weight [H e, D]     output.weight [D, Hq e]
 //   query.filter   [Hq d, taps]  key.filter [H d, taps]  value.filter [H e, taps]  the last tap is the present token
@@ -11,11 +11,11 @@
 //   mixtures.h.factors.m.weight_logits [K], .means [K, d], .log_scales [as the family says], .log_temperature []
 //   norm.gain      [Hq e]        gate.weight [Hq e, D]
 //
-// A layer of fixed features (gma/baselines/layer_features.hpp) has no mixtures; of Performer's a file holds, as
-// mixtures.h.directions [K, d], the directions, which are no parameters.
+// A layer of fixed features (gma/baselines/layer_features.hpp) has no mixtures. The file of a layer of Performer's
+// features has their directions, mixtures.h.directions [K, d], which are not parameters.
 //
-// In PyTorch: query.weight is a torch.nn.Linear(D, Hq d, bias=False).weight; a filter is a depthwise
-// torch.nn.Conv1d(C, C, taps, groups=C, bias=False).weight of shape [C, 1, taps], of which the 1 may stay.
+// In PyTorch: query.weight is a torch.nn.Linear(D, Hq d, bias=False).weight. A filter is a depthwise torch.nn.Conv1d(C,
+// C, taps, groups=C, bias=False).weight of shape [C, 1, taps]; the 1 may stay in the shape.
 #pragma once
 
 #include <filesystem>
@@ -33,34 +33,37 @@
 
 namespace gma::io {
 
-/// Adds what makes a layer to `file` under prefix + name, as `type` (f32, f64, or 16 bits, which round), in the place
-/// of what is there of another layer: everything that begins with a prefix that ends with a dot, else what is named as
-/// a part of a layer. Throws std::invalid_argument, and leaves `file` as it was, for what get_layer() would refuse: a
-/// layer whose shapes are not those of its config, and numbers that are not finite, or not in `type`.
+/// Adds all tensors of a layer to `file` under prefix + name, as `type` (f32, f64, or 16 bits, which round). They
+/// replace those of another layer: with a prefix that ends with a dot, everything that begins with the prefix, else
+/// everything named as a part of a layer. Throws std::invalid_argument for what get_layer() would refuse: a layer whose
+/// shapes are not those of its config, and numbers that are not finite or do not fit into `type`. `file` is then
+/// unchanged.
 template <class S, class Covariance>
 void put_layer(SafeTensors& file, const AttentionLayer<S, Covariance>& layer, const std::string& prefix = "",
                DataType type = data_type_of<S>());
 
-/// Sets all that makes `layer`, whose config says what is expected, from the tensors under `prefix`: floating types of
-/// any width, shapes as above. Throws std::runtime_error that names the tensor if one is missing, of another shape or
-/// type, not finite, or superfluous; the layer is then as it was. Superfluous is any other tensor whose name begins
-/// with a prefix that ends with a dot, any other at all where there is no prefix, and under a prefix without a dot,
-/// which another prefix may begin with, any other that is named as a part of a layer.
+/// Sets all tensors of `layer` from those under `prefix`: floating types of any width, shapes as above. The layer's
+/// config says what is expected. Throws std::runtime_error that names the tensor if one is missing, has another shape
+/// or type, is not finite, or is superfluous; the layer is then unchanged. A tensor is superfluous if it is no part of
+/// the layer and
+///   with a prefix that ends with a dot     its name begins with the prefix
+///   without a prefix                       always
+///   with a prefix that ends without a dot  its name is that of a part of a layer (other prefixes may begin so)
 template <class S, class Covariance>
 void get_layer(const SafeTensors& file, AttentionLayer<S, Covariance>& layer, const std::string& prefix = "");
 
-/// A file of one layer, its config included, as metadata; read_layer() gives it back, to the bit if `type` is that of
-/// S. Throws as put_layer() and write_safetensors(): what it writes, read_layer() takes.
+/// Writes a file of one layer, with its config as metadata. read_layer() reads it back, bit-identical if `type` is that
+/// of S. Throws as put_layer() and write_safetensors() do: read_layer() accepts every file that it writes.
 ///   format = pt, which other programs look for; gma_format = gma attention layer 1; covariance = the family's name;
 ///   config = a JSON object of the config's members
 template <class S, class Covariance>
 void write_layer(const std::filesystem::path& path, const AttentionLayer<S, Covariance>& layer,
                  DataType type = data_type_of<S>());
 
-/// Throws std::runtime_error that names the file and the fault on a file that is not of one layer of this covariance
-/// family, whatever is wrong with it: the config's counts and every tensor's shape are checked before anything is
-/// allocated for the layer, which takes a small multiple of the file's size. Files of earlier versions, whose format is
-/// what gma_format is now, are read too.
+/// Reads a file of one layer of this covariance family. Throws std::runtime_error that names the file and the fault on
+/// every other file. The config's counts and every tensor's shape are checked before anything is allocated for the
+/// layer, which takes a small multiple of the file's size. Files of earlier versions, whose `format` is today's
+/// gma_format, are read too.
 template <class S, class Covariance = Diagonal>
 AttentionLayer<S, Covariance> read_layer(const std::filesystem::path& path);
 
@@ -74,7 +77,7 @@ inline bool ends_with(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
-/// Whether a tensor of this name, under a prefix, can be a part of some layer.
+/// Whether a tensor of this name, under a prefix, can be a part of any layer.
 inline bool is_layer_part(const std::string& name, const std::string& prefix) {
   if (name.compare(0, prefix.size(), prefix) != 0) return false;
   for (const char* part :
@@ -84,14 +87,14 @@ inline bool is_layer_part(const std::string& name, const std::string& prefix) {
   return false;
 }
 
-/// Whether it belongs to the layer under this prefix, and to nothing else.
+/// Whether the name belongs to the layer under this prefix, and to nothing else.
 inline bool is_of_layer(const std::string& name, const std::string& prefix) {
   if (!ends_with(prefix, ".")) return is_layer_part(name, prefix);
   return name.compare(0, prefix.size(), prefix) == 0;
 }
 
-/// What is wrong with a tensor that is to have this shape; "" if nothing is. The 1 that a depthwise Conv1d has in its
-/// middle may stay.
+/// The fault of a tensor that must have this shape; "" if there is none. The 1 in the middle of a depthwise Conv1d's
+/// shape may stay.
 inline std::string layer_tensor_fault(const SafeTensors& file, const std::string& name,
                                       const std::vector<Index>& expected) {
   const auto found = file.tensors.find(name);
@@ -110,8 +113,8 @@ inline std::string layer_tensor_fault(const SafeTensors& file, const std::string
   return "tensor " + name + " is of " + found_type + ", expected floating-point numbers";
 }
 
-/// What is wrong with a file that is to hold the layer of this config, but for the numbers; "" if nothing is. Allocates
-/// no more than the names of the tensors that are there.
+/// The fault of a file that must hold the layer of this config, numbers excluded; "" if there is none. Allocates no
+/// more than the names of the tensors in the file.
 template <class S, class Covariance>
 std::string layer_fault(const SafeTensors& file, const LayerConfig& config, const std::string& prefix) {
   std::string fault;
@@ -171,7 +174,7 @@ Tensor layer_tensor(const char* function, const std::string& name, const Eigen::
   return make_tensor(values, shape, type);
 }
 
-/// The tensors of a layer that the reader takes, by their names without a prefix.
+/// The tensors of a layer in a form that the reader accepts, by their names without a prefix.
 template <class S, class Covariance>
 SafeTensors tensors_of(const char* function, const AttentionLayer<S, Covariance>& layer, DataType type) {
   validate(layer.config);
@@ -223,7 +226,7 @@ AttentionLayer<S, Covariance> layer_of(const std::string& origin, const SafeTens
   return layer;
 }
 
-/// validate(config) for a config out of a file: the error is the file's.
+/// validate(config) for a config from a file: the error names the file.
 inline void validate_from_file(const std::string& origin, const LayerConfig& config) {
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
   try {
@@ -270,7 +273,7 @@ void put_layer(SafeTensors& file, const AttentionLayer<S, Covariance>& layer, co
   for (auto old = file.tensors.begin(); old != file.tensors.end();) {
     old = detail::is_of_layer(old->first, prefix) ? file.tensors.erase(old) : std::next(old);
   }
-  file.tensors.merge(tensors);  // which allocates nothing
+  file.tensors.merge(tensors);  // allocates nothing
 }
 
 template <class S, class Covariance>

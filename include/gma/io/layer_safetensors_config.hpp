@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A layer's config as the JSON text that its file carries.
+// A layer's config as the JSON text in its file.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace gma::io::detail {
 
-/// f(name, member) for every member of a config.
+/// Calls f(name, member) for every member of a config.
 template <class Config, class F>
 void visit_config(Config& config, const F& f) {
   f("width", config.width);
@@ -36,8 +36,8 @@ void visit_config(Config& config, const F& f) {
 
 inline std::string config_text(const LayerConfig& config);
 
-/// Sets the config from such a text. Returns what is wrong with the text, "" if nothing is: it has every member, of its
-/// kind, and no other. Whether they fit together is for validate() to say.
+/// Sets the config from such a text. Returns the fault of the text, "" if there is none: it must have every member,
+/// each of its own kind, and no other. validate() checks whether the members fit together.
 inline std::string read_config(const std::string& text, LayerConfig& config);
 
 // Implementation -----------------------------------------------------------------------------------------------------
@@ -72,11 +72,11 @@ struct ConfigValue {
   bool boolean = false;
   double number = 0;
   std::string string;
-  std::vector<Index> counts;  // of Kind::count: one
+  std::vector<Index> counts;  // Kind::count has one
 };
 
-/// Receives the JSON piece by piece and builds no tree of it, whose destruction takes memory. The names and types of
-/// the functions are those that nlohmann::json::sax_parse calls; one that returns false ends the reading.
+/// Receives the JSON piece by piece and builds no tree, because destroying a tree takes memory. The names and types of
+/// the functions are those that nlohmann::json::sax_parse calls. A function that returns false ends the reading.
 class ConfigHandler {
  public:
   using Kind = ConfigValue::Kind;
@@ -138,7 +138,7 @@ class ConfigHandler {
   bool in_array_ = false, is_twice_ = false, is_json_ = true;
 };
 
-/// Whether it is a value of the member's kind; sets it if so.
+/// Whether the value is of the member's kind; if so, sets the member.
 inline bool set_member(const ConfigValue& found, bool& value) {
   value = found.boolean;
   return found.kind == ConfigValue::Kind::boolean;

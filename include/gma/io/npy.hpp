@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// NumPy's .npy files: one tensor a file. Reads versions 1.0, 2.0 and 3.0 of plain numbers and never anything pickled.
+// NumPy's .npy files, one tensor per file. Reads versions 1.0, 2.0 and 3.0 of plain numbers, and never pickled data.
 #pragma once
 
 #include <algorithm>
@@ -18,19 +18,19 @@ namespace gma::io {
 
 /// Reads a file of floats of 16, 32 or 64 bits, integers of 8 to 64 bits or booleans. The result is row-major and
 /// little-endian: big-endian numbers are swapped and Fortran order is reordered, for any number of dimensions. Nothing
-/// is allocated beyond the tensor and a buffer. Cost O(size).
+/// is allocated except the tensor and a buffer. Cost O(size).
 /// Throws std::runtime_error on everything else: another version, a header that is not exactly NumPy's dictionary of
-/// 'descr', 'fortran_order' and 'shape', '=' (native) as the order of bytes, complex numbers, strings, dates, records
-/// and Python objects, booleans other than 0 and 1, and data that is shorter or longer than the shape.
+/// 'descr', 'fortran_order' and 'shape', the byte order '=' (native), complex numbers, strings, dates, records and
+/// Python objects, booleans other than 0 and 1, and data that is shorter or longer than the shape.
 inline Tensor read_npy(const std::filesystem::path& path);
 
-/// Writes version 1.0 (2.0 where the header needs it) in C order, the data aligned to 64 bytes; a tensor always gives
-/// the same bytes. The file replaces what was at `path` once it is complete; on failure that is untouched.
-/// Throws std::invalid_argument if the tensor is not well formed or of bf16 or DataType::other, which the format lacks,
-/// and std::runtime_error if the file cannot be written.
+/// Writes version 1.0 (2.0 if the header needs it) in C order, with the data aligned to 64 bytes. A tensor always gives
+/// the same bytes. The file replaces the old one at `path` once it is complete; on failure the old one is untouched.
+/// Throws std::invalid_argument if the tensor is not well formed, or is of bf16 or DataType::other, which the format
+/// lacks, and std::runtime_error if the file cannot be written.
 inline void write_npy(const std::filesystem::path& path, const Tensor& tensor);
 
-/// The same on memory.
+/// The same in memory.
 inline Tensor parse_npy(const unsigned char* data, std::size_t size);
 inline std::vector<unsigned char> serialize_npy(const Tensor& tensor);
 
@@ -38,13 +38,13 @@ inline std::vector<unsigned char> serialize_npy(const Tensor& tensor);
 
 namespace detail {
 
-/// Where each number of an array in Fortran order stands in C order: call next() once a number.
+/// The position in C order of each number of an array in Fortran order: call next() once per number.
 class FortranOrder {
  public:
   explicit FortranOrder(const std::vector<Index>& shape) {
     Index stride = 1;
     for (auto dimension = shape.rbegin(); dimension != shape.rend(); ++dimension) {
-      // Dimensions of 1 move nothing, and very many of them would make every step slow.
+      // Dimensions of 1 change no position, and a large number of them would make every step slow.
       if (*dimension != 1) axes_.push_back({*dimension, stride, 0});
       stride *= *dimension;
     }

@@ -24,7 +24,7 @@ struct NpyHeader {
 /// Reads up to the first byte of data.
 inline NpyHeader read_npy_header(Input& input);
 
-/// Every byte that comes before those of `tensor`, which it checks.
+/// All bytes before those of `tensor`. Checks the tensor.
 inline std::string npy_header(const char* function, const Tensor& tensor);
 
 // Implementation -----------------------------------------------------------------------------------------------------
@@ -33,14 +33,14 @@ inline constexpr std::string_view npy_magic("\x93NUMPY", 6);
 
 struct NpyType {
   DataType type;
-  const char* code;  // a descr without its order of bytes
+  const char* code;  // a descr without its byte order
 };
 inline constexpr NpyType npy_types[] = {{DataType::f64, "f8"}, {DataType::f32, "f4"}, {DataType::f16, "f2"},
                                         {DataType::i64, "i8"}, {DataType::i32, "i4"}, {DataType::i16, "i2"},
                                         {DataType::i8, "i1"},  {DataType::u64, "u8"}, {DataType::u32, "u4"},
                                         {DataType::u16, "u2"}, {DataType::u8, "u1"},  {DataType::boolean, "b1"}};
 
-/// Reads the one form of Python literal that a header is: a dictionary of three known keys.
+/// Reads the one form of Python literal that a header may have: a dictionary of three known keys.
 class NpyDictionary {
  public:
   NpyDictionary(const Input& input, std::string_view text) : input_(input), text_(text) {}
@@ -115,7 +115,7 @@ class NpyDictionary {
     seen = true;
   }
 
-  /// Between ' or ", without escapes.
+  /// Reads a text between ' or ", without escapes.
   std::string_view read_string(const char* expected) {
     const char quote = peek();
     if (quote != '\'' && quote != '"') fail_at(expected);
@@ -135,7 +135,8 @@ class NpyDictionary {
     if (code.substr(0, 1) == "O") fail("has descr ", excerpt(descr), ": Python objects are pickled and never read");
     for (const NpyType& candidate : npy_types) {
       if (code != candidate.code) continue;
-      // Some writers give bytes an order. For wider numbers '|' (none) and '=' (the writer's own) do not tell it.
+      // Some writers give a byte order for bytes. For wider numbers '|' (none) and '=' (the writer's) do not tell the
+      // order.
       const bool known = order == '<' || order == '>' || (order == '|' && width_of(candidate.type) == 1);
       if (!known) fail("has descr ", excerpt(descr), ", expected '<' or '>' as its order of bytes");
       header_.type = candidate.type;
@@ -145,7 +146,7 @@ class NpyDictionary {
     fail("has descr ", excerpt(descr), ", expected one of f2, f4, f8, i1, i2, i4, i8, u1, u2, u4, u8 and b1");
   }
 
-  /// () or (a,) or (a, b, ...), where the last comma may also follow b.
+  /// Reads () or (a,) or (a, b, ...); a comma may also follow the last number.
   void read_shape() {
     expect('(', "a tuple");
     while (!take(')')) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Safetensors files: named tensors and a few strings, nothing that could be executed. Needs nlohmann_json (CMake target
-// gma::io).
+// Safetensors files: named tensors and a few strings. They contain nothing that could be executed. Needs nlohmann_json
+// (CMake target gma::io).
 #pragma once
 
 #include <algorithm>
@@ -17,29 +17,29 @@
 
 namespace gma::io {
 
-/// What a file holds. Names, keys and values are UTF-8.
+/// The content of a file. Names, keys and values are UTF-8.
 struct SafeTensors {
   std::map<std::string, Tensor> tensors;
   std::map<std::string, std::string> metadata;
 };
 
-/// Reads a file whole; cost O(size), nothing is allocated beyond the tensors and the header. Throws std::runtime_error
-/// that names the tensor and the fault on anything but a valid file:
-///   header   at most 100 MB, within the file, starts with '{', is JSON in UTF-8 without a key that comes twice, and
-///            only spaces follow it
-///   tensor   exactly a dtype, a shape and data_offsets that fit each other; booleans are 0 or 1. A dtype that DataType
-///            lacks, such as F8_E4M3, is DataType::other: its bytes are kept and written again
-///   data     its tensors cover it without gap, overlap or rest
+/// Reads a whole file. Cost O(size); nothing is allocated except the tensors and the header. Throws std::runtime_error
+/// that names the tensor and the fault on anything except a valid file:
+///   header   at most 100 MB, within the file, starts with '{', is JSON in UTF-8 without a repeated key, and only
+///            spaces follow it
+///   tensor   exactly a dtype, a shape and data_offsets that fit each other; booleans are 0 or 1. A dtype that
+///            DataType lacks, such as F8_E4M3, is DataType::other: its bytes are kept and written again
+///   data     the tensors cover it without gap, overlap or rest
 ///   __metadata__ maps strings to strings
 inline SafeTensors read_safetensors(const std::filesystem::path& path);
 
 /// Writes a file that is the same for the same contents: wider types first, then by name, so that all data is aligned
-/// to its width. The file replaces what was at `path` once it is complete; on failure that is untouched.
-/// Throws std::invalid_argument if a tensor is not well formed, is called __metadata__, if a text is not UTF-8 or the
+/// to its width. The file replaces the old one at `path` once it is complete; on failure the old one is untouched.
+/// Throws std::invalid_argument if a tensor is not well formed or is called __metadata__, if a text is not UTF-8 or the
 /// header would exceed 100 MB, and std::runtime_error if the file cannot be written.
 inline void write_safetensors(const std::filesystem::path& path, const SafeTensors& file);
 
-/// The same on memory.
+/// The same in memory.
 inline SafeTensors parse_safetensors(const unsigned char* data, std::size_t size);
 inline std::vector<unsigned char> serialize_safetensors(const SafeTensors& file);
 
@@ -83,14 +83,15 @@ inline SafeTensors read_safetensors(Input& input) {
   return file;
 }
 
-/// Bytes of one number, and so what its data is to be aligned to; of another type, as far as it takes whole bytes.
+/// Bytes per number, to which its data must be aligned. For another type: bytes per number if this is a whole number,
+/// else 0.
 inline Index alignment_of(const Tensor& tensor) {
   if (tensor.type != DataType::other) return width_of(tensor.type);
   const Index size = tensor.size(), bytes = static_cast<Index>(tensor.bytes.size());
   return size > 0 && bytes % size == 0 ? bytes / size : 0;
 }
 
-/// The length and the header of a file, and then its tensors where they lie. The first piece points into `header`.
+/// The length and the header of a file, then its tensors in place. The first piece points into `header`.
 inline std::vector<Piece> safetensors_pieces(const char* function, const SafeTensors& file, std::string& header) {
   using Named = std::map<std::string, Tensor>::value_type;
   std::vector<const Named*> in_order;

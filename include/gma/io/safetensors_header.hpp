@@ -29,12 +29,12 @@ struct SafeTensorsHeader {
   std::map<std::string, std::string> metadata;
 };
 
-/// Longer headers are refused, as by the reference implementation.
+/// Longer headers are refused. The reference implementation refuses them too.
 inline constexpr std::uint64_t safetensors_header_limit = 100'000'000;
 
 inline constexpr const char* safetensors_metadata = "__metadata__";
 
-/// Reads up to the first byte of data, and checks everything but how the ranges lie to each other.
+/// Reads up to the first byte of data. Checks everything except how the ranges lie to each other.
 inline SafeTensorsHeader read_safetensors_header(Input& input);
 
 /// The JSON of a header, without its length.
@@ -52,8 +52,8 @@ inline constexpr SafeTensorsType safetensors_types[] = {
     {DataType::u64, "U64"},     {DataType::u32, "U32"}, {DataType::u16, "U16"}, {DataType::u8, "U8"},
     {DataType::boolean, "BOOL"}};
 
-/// What is wrong with the name of a type that DataType lacks; nothing if it is "". Such names are of capitals, digits
-/// and underscores, and not those of the types that DataType has.
+/// The fault of the name of a type that DataType lacks; "" if there is none. Such names have capitals, digits and
+/// underscores, and are not those of DataType's own types.
 inline std::string fault_of_type_name(const std::string& name) {
   bool is_name = !name.empty() && name.size() <= 32 && name[0] >= 'A' && name[0] <= 'Z';
   for (const char c : name) is_name = is_name && ((c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_');
@@ -63,8 +63,8 @@ inline std::string fault_of_type_name(const std::string& name) {
          ", expected F64, F32, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, BOOL or the name of another type";
 }
 
-/// Receives the header's JSON piece by piece, so that it sees keys that come twice, and builds no tree of it. The names
-/// and types of the functions are those that nlohmann::json::sax_parse calls; every fault leaves through Input::fail.
+/// Receives the header's JSON piece by piece and builds no tree, so that it sees repeated keys. The names and types of
+/// the functions are those that nlohmann::json::sax_parse calls. Every fault leaves through Input::fail.
 class SafeTensorsHandler {
  public:
   SafeTensorsHandler(const Input& input, SafeTensorsHeader& header) : input_(input), header_(header) {}
@@ -148,7 +148,7 @@ class SafeTensorsHandler {
 
   bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& error) {
     std::string reason = error.what();
-    reason.erase(0, reason.find("] ") + 2);  // the library's own numbering of its errors
+    reason.erase(0, reason.find("] ") + 2);  // the JSON library's error number
     input_.fail("header is no JSON at byte ", position, ": ", excerpt(reason, 200));
   }
 
@@ -264,7 +264,7 @@ inline SafeTensorsHeader read_safetensors_header(Input& input) {
   input.read(&text[0], length);
   if (text.empty() || text.front() != '{') input.fail("header does not start with '{'");
   if (text[text.find_last_not_of(' ')] != '}') input.fail("header has more than spaces after its last '}'");
-  // The parser would take it for the end.
+  // The parser would take it for the end of the text.
   if (text.find('\0') != std::string::npos) input.fail("header is no JSON: it holds a zero byte");
   SafeTensorsHeader header;
   SafeTensorsHandler handler(input, header);
@@ -277,7 +277,7 @@ inline std::string json_string(const char* function, const std::string& text) {
   using Json = nlohmann::json;
   const Json json(text);
   const std::string quoted = json.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (quoted != json.dump(-1, ' ', false, Json::error_handler_t::ignore)) {  // one marks what is no UTF-8, one drops it
+  if (quoted != json.dump(-1, ' ', false, Json::error_handler_t::ignore)) {  // one marks invalid UTF-8, one drops it
     gma::detail::invalid_argument(function, "the name or metadata ", excerpt(text), " is not UTF-8");
   }
   return quoted;

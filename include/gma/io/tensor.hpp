@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Dense tensors as files hold them, a type, a shape and bytes: what the readers and writers of gma::io exchange, and
-// the way from there to matrices and back.
+// Dense tensors as files store them: a type, a shape and bytes. The readers and writers of gma::io exchange them, and
+// functions here convert them from and to matrices.
 #pragma once
 
 #include <algorithm>
@@ -16,45 +16,46 @@
 
 namespace gma::io {
 
-/// A dense tensor. Every function that takes one checks that `bytes` is what `type` and `shape` call for.
+/// A dense tensor. Every function that takes one checks that `bytes` has the size that `type` and `shape` require.
 struct Tensor {
   DataType type = DataType::f32;
   std::vector<Index> shape = {0};    ///< {} is a single number
   std::vector<unsigned char> bytes;  ///< row-major (the last dimension is contiguous), each number little-endian
   std::string other_type = {};       ///< the type's name where `type` is DataType::other, else empty
 
-  /// Numbers in it: the product of the dimensions, 1 for shape {}. Throws std::invalid_argument if a dimension is
-  /// negative, or if an Index does not hold the product of those that are not 0.
+  /// The number of its numbers: the product of the dimensions, 1 for shape {}. Throws std::invalid_argument if a
+  /// dimension is negative, or if the product of those that are not 0 does not fit into an Index.
   Index size() const;
 
   /// Shape {} as 1 x 1, {n} as n x 1, {a, b} as a x b and {a, b, c, ...} as a x (b c ...). S is float, double,
-  /// Eigen::half or Eigen::bfloat16, and every type converts to it: rounded to nearest where S does not hold the number
-  /// (for 16 bits by way of float), to an infinity where it is too large. Cost O(size). Throws std::invalid_argument if
-  /// the tensor is not well formed, or of DataType::other.
+  /// Eigen::half or Eigen::bfloat16, and every type converts to it. If S does not hold a number, it is rounded to the
+  /// nearest (for 16 bits via float), or becomes an infinity if it is too large. Cost O(size). Throws
+  /// std::invalid_argument if the tensor is not well formed, or is of DataType::other.
   template <class S>
   Matrix<S> matrix() const;
 
-  /// The same for tensors with at most one dimension other than 1; throws std::invalid_argument for others.
+  /// The same for tensors with at most one dimension other than 1. Throws std::invalid_argument for others.
   template <class S>
   Vector<S> vector() const;
 };
 
-/// The same type, by name too, shape and bytes.
+/// The same type (its name included), shape and bytes.
 inline bool operator==(const Tensor& a, const Tensor& b);
 inline bool operator!=(const Tensor& a, const Tensor& b);
 
-/// The tensor of `m`, of shape {rows, columns}, or {size} where m is a vector by its C++ type. `type` is that of the
-/// scalar or a floating type, into which numbers are rounded as by Tensor::matrix(); throws std::invalid_argument
-/// otherwise. Cost O(size).
+/// The tensor of `m`, of shape {rows, columns}, or {size} if the C++ type of m is a vector. `type` is that of the
+/// scalar, or a floating type, to which numbers are rounded as in Tensor::matrix(); for others it throws
+/// std::invalid_argument. Cost O(size).
 template <class Derived>
 Tensor make_tensor(const Eigen::MatrixBase<Derived>& m, DataType type = data_type_of<typename Derived::Scalar>());
 
-/// The numbers of `m` row by row under another shape; throws std::invalid_argument unless its product is their number.
+/// The numbers of `m`, row by row, under another shape. Throws std::invalid_argument unless the shape's product is
+/// their number.
 template <class Derived>
 Tensor make_tensor(const Eigen::MatrixBase<Derived>& m, const std::vector<Index>& shape,
                    DataType type = data_type_of<typename Derived::Scalar>());
 
-/// make_tensor(m, {}) does not compile: it would be read as a DataType. Write std::vector<gma::Index>{}.
+/// make_tensor(m, {}) does not compile: {} would be read as a DataType. Write std::vector<gma::Index>{}.
 template <class Derived>
 Tensor make_tensor(const Eigen::MatrixBase<Derived>& m, std::nullptr_t) = delete;
 
@@ -73,8 +74,9 @@ inline std::string text_of(const std::vector<Index>& shape) {
   return text + "]";
 }
 
-/// Numbers in a tensor of this shape, or -1 if that is no shape (see Tensor::size). That dimensions of 0 excuse no
-/// others makes the answer independent of their order, and the product of any of them safe.
+/// The number of numbers in a tensor of this shape, or -1 if that is not a shape (see Tensor::size). A zero dimension
+/// does not hide overflow in the others, so the result does not depend on their order, and the product of any of them
+/// is safe.
 inline Index count_of(const std::vector<Index>& shape) {
   Index product = 1;
   bool empty = false;
@@ -89,7 +91,7 @@ inline Index count_of(const std::vector<Index>& shape) {
   return empty ? 0 : product;
 }
 
-/// What is wrong with this type and shape, for a tensor of so many bytes; nothing if it is "".
+/// The fault of this type and shape, for a tensor of so many bytes; "" if there is none.
 inline std::string fault_of(DataType type, const std::vector<Index>& shape, std::uint64_t bytes) {
   const Index count = count_of(shape), width = width_of(type);
   if (count < 0 || (width > 0 && count > largest_index / width)) {
@@ -118,7 +120,7 @@ inline void check_tensor(const char* function, const Tensor& tensor) {
   if (!fault.empty()) gma::detail::invalid_argument(function, "tensor has ", fault);
 }
 
-/// The same, and that its numbers are known.
+/// The same, and checks that its numbers are known.
 inline void check_numbers(const char* function, const Tensor& tensor) {
   check_tensor(function, tensor);
   if (tensor.type == DataType::other) {

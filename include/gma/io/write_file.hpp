@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Files that are replaced whole or not at all.
+// Files that are replaced completely or not at all.
 #pragma once
 
 #include <algorithm>
@@ -26,34 +26,34 @@
 
 namespace gma::io {
 
-/// Makes the file at `path` hold `bytes`. They go to a new file in the same folder, from there to the disk, and the new
-/// file then takes the name: readers, and whoever looks after a crash or a loss of power, find the old contents or the
-/// new ones, whole.
-///   links        a symbolic link stays one: the file that it leads to is replaced, or made if it is not there
-///   permissions  those of the old file stay, and its owner and group where the system lets this user give them; access
-///                lists, extended attributes and further hard links to the old file are not carried over
-///   the rest     a pipe, a device and whatever else is no regular file is written straight into; a named pipe needs a
-///                reader
-///   writers      of one file at a time do no harm: the last one to end wins. One that is killed leaves
-///                gma-<number>.tmp beside the file, which the next writer of that file removes
+/// Makes the file at `path` hold `bytes`. The bytes go to a new file in the same folder and are flushed to the disk;
+/// the new file then takes the name. Every reader, also after a crash or a loss of power, finds either the complete old
+/// contents or the complete new ones.
+///   links        a symbolic link stays a link: its target is replaced, or created if it is missing
+///   permissions  the old file's permissions stay, and its owner and group if the system lets this user set them;
+///                access lists, extended attributes and other hard links to the old file are not carried over
+///   the rest     a pipe, a device and anything else that is not a regular file is written directly; a named pipe
+///                needs a reader
+///   writers      several writers of one file at a time do no harm: the last one to end wins. A writer that is killed
+///                leaves gma-<number>.tmp beside the file, which the next writer of that file removes
 /// Throws std::runtime_error "gma::io::write_file: <path>: cannot be written: <reason>"; the old file is then
-/// untouched. Systems other than POSIX keep the first promise, but for the loss of power, and that about writers.
+/// untouched. Systems other than POSIX keep the first promise, except after a loss of power, and the one about writers.
 inline void write_file(const std::filesystem::path& path, std::string_view bytes);
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
 namespace detail {
 
-/// Bytes that lie elsewhere.
+/// A range of bytes that another object owns.
 struct Piece {
   const void* data;
   std::size_t size;
 };
 
-/// The same for bytes that lie in several places; `function` is the public one, for messages.
+/// The same for bytes in several places. `function` is the name of the public function, for messages.
 inline void write_file(const char* function, const std::filesystem::path& path, const std::vector<Piece>& pieces);
 
-/// The names that temporary files of `target` may have: the number of those that are taken is that of its writers.
+/// How many names temporary files of `target` may have. Each writer takes one.
 inline constexpr int temporary_names = 100;
 inline std::filesystem::path temporary_name(const std::filesystem::path& target, int number) {
   const std::string name = target.filename().string();
@@ -62,7 +62,7 @@ inline std::filesystem::path temporary_name(const std::filesystem::path& target,
   return target.parent_path() / ("gma-" + std::to_string(hash) + suffix + ".tmp");
 }
 
-// All functions below say whether they succeeded, and leave the reason in errno where they did not.
+// All functions below return whether they succeeded, and leave the reason in errno if they did not.
 
 #if defined(__unix__) || defined(__APPLE__)
 
@@ -82,7 +82,7 @@ inline bool write_pieces(int file, const std::vector<Piece>& pieces) {
   return true;
 }
 
-/// To the disk, where the file lies on one.
+/// Flushes to the disk, if the file is on one.
 inline bool flush(int file) {
   while (::fsync(file) != 0) {
     if (errno != EINTR) return errno == EINVAL || errno == ENOTSUP || errno == ENOSYS;
@@ -90,7 +90,7 @@ inline bool flush(int file) {
   return true;
 }
 
-/// The name in `folder` that was last given survives a loss of power too. Where the system cannot say so, nobody can.
+/// Makes the last renaming in `folder` survive a loss of power. If the system cannot do this, nothing can be done.
 inline void flush_folder(const std::filesystem::path& folder) {
   const int file = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (file < 0) return;
@@ -102,15 +102,15 @@ inline bool same_file(const struct stat& a, const struct stat& b) {
   return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-/// Whether the open file is the one of this name.
+/// Whether the open file is the one with this name.
 inline bool is_named(int file, const std::filesystem::path& path) {
   struct stat opened {};
   struct stat named {};
   return ::fstat(file, &opened) == 0 && ::lstat(path.c_str(), &named) == 0 && same_file(opened, named);
 }
 
-/// A new file beside `target`, removed again unless it came to replace it. Its writer holds a lock on it, which the
-/// system takes away from a writer that is killed: a file without is a leftover.
+/// A new file beside `target`, removed again unless it replaces the target. Its writer holds a lock on it. The system
+/// releases the lock of a killed writer: a file without a lock is a leftover.
 class TemporaryFile {
  public:
   TemporaryFile(const std::filesystem::path& target, mode_t mode) : target_(target) {
@@ -130,8 +130,8 @@ class TemporaryFile {
   bool created() const { return file_ >= 0; }
   bool write(const std::vector<Piece>& pieces) { return write_pieces(file_, pieces); }
 
-  /// Permissions and, as far as possible, the owner. Where the system has none to give, those of a new file are
-  /// narrower.
+  /// Sets the permissions and, as far as possible, the owner. If the system does not keep the owner or group, the
+  /// permissions are narrower.
   void be_like(const struct stat& old) {
     struct stat mine {};
     if (::fstat(file_, &mine) != 0) return;
@@ -154,7 +154,7 @@ class TemporaryFile {
     remove_leftover();
     file_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
     if (file_ < 0) return false;
-    // Before the lock was there another writer may have taken the file for a leftover.
+    // Before the lock was taken, another writer may have taken the file for a leftover.
     if ((::flock(file_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) && is_named(file_, path_)) return true;
     ::close(file_);
     file_ = -1;
@@ -174,7 +174,7 @@ class TemporaryFile {
   bool is_in_place_ = false;
 };
 
-/// The last of a chain of symbolic links, in the place of `path`: what it leads to need not be there.
+/// Replaces `path` by the last of a chain of symbolic links. The target of the last link need not exist.
 inline bool follow_links(std::filesystem::path& path) {
   for (int links = 0; links < 40; ++links) {
     std::error_code error;
@@ -188,9 +188,9 @@ inline bool follow_links(std::filesystem::path& path) {
   return false;
 }
 
-/// Into what is there, as it is.
+/// Writes into the existing file or device.
 inline bool write_into(const std::filesystem::path& path, const std::vector<Piece>& pieces) {
-  // Without O_NONBLOCK a pipe that nobody reads would never open.
+  // Without O_NONBLOCK, opening a pipe that nobody reads would never return.
   const int file = ::open(path.c_str(), O_WRONLY | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
   if (file < 0) return false;
   const int flags = ::fcntl(file, F_GETFL);
@@ -211,7 +211,7 @@ inline bool try_write(const std::filesystem::path& path, const std::vector<Piece
   if (kind == S_IFDIR) return false;
   std::filesystem::path target = path;
   if (kind == S_IFREG && !follow_links(target)) return false;
-  // Links of /proc may lead to files that no longer have a name.
+  // Links in /proc may lead to files that no longer have a name.
   struct stat found {};
   const bool has_name = !exists || (::lstat(target.c_str(), &found) == 0 && same_file(found, old));
   if (kind != S_IFREG || !has_name) return write_into(path, pieces);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Multiplication of a state by what forgetting leaves of it.
+// Multiplication of a state by the decay: the part of it that forgetting leaves.
 #pragma once
 
 #include <cmath>
@@ -10,10 +10,10 @@
 
 namespace gma::kernels {
 
-/// The factor lambda = exp(g), g <= 0, in the form that a long stream needs. A lambda near 1, rounded to a number, is
-/// wrong by half a unit in its last place; a state that is multiplied by it for 1 / (1 - lambda) tokens is then wrong
-/// by as many halves. So a lambda above 1/2 is kept as lambda - 1, which is exact to its own last place, and s becomes
-/// s + (lambda - 1) s. Others are kept as they are; 0 restarts the state whatever it holds.
+/// The factor lambda = exp(g), g <= 0, in the form that a long stream needs. A lambda near 1 that is rounded to a
+/// number is wrong by half a unit in its last place. A state that is multiplied by it for 1 / (1 - lambda) tokens is
+/// then wrong by as many halves. So a lambda above 1/2 is stored as lambda - 1, which is exact to its own last place,
+/// and s becomes s + (lambda - 1) s. Any other lambda is stored directly. 0 restarts the state, even if it holds NaN.
 template <class S>
 struct Decay {
   S factor = S(0);  // lambda - 1 if near_one, else lambda
@@ -27,7 +27,7 @@ struct Decay {
   }
 };
 
-/// exp(log_decay) in that form; log_decay <= 0 or minus infinity.
+/// exp(log_decay) in that form. log_decay is <= 0 or minus infinity.
 template <class S>
 Decay<S> decay_of(const S& log_decay) {
   using std::exp;
@@ -43,13 +43,14 @@ Decay<S> decay_of(const S& log_decay) {
   }
 }
 
-/// No state is left.
+/// The decay that leaves nothing of the state.
 template <class S>
 Decay<S> restart() {
   return {S(0), false};
 }
 
-/// The same for a packet. `near_one` is the decay's and constant in the loop around; a restart is the caller's.
+/// The same for a packet. `near_one` is the decay's and is constant in the loop around it. The caller handles a
+/// restart.
 template <class S, int N>
 EIGEN_STRONG_INLINE Packet<S, N> decayed(const Packet<S, N>& s, const Packet<S, N>& factor, bool near_one) {
   return near_one ? multiply_add(s, factor, s) : s * factor;

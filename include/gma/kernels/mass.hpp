@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The masses of a causal tile, token by token, and the coefficients that they turn responsibilities into: what makes
-// one scan (scan.hpp) serve every normalisation, weights and forgetting. O(K) per token, beside the scan's O(K e).
+// The masses of a causal tile, token by token, and the coefficients that follow from responsibilities and masses. With
+// them one scan (scan.hpp) serves every normalisation, weights and forgetting. Cost O(K) per token; the scan's is O(K
+// e).
 #pragma once
 
 #include "gma/core/numeric.hpp"
@@ -10,8 +11,8 @@
 
 namespace gma::kernels {
 
-/// Tokens of one run of the scan, at least one. The mass is carried as the scan carries the state, m~ = m / Lambda_t,
-/// where Lambda_t, `kept`, is the decay since the run began:
+/// Tokens of one run of the scan, at least one. The mass is carried like the scan's state, m~ = m / Lambda_t, where
+/// Lambda_t, `kept`, is the decay since the run began:
 ///   m~ <- m~ + w_t rk_t / Lambda_t          m = Lambda_t m~ + the base's part
 ///   none  c_t = rq_t        slot  c_t = rq_t / m        row  c_t = rq_t / (rq_t . m)
 ///   reads_t = c_t Lambda_t        writes_t = w_t rk_t / Lambda_t
@@ -21,49 +22,50 @@ struct Masses {
   Index tokens, cols;
   const S* weights;    // w, null: ones
   const S* kept;       // Lambda, null: ones
-  const S* base;       // the mass of what is not in the scan's state, null: nothing
+  const S* base;       // the mass that is not in the scan's state, null: none
   const S* base_kept;  // its decay since the tile began, null: ones
   TokenPointer<const S> query_responsibilities, key_responsibilities;
-  TokenPointer<S> reads, writes;          // may be the same memory as the responsibilities
-  S* mass;                                // before the first token; becomes that after the last
-  Decay<S> before = {};                   // it is multiplied by this as it comes in
-  Decay<S> after = {};                    // and by this as it goes out
-  TokenPointer<S> masses = {nullptr, 0};  // m after every token; data null: not kept
+  TokenPointer<S> reads, writes;          // may be the memory of the responsibilities
+  S* mass;                                // in: before the first token; out: after the last
+  Decay<S> before = {};                   // applied to the mass on entry
+  Decay<S> after = {};                    // applied to the mass on exit
+  TokenPointer<S> masses = {nullptr, 0};  // m after every token; data null: not stored
 
   S weight(Index t) const { return weights == nullptr ? S(1) : weights[t]; }
   S since(Index t) const { return kept == nullptr ? S(1) : kept[t]; }
   S base_since(Index t) const { return base_kept == nullptr ? S(1) : base_kept[t]; }
-  /// The base as token t sees it: nothing where nothing is left of it.
+  /// The base as token t sees it; null if nothing is left of it.
   const S* base_at(Index t) const { return base == nullptr || base_since(t) == S(0) ? nullptr : base; }
 };
 
-/// The gradients of it, last token first. d_reads comes in as that of c Lambda, as the scan makes it, and becomes that
-/// of the query's responsibilities; d_writes comes in as that of w rk / Lambda without the masses' part, and becomes
-/// that of w rk; d_mass runs from after the last token to before the first, within the run as Lambda_t d_mass. Below
-/// tiny_mass a mass has no gradient.
+/// The gradients of Masses, last token first. In and out:
+///   d_reads    in: the gradient of c Lambda, from the scan; out: that of the query's responsibilities
+///   d_writes   in: the gradient of w rk / Lambda without the masses' part; out: that of w rk
+///   d_mass     in: the gradient after the last token; out: before the first. Within the run: Lambda_t d_mass
+/// A mass below tiny_mass has no gradient.
 ///   slot  drq_k = a_k / m_k               dm_k = -rq_k a_k / m_k^2          a = dc
 ///   row   drq_k = a_k / z - s m_k / z     dm_k = -s rq_k / z                with z = rq . m and s = (a . rq) / z
-/// Where a constant v0 was taken off the values, b_t = v0 . dy_t: slot and row give the same gradients, but for masses
-/// below tiny_mass, which gain
+/// If a constant v0 was subtracted from the values, b_t = v0 . dy_t. The gradients of slot and row do not change,
+/// except at masses below tiny_mass, which add
 ///   slot  drq_k += b (m_k / tiny - 1)     dm_k += b rq_k / tiny
 ///   row   drq_k += b m_k / tiny           dm_k += b rq_k / tiny
-/// (slot: but for b, the same for all k, which a softmax ignores).
-/// energy_t = c_t . dc_t + m . dm, what a common factor of slots and mass would gain: without rounding, since for slot
-/// and row its parts cancel.
+/// (slot: less a b that is the same for all k, which a softmax ignores). energy_t = c_t . dc_t + m . dm is the
+/// derivative with respect to a common scale of slots and masses. For slot and row normalisation its parts cancel,
+/// except at masses below tiny_mass; the parts that cancel are not computed.
 template <class S>
 struct MassesBackward {
   Normalization normalization;
   Index tokens, cols;
   const S* kept;       // Lambda, null: ones
-  const S* base;       // of d_mass: the gradient of the mass after the tile, which d_mass does not carry; null: nothing
+  const S* base;       // the gradient of the mass after the tile, which d_mass does not include; null: none
   const S* base_kept;  // the decay from the token to the end of the tile, times Lambda
   const S* shift;      // b, null: zeros
   TokenPointer<const S> query_responsibilities, masses;
   TokenPointer<S> d_reads, d_writes;
   S* d_mass;
-  Decay<S> before = {};  // d_mass is multiplied by this as it comes in: Lambda of the last token
-  Decay<S> after = {};   // and by this as it goes out
-  S* energy;             // null: not wanted
+  Decay<S> before = {};  // applied to d_mass on entry: Lambda of the last token
+  Decay<S> after = {};   // applied to d_mass on exit
+  S* energy;             // null: not computed
 
   S since(Index t) const { return kept == nullptr ? S(1) : kept[t]; }
   const S* base_at(Index t) const { return base == nullptr || base_kept[t] == S(0) ? nullptr : base; }
@@ -120,7 +122,7 @@ void masses_backward(const MassesBackward<S>& p) {
     if (p.normalization == Normalization::none) energy = inner;
     if (p.normalization == Normalization::row && !has_row) energy = inner * per_row + shift * z * per_row;
     for (Index k = 0; k < p.cols; ++k) {
-      S d(0);  // of the mass
+      S d(0);  // gradient of the mass
       if (p.normalization == Normalization::slot) {
         const S over = S(1) / gma::detail::divisor(m[k]);
         a[k] *= over;

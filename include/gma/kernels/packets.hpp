@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The only header of the library that names Eigen's internals: SIMD packets of float and double, with the few
-// operations that the kernels need. Built and tested against Eigen 3.4.0, on SSE2, AVX2 with FMA, AVX-512 and NEON.
+// operations that the kernels need. It is built and tested with Eigen 3.4.0 on SSE2, AVX2 with FMA, AVX-512 and NEON.
 #pragma once
 
 #include <Eigen/Core>
@@ -10,7 +10,7 @@
 
 #include "gma/core/types.hpp"
 
-// The loop that follows has a small constant count: unroll it whole, so that its arrays become registers.
+// The loop that follows has a small constant count. Unroll it completely, so that its arrays become registers.
 #if defined(__clang__)
 #define GMA_UNROLL _Pragma("clang loop unroll(full)")
 #elif defined(__GNUC__)
@@ -19,7 +19,7 @@
 #define GMA_UNROLL
 #endif
 
-// A long loop of large bodies: to unroll it would only cost registers.
+// The loop that follows is long and has a large body. Do not unroll it: that would only cost registers.
 #if defined(__clang__)
 #define GMA_ROLLED _Pragma("clang loop unroll(disable)")
 #else
@@ -42,7 +42,7 @@ using WidestNative = typename ei::packet_traits<S>::type;
 template <class Native>
 inline constexpr int native_size = ei::unpacket_traits<Native>::size;
 
-/// Eigen's packet of N numbers, found by halving the widest one; S itself for N = 1.
+/// Eigen's packet of N numbers, found by halving the widest one. S itself for N = 1.
 template <class S, int N, class From = WidestNative<S>, bool Found = native_size<From> == N>
 struct NativePacket {
   using type = typename NativePacket<S, N, typename ei::unpacket_traits<From>::half>::type;
@@ -58,19 +58,19 @@ struct NativePacket<S, 1, From, false> {
 
 }  // namespace detail
 
-/// Numbers in the widest packet of S, 1 where Eigen has none on this machine.
+/// Numbers in the widest packet of S; 1 if Eigen has no packet on this machine.
 template <class S>
 inline constexpr int widest = detail::native_size<detail::WidestNative<S>>;
 
-/// The width to go on with where fewer than N numbers remain: down to 128 bits, then single numbers.
+/// The width to use next when fewer than N numbers remain: down to 128 bits, then single numbers.
 template <class S, int N>
 inline constexpr int narrower = N* static_cast<int>(sizeof(S)) > 16 ? N / 2 : 1;
 
-/// Whether the kernels on packets serve S. The plain expressions serve everything else.
+/// Whether the packet kernels serve S. The plain expressions serve every other scalar.
 template <class S>
 inline constexpr bool has_packets = (std::is_same_v<S, float> || std::is_same_v<S, double>)&&(widest<S> > 1);
 
-/// SIMD registers of the machine, and whether a multiply-add is one instruction: register blocks are sized by them.
+/// SIMD registers of the machine, and whether a multiply-add is one instruction. They decide the register blocks.
 inline constexpr int registers = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS;
 #if defined(EIGEN_VECTORIZE_FMA) || defined(EIGEN_VECTORIZE_NEON)
 inline constexpr bool has_fma = true;
@@ -88,15 +88,15 @@ struct Packet {
   static EIGEN_STRONG_INLINE Packet all(const S& value) { return {detail::ei::pset1<Native>(value)}; }
   EIGEN_STRONG_INLINE void store(S* to) const { detail::ei::pstoreu(to, x); }
 
-  /// Keeps g++ from loading the packet again wherever it is used: with 16 registers, loads are what runs out.
+  /// Stops g++ from loading the packet again at every use. With 16 registers, loads are the bottleneck.
   EIGEN_STRONG_INLINE void keep() {
 #if defined(__GNUC__) && !defined(__clang__) && defined(EIGEN_VECTORIZE_SSE) && !defined(EIGEN_VECTORIZE_AVX512)
     if constexpr (N > 1) asm("" : "+x"(x));
 #endif
   }
 
-  /// Keeps the compiler from fusing the product that made x with a sum that follows: where bits must not depend on what
-  /// else is in a loop.
+  /// Stops the compiler from fusing the product that made x with a sum that follows. Used where the bits must not
+  /// depend on the rest of a loop.
   EIGEN_STRONG_INLINE void round_here() {
 #if defined(__GNUC__) && defined(EIGEN_VECTORIZE_AVX512)
     asm("" : "+v"(x));
@@ -123,29 +123,29 @@ template <class P, int Count, int... Counts>
 struct RegistersOf<P, Count, Counts...> {
   using type = typename RegistersOf<P, Counts...>::type[static_cast<std::size_t>(Count)];
 };
-/// An array of packets that unrolled loops turn into registers: Registers<P, 6, 2> x; x[i][j].
+/// An array of packets. Unrolled loops turn it into registers: Registers<P, 6, 2> x; x[i][j].
 template <class P, int... Counts>
 using Registers = typename RegistersOf<P, Counts...>::type;
 
-/// a b + c, fused where the machine can.
+/// a b + c, fused if the machine can.
 template <class S, int N>
 EIGEN_STRONG_INLINE Packet<S, N> multiply_add(const Packet<S, N>& a, const Packet<S, N>& b, const Packet<S, N>& c) {
 #if defined(__clang__) && defined(EIGEN_VECTORIZE_AVX) && defined(EIGEN_VECTORIZE_FMA)
-  // Eigen 3.4 puts these into inline assembly for clang++, which then cannot schedule them.
+  // Eigen 3.4 uses inline assembly here for clang++, which then cannot schedule the instruction.
   if constexpr (std::is_same_v<S, float> && N == 8) return {_mm256_fmadd_ps(a.x, b.x, c.x)};
   if constexpr (std::is_same_v<S, double> && N == 4) return {_mm256_fmadd_pd(a.x, b.x, c.x)};
 #endif
   return {detail::ei::pmadd(a.x, b.x, c.x)};
 }
 
-/// a b - c, fused where the machine can.
+/// a b - c, fused if the machine can.
 template <class S, int N>
 EIGEN_STRONG_INLINE Packet<S, N> multiply_subtract(const Packet<S, N>& a, const Packet<S, N>& b,
                                                    const Packet<S, N>& c) {
   return {detail::ei::pmadd(a.x, b.x, detail::ei::pnegate(c.x))};
 }
 
-/// The larger of two numbers; NaN where a is NaN; where b is, x86 and NEON differ.
+/// The larger of two numbers. NaN if a is NaN. If b is NaN, x86 and NEON differ.
 template <class S, int N>
 EIGEN_STRONG_INLINE Packet<S, N> larger(const Packet<S, N>& a, const Packet<S, N>& b) {
   return {detail::ei::pmax(a.x, b.x)};
@@ -175,20 +175,20 @@ EIGEN_STRONG_INLINE Packet<S, N> reciprocal(const Packet<S, N>& x) {
 #endif
 #if defined(EIGEN_VECTORIZE_SSE)
   if constexpr (estimates && N == 4) y.x = _mm_rcp_ps(x.x);
-  if constexpr (estimates) return y * (Packet<S, N>::all(S(2)) - x * y);  // one step of Newton's
+  if constexpr (estimates) return y * (Packet<S, N>::all(S(2)) - x * y);  // one Newton step
 #endif
   return {detail::ei::pdiv(Packet<S, N>::all(S(1)).x, x.x)};
 }
 
-/// exp(x) for x <= 0: 0, or no more than the smallest normal number, where it is below those; NaN stays NaN. Float: 2^n
-/// p(f) with n the integer nearest to x log2 e and a polynomial on |f| <= 1/2, relative error below 3e-7 + 2e-8 |x|
-/// (8e-8 |x| where the machine has no fused multiply-add). Double: Eigen's.
+/// exp(x) for x <= 0. Below the normal numbers the result is 0, or at most the smallest normal number. NaN stays NaN.
+/// Float: 2^n p(f), where n is the integer nearest to x log2 e and p a polynomial on |f| <= 1/2; relative error below
+/// 3e-7 + 2e-8 |x| (8e-8 |x| if the machine has no fused multiply-add). Double: Eigen's.
 template <class S, int N>
 EIGEN_STRONG_INLINE Packet<S, N> exp_of_negative(const Packet<S, N>& x) {
   using P = Packet<S, N>;
   if constexpr (std::is_same_v<S, float> && N > 1) {
     using Integers = typename detail::ei::unpacket_traits<typename P::Native>::integer_packet;
-    const P magic = P::all(12582912.0F + 127.0F);  // 1.5 * 2^23: to add it rounds to an integer, in the low bits
+    const P magic = P::all(12582912.0F + 127.0F);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
     const P log2_e = P::all(1.44269504F);
     const P bounded = larger(x, P::all(-88.02969F));  // 2^-127
     const P shifted = multiply_add(bounded, log2_e, magic);

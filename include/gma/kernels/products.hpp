@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-// Every matrix product of the inner loops, c (+)= a b and c (+)= a^T b, through one register-blocked kernel. Operands
-// are row-major with inner stride 1 (matrices, tiles, blocks of rows), and nothing is packed: the kernel broadcasts
-// from a and reads rows of b. Where b comes transposed, its owner keeps a transposed copy; products with a small a b^T
-// remain Eigen's.
+// Every matrix product of the inner loops, c (+)= a b and c (+)= a^T b, by one register-blocked kernel. Operands are
+// row-major with inner stride 1 (matrices, tiles, blocks of rows). Nothing is packed: the kernel broadcasts from a and
+// reads rows of b. If b is needed transposed, its owner keeps a transposed copy. Small products a b^T are left to
+// Eigen.
 //
-// A block of R rows by C packets of c stays in registers while the depth runs by: R + C loads for R C multiply-adds.
-// It is summed from zero and added to c once, which keeps long sums accurate. Every number of c is the same sequence of
-// operations whatever block it falls into, so that a row of the result depends on its own row of a alone, to the bit.
+// A block of R rows by C packets of c stays in registers over the whole depth: R + C loads for R C multiply-adds. It is
+// summed from zero and added to c once, which keeps long sums accurate. Every number of c is computed by the same
+// sequence of operations in every block, so the bits of a row of the result depend only on the same row of a, and on b.
 #pragma once
 
 #include "gma/core/tokens.hpp"
@@ -47,8 +47,8 @@ void multiply(const Product<S>& p) {
 
 namespace packets {
 
-/// Rows and packets of the register block. 32 registers: 6 x 4 + 4 + 1; 16: 6 x 2 + 2 + 1, or 4 x 2 where a product
-/// needs a register of its own.
+/// Rows and packets of the register block. With 32 registers: 6 x 4 + 4 + 1. With 16: 6 x 2 + 2 + 1, or 4 x 2 if a
+/// product needs its own register.
 inline constexpr int block_rows = registers >= 32 || has_fma ? 6 : 4;
 inline constexpr int block_packets = registers >= 32 ? 4 : 2;
 
@@ -87,7 +87,7 @@ EIGEN_STRONG_INLINE void block(const Product<S>& p, Index row, Index col) {
   }
 }
 
-/// A panel of columns, all rows: whole blocks, then the rows that remain.
+/// A panel of columns, all rows: whole blocks first, then the remaining rows.
 template <int N, int Packets, int Rows, class S>
 void panel(const Product<S>& p, Index row, Index col) {
   for (; row + Rows <= p.rows; row += Rows) {
@@ -109,11 +109,11 @@ void columns(const Product<S>& p, Index col) {
   }
 }
 
-/// Up to this size b is taken to stay in the first-level cache beside a block's rows of a and c.
+/// Up to this size, b is assumed to stay in the first-level cache together with a block's rows of a and c.
 inline constexpr Index resident_bytes = 16384;
 
-/// Panels of b outside and rows of a inside, or the other way round where all of b is resident: then a comes through
-/// the cache once. A single row or two, as in decoding, get wider blocks: there must be enough sums under way.
+/// Panels of b outside and rows of a inside. If all of b is resident, the other way round: a then passes through the
+/// cache once. One or two rows, as in decoding, get wider blocks, so that enough sums run at the same time.
 template <class S>
 void multiply(const Product<S>& p) {
   constexpr int N = widest<S>;
@@ -175,7 +175,7 @@ void add_transposed_product(const A& a, const B& b, Tile<S> c) {
                         at.cols(), at.rows(), bt.cols(), nullptr, true});
 }
 
-/// c = a b^T, Eigen's: for small operands, where no transposed copy is at hand.
+/// c = a b^T, by Eigen: for small operands without a transposed copy.
 template <class S>
 void product_transposed(const ConstTile<S>& a, const ConstTile<S>& b, Tile<S> c) {
   c.noalias() = a * b.transpose();

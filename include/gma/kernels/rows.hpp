@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Loops over the rows of a tile that lies in cache: softmax and its gradient, sums, dots and scalings. Each in two
-// forms that compute the same, on packets and in plain Eigen expressions; the functions at the end choose.
+// Loops over the rows of a tile that is in cache: softmax and its gradient, sums, dot products and scalings. Each has
+// two forms that compute the same: on packets, and as plain Eigen expressions. The functions at the end choose.
 #pragma once
 
 #include <algorithm>
@@ -50,13 +50,13 @@ S dot(const S* a, const S* b, Index count) {
 
 template <class S>
 void outer_product(const S* a, Index rows, const S* b, Index cols, S* out) {
-  for (Index i = rows - 1; i >= 0; --i) {  // a may lie at the start of out
+  for (Index i = rows - 1; i >= 0; --i) {  // a may be at the start of out
     const S factor = a[i];
     Eigen::Map<RowVector<S>>(out + i * cols, cols) = Eigen::Map<const RowVector<S>>(b, cols) * factor;
   }
 }
 
-/// See the function of this name at the end.
+/// See the function of the same name at the end of the file.
 template <class S>
 void contract(const S* a, Index rows, const S* b, Index cols, S* d, S* d_b) {
   Eigen::Map<RowVector<S>> sum(d_b, cols);
@@ -82,8 +82,8 @@ void sum_of_products(const S* const* a, const S* const* b, int terms, Index cols
 
 namespace packets {
 
-/// f(offset, width) for every packet of a row of `count` numbers from `offset` on: the widest, then narrower ones, then
-/// single numbers. `width` is an std::integral_constant.
+/// Calls f(offset, width) for every packet of a row of `count` numbers from `offset` on: the widest packets first, then
+/// narrower ones, then single numbers. `width` is a std::integral_constant.
 template <class S, int N = widest<S>, class F>
 EIGEN_STRONG_INLINE void for_each_packet(Index count, F&& f, Index offset = 0) {
   for (; offset + N <= count; offset += N) f(offset, std::integral_constant<int, N>());
@@ -92,8 +92,8 @@ EIGEN_STRONG_INLINE void for_each_packet(Index count, F&& f, Index offset = 0) {
   }
 }
 
-/// Softmax of Rows rows at once, which hides the latency of the reductions. A last packet that the row does not fill is
-/// filled up with minus infinity, so that it is computed like the others.
+/// Softmax of Rows rows at once, which hides the latency of the reductions. If the row does not fill the last packet,
+/// minus infinity fills it, so that it is computed like the others.
 template <int Rows, class S>
 void softmax_block(S* rows, Index stride, Index cols) {
   using P = Packet<S>;
@@ -189,7 +189,7 @@ void softmax_backward_rows(const Tile<S>& r, Tile<S> d_r) {
   }
 }
 
-/// Sums of Packets packets of columns from `begin` on; then of what remains.
+/// Sums of Packets packets of columns from `begin` on, then of the remaining columns.
 template <int N, int Packets, class S>
 void add_column_sums(const Tile<S>& tile, S* sums, Index begin) {
   using P = Packet<S, N>;
@@ -268,7 +268,7 @@ void sum_of_products(const S* const* a, const S* const* b, int terms, Index cols
 
 }  // namespace packets
 
-/// Rows become exp(row - max) / sum: (2) of the derivation. Cost O(T K).
+/// Rows become exp(row - max) / sum: equation (2) of the derivation. Cost O(T K).
 template <class S>
 void softmax_rows(Tile<S> logits) {
   if constexpr (has_packets<S>) {
@@ -278,7 +278,7 @@ void softmax_rows(Tile<S> logits) {
   }
 }
 
-/// d_logits = r (d_r - sum r d_r), row by row; d_r becomes d_logits.
+/// d_logits = r (d_r - sum r d_r), row by row. d_r becomes d_logits.
 template <class S>
 void softmax_backward_rows(const Tile<S>& r, Tile<S> d_r) {
   if constexpr (has_packets<S>) {
@@ -288,7 +288,7 @@ void softmax_backward_rows(const Tile<S>& r, Tile<S> d_r) {
   }
 }
 
-/// sums += the sum of every column; summed from zero and added once.
+/// sums += the sum of every column. It is summed from zero and added once.
 template <class S>
 void add_column_sums(const Tile<S>& tile, S* sums) {
   if constexpr (has_packets<S>) {
@@ -298,7 +298,7 @@ void add_column_sums(const Tile<S>& tile, S* sums) {
   }
 }
 
-/// Row i times factors[i].
+/// Multiplies row i by factors[i].
 template <class S>
 void scale_rows(Tile<S> tile, const S* factors) {
   if constexpr (has_packets<S>) {
@@ -308,8 +308,8 @@ void scale_rows(Tile<S> tile, const S* factors) {
   }
 }
 
-/// out (+)= the sum over the terms of a_i o b_i, rows of `cols` numbers. Every number of it is the same sequence of
-/// operations wherever the rows lie.
+/// out (+)= the sum over the terms of a_i o b_i; rows of `cols` numbers. Every number is computed by the same sequence
+/// of operations at any position.
 template <class S>
 void sum_of_products(const S* const* a, const S* const* b, int terms, Index cols, bool adds, S* out) {
   if constexpr (has_packets<S>) {
@@ -329,7 +329,7 @@ S dot(const S* a, const S* b, Index count) {
   }
 }
 
-/// Whether one of `count` numbers lies between zero and `limit`, both excluded.
+/// Whether any of `count` numbers lies strictly between zero and `limit`.
 template <class S>
 bool any_between_zero_and(const S& limit, const S* values, Index count) {
   if constexpr (has_packets<S>) {
@@ -345,7 +345,7 @@ bool any_between_zero_and(const S& limit, const S* values, Index count) {
   }
 }
 
-/// out[i cols + j] = a[i] b[j]; a may lie at the start of out.
+/// out[i cols + j] = a[i] b[j]; a may be at the start of out.
 template <class S>
 void outer_product(const S* a, Index rows, const S* b, Index cols, S* out) {
   if constexpr (has_packets<S>) {
@@ -355,8 +355,8 @@ void outer_product(const S* a, Index rows, const S* b, Index cols, S* out) {
   }
 }
 
-/// The gradients of an outer product a b^T, from that of the product, d, rows x cols without gaps: d_b = a^T d, and the
-/// first `rows` numbers of d become d b.
+/// The gradients of an outer product a b^T. d is the gradient of the product, rows x cols without gaps. On return d_b =
+/// a^T d, and the first `rows` numbers of d are d b.
 template <class S>
 void contract(const S* a, Index rows, const S* b, Index cols, S* d, S* d_b) {
   if constexpr (has_packets<S>) {

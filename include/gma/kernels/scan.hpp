@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// The causal recurrence without any work that grows with the tile: a block of the state stays in registers while the
-// tokens run by, each writing to it and then reading it,
+// The causal recurrence, without any work that grows with the tile. A block of the state stays in registers over all
+// tokens; each token writes to it and then reads it,
 //   s <- s + a_t^T v_t        y_t = c_t s
-// 2 K e multiply-adds per token, and nothing else but loads. With other rows in the three roles, and the tokens in the
-// opposite order, the same loop is each part of the backward pass (DERIVATION.md).
+// The cost is 2 K e multiply-adds per token and the loads. With other rows in the three roles, and the tokens in
+// reverse order, the same loop is each part of the backward pass (DERIVATION.md).
 #pragma once
 
 #include <algorithm>
@@ -15,14 +15,14 @@
 
 namespace gma::kernels {
 
-/// Rows of a token matrix; a negative stride runs from the last token to the first.
+/// Rows of a token matrix. A negative stride runs from the last token to the first.
 template <class S>
 struct TokenPointer {
   S* data;
   Index stride;
 };
 
-/// One run of tokens, at least one, through a state of rows x cols numbers.
+/// One run of tokens, at least one, over a state of rows x cols numbers.
 template <class S>
 struct Scan {
   Index tokens, rows, cols;
@@ -31,9 +31,9 @@ struct Scan {
   TokenPointer<const S> reads;   // c, `rows` numbers per token
   TokenPointer<S> out;           // y, `cols` numbers per token
   S* state;                      // rows x cols, without gaps
-  Decay<S> before = {};          // the state is multiplied by this as it comes in
-  Decay<S> after = {};           // and by this as it goes out
-  bool adds = false;             // to y, else it is assigned
+  Decay<S> before = {};          // applied to the state on entry; 0 clears it, NaN included
+  Decay<S> after = {};           // applied to the state on exit
+  bool adds = false;             // adds to y; else y is assigned
 };
 
 namespace plain {
@@ -143,7 +143,7 @@ EIGEN_STRONG_INLINE void scan_block(const Scan<S> p, Index row, Index col) {
   }
 }
 
-/// A panel of columns, all rows of the state: whole blocks, then halves of them.
+/// A panel of columns, all rows of the state: whole blocks first, then half blocks.
 template <int N, int Packets, int Rows, class S>
 void scan_panel(const Scan<S>& p, Index row, Index col) {
   for (; row + Rows <= p.rows; row += Rows) scan_block<N, Rows, Packets>(p, row, col);
@@ -163,7 +163,7 @@ void scan_columns(const Scan<S>& p, Index col) {
   }
 }
 
-/// A single token: all rows of the state pass through registers once, and y stays there. Decays: the state is
+/// A single token. All rows of the state pass through registers once, and y stays there. Decays: the state is
 /// multiplied by `before`.
 template <int N, int Packets, bool Decays, class S>
 void step_columns(const Scan<S> p, Index col) {
@@ -201,8 +201,8 @@ void step_columns(const Scan<S> p, Index col) {
   }
 }
 
-/// A single token and a state of two numbers each, state + remainder. y is what the token itself adds, plus the old
-/// state, read and decayed: the operations, and so the bits, of a scan from zero and a product with the state.
+/// A single token and a state of two parts, state + remainder. y is what the token itself adds, plus the old state
+/// after the decay, read. The operations, and so the bits, are those of a scan from zero and a product with the state.
 template <int N, int Packets, bool Decays, class S>
 void compensated_columns(const Scan<S> p, S* remainder, const S& left, Index col) {
   using P = Packet<S, N>;
@@ -311,7 +311,7 @@ void settle(const Decay<S>& decay, const S* change, Index count, S* high, S* low
   for_each_packet<S>(count, [&](Index i, auto width) { settle<width.value>(decay, change, i, high, low); });
 }
 
-/// Tokens of which the four rows stay in the first-level cache while the blocks of the state pass over them.
+/// Tokens whose four rows stay in the first-level cache while the blocks of the state pass over them.
 inline constexpr Index scan_tokens = registers >= 32 ? 64 : 48;
 
 template <class S>
@@ -334,7 +334,7 @@ void scan(const Scan<S>& p) {
 /// s <- before s, then the recurrence over the tokens, then s <- after s.
 template <class S>
 void scan(const Scan<S>& p) {
-  if (p.rows == 0) {  // y is a sum of nothing, and no block of the state would assign it
+  if (p.rows == 0) {  // y is an empty sum, and no block of the state would assign it
     for (Index t = 0; t < p.tokens && !p.adds; ++t) std::fill_n(p.out.data + t * p.out.stride, p.cols, S(0));
     return;
   }
@@ -349,8 +349,8 @@ void scan(const Scan<S>& p) {
   }
 }
 
-/// The same for a single token and a state of two parts, state + remainder (rows x cols, without gaps); `after` is one,
-/// and y is assigned. `left` is `before` once more, as one number: what is left of the old state where it is read.
+/// The same for a single token and a state of two parts, state + remainder (rows x cols, without gaps). `after` is one,
+/// and y is assigned. `left` is `before` as one number: the part of the old state that is left when it is read.
 template <class S>
 void compensated_step(const Scan<S>& p, S* remainder, const S& left) {
   if constexpr (has_packets<S>) {
@@ -360,7 +360,7 @@ void compensated_step(const Scan<S>& p, S* remainder, const S& left) {
   }
 }
 
-/// values *= decay, `count` numbers.
+/// values *= decay, for `count` numbers.
 template <class S>
 void decay_all(const Decay<S>& decay, S* values, Index count) {
   if constexpr (has_packets<S>) {
@@ -370,8 +370,8 @@ void decay_all(const Decay<S>& decay, S* values, Index count) {
   }
 }
 
-/// high + low <- decay (high + low) + change, `count` numbers each: the sum of two numbers that a long stream needs,
-/// exact to about the square of what one number rounds to.
+/// high + low <- decay (high + low) + change, for `count` numbers each. It is the sum of two numbers that a long stream
+/// needs; its error is about the square of one number's rounding error.
 template <class S>
 void settle(const Decay<S>& decay, const S* change, Index count, S* high, S* low) {
   if constexpr (has_packets<S>) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A running softmax down the columns of a tile whose columns are queries and whose rows are keys: the largest score and
-// the sum of a query are lanes, so that nothing is reduced within a register. What softmax attention needs, not GMA.
+// A running softmax down the columns of a tile. Columns are queries and rows are keys: the largest score and the sum of
+// a query are lanes, so nothing is reduced within a register. Softmax attention needs it; GMA does not.
 #pragma once
 
 #include <cmath>
@@ -33,7 +33,7 @@ void running_softmax(Tile<S> scores, S* largest, S* sum, S* correction) {
 
 namespace packets {
 
-/// Packets packets of columns from `begin` on, then what remains.
+/// Packets packets of columns from `begin` on, then the remaining columns.
 template <int N, int Packets, class S>
 void running_softmax(Tile<S> scores, S* largest, S* sum, S* correction, Index begin) {
   using P = Packet<S, N>;
@@ -83,7 +83,7 @@ void running_softmax(Tile<S> scores, S* largest, S* sum, S* correction, Index be
 }  // namespace packets
 
 /// The scores of more keys (rows) for the queries (columns) become exp(score - largest), where `largest` is over all
-/// keys so far; `correction` is what sums of earlier keys are to be multiplied by, as `sum` is here. Where a query has
+/// keys so far. `sum` is multiplied by `correction`; sums of earlier keys must be multiplied by it too. If a query has
 /// seen no key, `largest` is minus infinity.
 template <class S>
 void running_softmax(Tile<S> scores, S* largest, S* sum, S* correction) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Backward of the tiled softmax attention: the weights are recomputed tile by tile from the log-sum-exp that the
-// forward pass kept, so that here, too, no Nq x Nk matrix is stored.
+// Backward of the tiled softmax attention. The weights are recomputed tile by tile from the log-sum-exp of the forward
+// pass, so no Nq x Nk matrix is stored here either.
 #pragma once
 
 #include <utility>
@@ -9,12 +9,12 @@
 
 namespace gma::baselines {
 
-/// Gradients of sdpa_forward().output, given that of the output, d_output Nq x e. With A_ij = exp(s_ij -
+/// Gradients of sdpa_forward().output. d_output, Nq x e, is the gradient of the output. With A_ij = exp(s_ij -
 /// log_sum_exp_i):
 ///   dV = A^T dY    dA = dY V^T    dS = A * (dA - rowsum(dY * Y))    dQ = scale dS K    dK = scale dS^T Q
-/// queries Nq x d, keys Nk x d, values Nk x e, forward as sdpa_forward() returned it for the same arguments.
-/// Cost 2.5 times the products of the forward pass; extra memory O(Nq + query_tile key_tile).
-/// Throws std::invalid_argument where shapes disagree or an option is out of range.
+/// queries Nq x d, keys Nk x d, values Nk x e; forward is the result of sdpa_forward() for the same arguments. Cost 2.5
+/// times the products of the forward pass; extra memory O(Nq + query_tile key_tile). Throws std::invalid_argument if
+/// shapes disagree or an option is out of range.
 template <class Queries, class Keys, class Values, class DOutput>
 SdpaGradients<typename Queries::Scalar> sdpa_backward(const Eigen::MatrixBase<Queries>& queries,
                                                       const Eigen::MatrixBase<Keys>& keys,
@@ -22,14 +22,14 @@ SdpaGradients<typename Queries::Scalar> sdpa_backward(const Eigen::MatrixBase<Qu
                                                       const Eigen::MatrixBase<DOutput>& d_output,
                                                       const SdpaForward<typename Queries::Scalar>& forward,
                                                       const SdpaOptions& options = {});
-/// The same without a forward pass at hand: runs it first.
+/// The same without the result of a forward pass: runs it first.
 template <class Queries, class Keys, class Values, class DOutput>
 SdpaGradients<typename Queries::Scalar> sdpa_backward(const Eigen::MatrixBase<Queries>& queries,
                                                       const Eigen::MatrixBase<Keys>& keys,
                                                       const Eigen::MatrixBase<Values>& values,
                                                       const Eigen::MatrixBase<DOutput>& d_output,
                                                       const SdpaOptions& options = {});
-/// The same into `gradients`, whose matrices are reused, with a caller's scratch memory.
+/// The same into `gradients`, whose matrices are reused, with the caller's scratch memory.
 template <class Queries, class Keys, class Values, class DOutput>
 void sdpa_backward_into(SdpaGradients<typename Queries::Scalar>& gradients, const Eigen::MatrixBase<Queries>& queries,
                         const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values,

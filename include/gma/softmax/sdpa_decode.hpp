@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Softmax attention a token at a time: the keys and values of all tokens so far are kept and read again at every step.
-// What decoding with a Memory of constant size is compared with.
+// Softmax attention, one token at a time: the keys and values of all tokens so far are kept and read again at every
+// step. Decoding with a Memory of constant size is compared with it.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace gma::baselines {
 
-/// The keys (N x d) and values (N x e) of the tokens so far. Memory O(N (d + e)), doubled when it is full.
+/// The keys (N x d) and values (N x e) of the tokens so far. Memory O(N (d + e)); it doubles when it is full.
 template <class S>
 class KeyValueCache {
  public:
@@ -18,17 +18,17 @@ class KeyValueCache {
 
   KeyValueCache() = default;
 
-  /// Room for `tokens` tokens of key width d and value width e from the start.
-  /// Throws std::invalid_argument if one of them is negative.
+  /// Makes room for `tokens` tokens of key width d and value width e. Throws std::invalid_argument if one of them is
+  /// negative.
   KeyValueCache(Index d, Index e, Index tokens);
 
-  /// Adds n tokens: keys n x d, values n x e, which may be those of this cache. An empty cache of no width takes
-  /// theirs. Amortised cost O(n (d + e)). Throws std::invalid_argument where shapes disagree; the cache is as it was
-  /// after that and after a failed allocation.
+  /// Adds n tokens: keys n x d, values n x e. They may be those of this cache. An empty cache without widths takes
+  /// theirs. Amortised cost O(n (d + e)). Throws std::invalid_argument if shapes disagree. After that, and after a
+  /// failed allocation, the cache is unchanged.
   template <class Keys, class Values>
   void append(const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values);
 
-  /// Forgets all but the last `tokens` tokens, which is all that a window needs. Cost O(tokens (d + e)).
+  /// Forgets all except the last `tokens` tokens, which are all that a window needs. Cost O(tokens (d + e)).
   void keep_last(Index tokens) {
     const Index dropped = size_ - (std::max)(Index(0), tokens);
     if (dropped <= 0) return;
@@ -39,7 +39,7 @@ class KeyValueCache {
     size_ -= dropped;
   }
 
-  /// Forgets the tokens, keeps the widths and the room.
+  /// Forgets the tokens; keeps the widths and the room.
   void clear() { size_ = 0; }
 
   Index size() const { return size_; }
@@ -51,14 +51,14 @@ class KeyValueCache {
     return ConstTile<S>(matrix.data(), size_, matrix.cols(), Eigen::OuterStride<>(matrix.cols()));
   }
 
-  Matrix<S> keys_, values_;  // rows beyond size_ are room
+  Matrix<S> keys_, values_;  // rows beyond size_ are unused
   Index size_ = 0;
 };
 
 /// The newest token's output: append() its key and value first, then y = sum_j softmax_j(scale query . key_j) value_j
-/// over the whole cache, or the last options.window tokens of it. query 1 x d; returns 1 x e, zeros while the cache is
-/// empty. Equal to the last row of causal sdpa() over the same tokens. Cost O(N (d + e)), extra memory O(N). is_causal
-/// and the tile sizes are ignored. Throws std::invalid_argument where shapes disagree.
+/// over the whole cache, or over its last options.window tokens. query 1 x d; returns 1 x e, zeros while the cache is
+/// empty. It equals the last row of causal sdpa() over the same tokens. Cost O(N (d + e)), extra memory O(N). is_causal
+/// and the tile sizes are ignored. Throws std::invalid_argument if shapes disagree.
 template <class Query, class S>
 RowVector<S> sdpa_decode(const Eigen::MatrixBase<Query>& query, const KeyValueCache<S>& cache,
                          const SdpaOptions& options = {});

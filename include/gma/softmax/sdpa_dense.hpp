@@ -1,29 +1,28 @@
 // SPDX-License-Identifier: MIT
-// Softmax attention as its equation says, with the whole Nq x Nk matrix of weights: short, obviously right, and what
-// the tiled form is tested against.
+// Softmax attention as its equation says, with the whole Nq x Nk matrix of weights. It is short and easy to check, and
+// the tests compare the tiled form with it.
 #pragma once
 
 #include "gma/softmax/sdpa_options.hpp"
 
 namespace gma::baselines {
 
-/// A = softmax over j of (scale queries_i . keys_j), over the keys that query i sees: see sdpa().
-/// queries Nq x d, keys Nk x d; returns Nq x Nk. Cost O(Nq Nk d), memory O(Nq Nk).
-/// Throws std::invalid_argument where shapes disagree.
+/// A = softmax over j of (scale queries_i . keys_j), over the keys that query i sees: see sdpa(). queries Nq x d, keys
+/// Nk x d; returns Nq x Nk. Cost O(Nq Nk d), memory O(Nq Nk). Throws std::invalid_argument if shapes disagree.
 template <class Queries, class Keys>
 Matrix<typename Queries::Scalar> sdpa_weights(const Eigen::MatrixBase<Queries>& queries,
                                               const Eigen::MatrixBase<Keys>& keys, const SdpaOptions& options = {});
 
-/// Y = A V. queries Nq x d, keys Nk x d, values Nk x e; returns Nq x e, zeros where there are no keys.
-/// Cost O(Nq Nk (d + e)), memory O(Nq Nk). Tile sizes are ignored. Throws std::invalid_argument where shapes disagree.
+/// Y = A V. queries Nq x d, keys Nk x d, values Nk x e; returns Nq x e, zeros if there are no keys. Cost O(Nq Nk (d +
+/// e)), memory O(Nq Nk). Tile sizes are ignored. Throws std::invalid_argument if shapes disagree.
 template <class Queries, class Keys, class Values>
 Matrix<typename Queries::Scalar> sdpa_dense(const Eigen::MatrixBase<Queries>& queries,
                                             const Eigen::MatrixBase<Keys>& keys,
                                             const Eigen::MatrixBase<Values>& values, const SdpaOptions& options = {});
 
-/// The gradients of sdpa_dense, given that of its output, d_output Nq x e:
+/// The gradients of sdpa_dense. d_output, Nq x e, is the gradient of its output:
 ///   dV = A^T dY    dA = dY V^T    dS = A * (dA - rowsum(A * dA))    dQ = scale dS K    dK = scale dS^T Q
-/// Cost O(Nq Nk (d + e)), memory O(Nq Nk). Throws std::invalid_argument where shapes disagree.
+/// Cost O(Nq Nk (d + e)), memory O(Nq Nk). Throws std::invalid_argument if shapes disagree.
 template <class Queries, class Keys, class Values, class DOutput>
 SdpaGradients<typename Queries::Scalar> sdpa_dense_backward(const Eigen::MatrixBase<Queries>& queries,
                                                             const Eigen::MatrixBase<Keys>& keys,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What every form of softmax attention (SDPA, scaled dot-product attention) here shares: its options, its results, the
-// checks of its arguments.
+// The options, results and argument checks that all forms of softmax attention (SDPA, scaled dot-product attention)
+// share.
 #pragma once
 
 #include <algorithm>
@@ -16,14 +16,14 @@
 namespace gma::baselines {
 
 struct SdpaOptions {
-  std::optional<double> scale;  ///< of the scores; 1 / sqrt(d) where it is not given
-  bool is_causal = false;       ///< queries are those of the last Nq keys' tokens and see no later key; Nk >= Nq
-  Index window = 0;             ///< causal only: the keys that a query sees, its own the last; 0: all up to that
-  Index query_tile = 96;        ///< queries in a tile of the tiled forms, at least 1
-  Index key_tile = 96;          ///< keys in a tile of the tiled forms, at least 1
+  std::optional<double> scale;  ///< of the scores; 1 / sqrt(d) if it is not given
+  bool is_causal = false;       ///< queries belong to the last Nq keys' tokens and see no later key; Nk >= Nq
+  Index window = 0;             ///< causal only: the number of keys that a query sees, its own the last; 0: all
+  Index query_tile = 96;        ///< queries per tile in the tiled forms, at least 1
+  Index key_tile = 96;          ///< keys per tile in the tiled forms, at least 1
 };
 
-/// What the forward pass leaves for the backward pass.
+/// The results of the forward pass that the backward pass needs.
 template <class S>
 struct SdpaForward {
   Matrix<S> output;       ///< Nq x e
@@ -84,7 +84,7 @@ template <class Queries, class Keys>
 gma::detail::SoftmaxBand band_of(const SdpaOptions& options, const Eigen::MatrixBase<Queries>& queries,
                                  const Eigen::MatrixBase<Keys>& keys) {
   const Index own = options.is_causal ? keys.rows() - queries.rows() : 0;
-  const Index window = (std::min)(options.window, keys.rows());  // which is all of them
+  const Index window = (std::min)(options.window, keys.rows());  // keys.rows() means all of them
   return {score_scale(options, queries.cols()), options.is_causal, window, own, options.query_tile, options.key_tile};
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Softmax attention over tiles of queries and keys (gma/softmax/tiles.hpp): no Nq x Nk matrix is stored, and causal
-// tiles above the diagonal are skipped. The form to compare speeds with; its backward is sdpa_backward.hpp.
+// Softmax attention over tiles of queries and keys (gma/softmax/tiles.hpp). No Nq x Nk matrix is stored, and causal
+// tiles above the diagonal are skipped. Speeds are compared with this form; its backward is sdpa_backward.hpp.
 #pragma once
 
 #include "gma/core/workspace.hpp"
@@ -8,28 +8,27 @@
 
 namespace gma::baselines {
 
-/// y_i = sum_j exp(s_ij) v_j / sum_j exp(s_ij) with s_ij = scale queries_i . keys_j. Where is_causal, query i is of the
-/// same token as key o = Nk - Nq + i and j <= o only, and o - window < j where there is a window: the first Nk - Nq
-/// keys are a past, such as a cache's. queries Nq x d, keys Nk x d, values Nk x e; returns Nq x e, zeros where there
-/// are no keys. Cost O(Nq Nk (d + e)), half of it where causal, O(Nq (window + key_tile) (d + e)) with a window; extra
-/// memory O(query_tile (d + key_tile)). Throws std::invalid_argument where shapes disagree or an option is out of
-/// range.
+/// y_i = sum_j exp(s_ij) v_j / sum_j exp(s_ij) with s_ij = scale queries_i . keys_j. Causal: query i belongs to the
+/// token of key o = Nk - Nq + i and attends to keys j <= o (with a window: o - window < j <= o). The first Nk - Nq keys
+/// are then a past, such as a cache's. queries Nq x d, keys Nk x d, values Nk x e; returns Nq x e, zeros if there are
+/// no keys. Cost O(Nq Nk (d + e)), half of it where causal, O(Nq (window + key_tile) (d + e)) with a window; extra
+/// memory O(query_tile (d + key_tile)). Throws std::invalid_argument if shapes disagree or an option is out of range.
 template <class Queries, class Keys, class Values>
 Matrix<typename Queries::Scalar> sdpa(const Eigen::MatrixBase<Queries>& queries, const Eigen::MatrixBase<Keys>& keys,
                                       const Eigen::MatrixBase<Values>& values, const SdpaOptions& options = {});
-/// The same into a caller's Nq x e matrix, block or map, with a caller's scratch memory.
+/// The same into the caller's Nq x e matrix, block or map, with the caller's scratch memory.
 template <class Out, class Queries, class Keys, class Values>
 void sdpa_into(const Eigen::MatrixBase<Out>& out, const Eigen::MatrixBase<Queries>& queries,
                const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values, const SdpaOptions& options,
                Workspace<typename Queries::Scalar>& workspace);
 
-/// The same, keeping also what sdpa_backward() recomputes the weights from.
+/// The same; also keeps the log-sum-exp, from which sdpa_backward() recomputes the weights.
 template <class Queries, class Keys, class Values>
 SdpaForward<typename Queries::Scalar> sdpa_forward(const Eigen::MatrixBase<Queries>& queries,
                                                    const Eigen::MatrixBase<Keys>& keys,
                                                    const Eigen::MatrixBase<Values>& values,
                                                    const SdpaOptions& options = {});
-/// The same into `forward`, whose matrices are reused, with a caller's scratch memory.
+/// The same into `forward`, whose matrices are reused, with the caller's scratch memory.
 template <class Queries, class Keys, class Values>
 void sdpa_forward_into(SdpaForward<typename Queries::Scalar>& forward, const Eigen::MatrixBase<Queries>& queries,
                        const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values,
@@ -39,7 +38,7 @@ void sdpa_forward_into(SdpaForward<typename Queries::Scalar>& forward, const Eig
 
 namespace detail {
 
-/// The same once its arguments have been checked; log_sum_exp may be null.
+/// The same after its arguments have been checked; log_sum_exp may be null.
 template <class Out, class Queries, class Keys, class Values>
 void sdpa_into(const Eigen::MatrixBase<Out>& out, const Eigen::MatrixBase<Queries>& queries,
                const Eigen::MatrixBase<Keys>& keys, const Eigen::MatrixBase<Values>& values, const SdpaOptions& options,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Softmax attention of one head over tiles of queries and keys, forward and backward, with a running softmax (the
-// scheme known as flash attention): no Nq x Nk matrix is stored. What gma/softmax/sdpa.hpp measures, and what the
-// window of an attention layer runs on.
+// scheme known as flash attention). No Nq x Nk matrix is stored. gma/softmax/sdpa.hpp and the window of an attention
+// layer run on it.
 #pragma once
 
 #include <algorithm>
@@ -17,12 +17,12 @@
 
 namespace gma::detail {
 
-/// Which keys a query sees, and how many of either are a tile.
+/// The keys that a query sees, and the sizes of the tiles.
 struct SoftmaxBand {
   double scale = 1;        // of the scores
   bool is_causal = false;  // query i sees no key after its own token's, which is key own + i
-  Index window = 0;        // causal only: the keys that it sees, its own the last of them; 0: all up to its own. To be
-                           // added to numbers of tokens, so far below the largest Index
+  Index window = 0;  // causal only: the number of keys that it sees, its own the last; 0: all up to its own. It is
+                     // added to numbers of tokens, so it must be far below the largest Index
   Index own = 0;
   Index query_tile = 96, key_tile = 96;
 };
@@ -38,19 +38,20 @@ inline SeenKeys seen_keys(const SoftmaxBand& band, Index query, Index keys) {
 }
 
 /// out_i = sum_j exp(s_ij - log_sum_exp_i) values_j over the keys that query i sees, s_ij = scale queries_i . keys_j;
-/// zeros where it sees none. queries Nq x d, keys Nk x d, values Nk x e, out Nq x e; log_sum_exp (Nq) may be null.
+/// zeros if it sees none. queries Nq x d, keys Nk x d, values Nk x e, out Nq x e; log_sum_exp (Nq) may be null.
 template <class S>
 void softmax_tiles(const TokenView<S>& queries, const TokenView<S>& keys, const TokenView<S>& values,
                    const SoftmaxBand& band, const TokenSink<S>& out, S* log_sum_exp, Workspace<S>& workspace);
 
-/// The same for one query, 1 x d, that sees all keys, of which there is one at least: along a row. `scores` is scratch,
-/// 1 x Nk.
+/// The same for one query, 1 x d, that sees all keys; there must be at least one. It works along a row. `scores` is
+/// scratch, 1 x Nk.
 template <class S>
 void softmax_of_one(const ConstTile<S>& query, const ConstTile<S>& keys, const ConstTile<S>& values, double scale,
                     Tile<S> scores, Tile<S> out, S* log_sum_exp);
 
-/// The gradients, which are zeros before, from the output Nq x e, its log_sum_exp and its gradient: with A the weights
-/// exp(s_ij - log_sum_exp_i), dV = A^T dY, dS = A * (dY V^T - rowsum(dY * Y)), dQ = scale dS K, dK = scale dS^T Q.
+/// The gradients, from the output Nq x e, its log_sum_exp and its gradient. The gradients must be zeros before. With A
+/// the weights exp(s_ij - log_sum_exp_i): dV = A^T dY, dS = A * (dY V^T - rowsum(dY * Y)), dQ = scale dS K, dK = scale
+/// dS^T Q.
 template <class S>
 void softmax_tiles_backward(const TokenView<S>& queries, const TokenView<S>& keys, const TokenView<S>& values,
                             const ConstTile<S>& output, const S* log_sum_exp, const TokenView<S>& d_output,
@@ -65,8 +66,8 @@ Tile<S> front(Tile<S> buffer, Index rows, Index cols) {
   return Tile<S>(buffer.data(), rows, cols, Eigen::OuterStride<>(cols));
 }
 
-/// The scores of keys that a query does not see (rows are keys from key_begin on, columns queries from query_begin on)
-/// become minus infinity.
+/// The scores of keys that a query does not see become minus infinity. Rows are keys from key_begin on, columns are
+/// queries from query_begin on.
 template <class S>
 void hide_keys(const SoftmaxBand& band, Tile<S> scores, Index query_begin, Index key_begin) {
   const S hidden = -std::numeric_limits<S>::infinity();
@@ -79,15 +80,15 @@ void hide_keys(const SoftmaxBand& band, Tile<S> scores, Index query_begin, Index
   }
 }
 
-/// A tile of queries is transposed once: scores then have keys as rows and queries as columns, keys and values are read
-/// where they lie, and both products are those of the one kernel.
+/// A tile of queries is transposed once. Scores then have keys as rows and queries as columns, keys and values are read
+/// in place, and both products are those of the one kernel.
 template <class S>
 void softmax_tiles(const TokenView<S>& queries, const TokenView<S>& keys, const TokenView<S>& values,
                    const SoftmaxBand& band, const TokenSink<S>& out, S* log_sum_exp, Workspace<S>& workspace) {
   using std::log;
   const typename Workspace<S>::Frame frame(workspace);
   const Index key_tile = (std::min)(band.key_tile, keys.rows());
-  // With a window, every query of a tile has to see a key of the first key tile that is read for it.
+  // With a window, every query of a tile must see a key of the first key tile that is read for it.
   const Index query_tile =
       (std::min)(band.window > 0 ? (std::min)(band.query_tile, key_tile) : band.query_tile, queries.rows());
   const Tile<S> query_copy = workspace.take(query_tile, queries.cols());
@@ -149,7 +150,7 @@ void softmax_of_one(const ConstTile<S>& query, const ConstTile<S>& keys, const C
   *log_sum_exp = largest + S(log(total));
 }
 
-/// scores = s_ij becomes A_ij; d_weights = dA_ij becomes dS_ij. Both are 0 where a key is not seen.
+/// scores = s_ij becomes A_ij, and d_weights = dA_ij becomes dS_ij. Both are 0 if the key is not seen.
 template <class S>
 void scores_backward(const SoftmaxBand& band, Tile<S> scores, Tile<S> d_weights, Index query_begin, Index key_begin,
                      const S* log_sum_exp, const S* inner) {
@@ -163,12 +164,14 @@ void scores_backward(const SoftmaxBand& band, Tile<S> scores, Tile<S> d_weights,
     }
     auto weights = scores.row(i).segment(begin, end - begin).array();
     auto d_scores = d_weights.row(i).segment(begin, end - begin).array();
-    weights = ((weights - log_sum_exp[i]).min)(S(0)).exp();  // above 0 by rounding only, but far where scores are large
+    weights =
+        ((weights - log_sum_exp[i]).min)(S(0)).exp();  // only rounding makes it positive, by much if scores are large
     d_scores = weights * (d_scores - inner[i]);
   }
 }
 
-/// Keys outside, queries inside: a key tile's gradients are finished before the next begins, those of the queries grow.
+/// Keys outside, queries inside. A key tile's gradients are finished before the next tile begins; those of the queries
+/// accumulate.
 template <class S>
 void softmax_tiles_backward(const TokenView<S>& queries, const TokenView<S>& keys, const TokenView<S>& values,
                             const ConstTile<S>& output, const S* log_sum_exp, const TokenView<S>& d_output,
@@ -205,7 +208,7 @@ void softmax_tiles_backward(const TokenView<S>& queries, const TokenView<S>& key
     Tile<S> transposed_values = front(value_storage, values.cols(), tile_keys);
     transposed_keys = scaled.transpose();
     transposed_values = values.tile(j, tile_keys, value_copy).transpose();
-    // The first query that sees a key of the tile, and the end of those that do.
+    // The first query that sees a key of the tile, and the end of the queries that do.
     const Index query_begin = band.is_causal ? (std::max)(Index(0), j - band.own) : 0;
     const Index query_end =
         band.window > 0 ? (std::min)(queries.rows(), j + tile_keys + band.window - 1 - band.own) : queries.rows();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Softmax attention of one head over the last W tokens, the present one the last of them, with rotary positions:
-// coordinates i and i + d/2 of the query and the key of token p are turned by the angle p 10000^(-2i/d).
+// Softmax attention of one head over the last W tokens, the present one included, with rotary positions: coordinates i
+// and i + d/2 of the query and the key of token p are turned by the angle p 10000^(-2i/d).
 //
-// Products depend on differences of positions alone, so that positions are counted within a block of tokens: a table of
-// some hundred rows serves streams of any length, and none loses accuracy. Keys are kept as they are and turned anew in
-// every block that sees them, which costs little beside the products.
+// Rotary scores depend only on position differences, so positions restart in every block of tokens: a table of W + 127
+// rows serves streams of any length at full accuracy. Keys are stored without rotation and turned again in every block
+// that sees them, which costs little compared with the products.
 #pragma once
 
 #include <algorithm>
@@ -14,10 +14,11 @@
 
 namespace gma::detail {
 
-/// Tokens that count their positions together, and tokens of a tile of scores.
+/// Tokens of a block, whose positions are counted together, and tokens of a tile of scores.
 inline constexpr Index window_block = 128, window_tile = 64;
 
-/// Row p is for position p: cosines, sines and negative sines of the d/2 angles. Does nothing to a table that is there.
+/// Row p is for position p: cosines, sines and negative sines of the d/2 angles. A table that is already filled is left
+/// alone.
 template <class S>
 void set_rotations(Matrix<S>& rotations, Index window, Index head_width) {
   const Index half = head_width / 2, positions = window_block + window - 1;
@@ -35,7 +36,7 @@ void set_rotations(Matrix<S>& rotations, Index window, Index head_width) {
   rotations.swap(table);
 }
 
-/// y (+)= x turned, or turned back, by a row of the table; x and y are rows of 2 half numbers.
+/// y (+)= x turned, or turned back, by a row of the table. x and y are rows of 2 half numbers.
 template <class S>
 void rotate(const S* x, const S* rotation, Index half, bool is_back, bool adds, S* y) {
   const S *cosines = rotation, *sines = rotation + (is_back ? 2 : 1) * half,
@@ -59,14 +60,15 @@ void move_towards(const S* x, const S& share, Index count, S* y) {
   }
 }
 
-/// The last W - 1 tokens of a stream before a pass: token p lies in row p mod (W - 1). No rows: there are none.
+/// The last W - 1 tokens of a stream before a pass. Token p is in row p mod (W - 1). No rows mean that there is no
+/// past.
 template <class S>
 struct WindowPast {
   ConstTile<S> keys, values;  // of one head
   Index position;             // tokens before the pass
 
   Index count() const { return (std::min)(position, keys.rows()); }
-  /// The row of token j, where the first of the pass is 0: j is negative.
+  /// The row of token j. The first token of the pass is 0, so j is negative.
   Index row(Index j) const { return (position + j) % keys.rows(); }
 };
 
@@ -79,7 +81,7 @@ struct WindowHead {
   WindowPast<S> past;
   Workspace<S>& workspace;
 
-  /// Queries from `begin` on see keys from `key_begin` on, which may lie in the past; a query's own key is `own` keys
+  /// Queries from `begin` on see keys from `key_begin` on, which may be in the past. A query's own key is `own` keys
   /// after the first.
   struct Block {
     Index begin, count, key_begin, own;
@@ -109,7 +111,7 @@ struct WindowHead {
     }
   }
 
-  /// Adds to the gradients of the queries, n x d, keys, n x d, and values, n x e; the past gets none.
+  /// Adds to the gradients of the queries, n x d, keys, n x d, and values, n x e. The past gets no gradient.
   void backward(const ConstTile<S>& queries, const ConstTile<S>& output, const S* log_sum_exp,
                 const ConstTile<S>& d_output, Tile<S> d_queries, Tile<S> d_keys, Tile<S> d_values) const {
     const Index d = keys.cols(), e = values.cols();
@@ -143,11 +145,12 @@ struct WindowHead {
   SoftmaxBand band_of(const Block& block) const {
     return {1 / std::sqrt(static_cast<double>(keys.cols())), true, window, block.own, window_tile, window_tile};
   }
-  /// The first query of a block stands at position W - 1, before which there is room for all the keys that it sees.
+  /// The first query of a block has position W - 1, which leaves room for all the keys that it sees.
   const S* query_rotation(Index t) const { return rotations.data() + (window - 1 + t) * rotations.cols(); }
   const S* key_rotation(const Block& block, Index m) const { return query_rotation(m - block.own); }
 
-  /// Keys that a block of as many tokens sees once the past is full: no scratch grows while a stream begins.
+  /// Keys that a block of this many tokens sees once the past is full. With them, no scratch grows while a stream
+  /// begins.
   Index room(const Block& block) const { return (std::max)(block.keys(), block.count + past.keys.rows()); }
 
   Tile<S> zeros(Index count, Index cols) const {
@@ -174,7 +177,7 @@ struct WindowHead {
     return as_tile(k);
   }
 
-  /// Where they lie, unless some are of the past.
+  /// The keys in place, unless some are in the past.
   ConstTile<S> values_of(const Block& block) const {
     const Tile<S> v = front(workspace.take(room(block), values.cols()), block.keys(), values.cols());
     if (block.key_begin >= 0) return rows(values, block.key_begin, block.keys());
