@@ -18,6 +18,8 @@ configure_package_config_file(cmake/gmaConfig.cmake.in "${CMAKE_CURRENT_BINARY_D
   NO_SET_AND_CHECK_MACRO)
 configure_file(cmake/gmaConfigVersion.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/gmaConfigVersion.cmake" @ONLY)
 install(FILES
+  cmake/GmaCompiled.cmake
+  cmake/gma_compiled.cpp
   cmake/GmaJson.cmake
   "${CMAKE_CURRENT_BINARY_DIR}/gmaConfig.cmake"
   "${CMAKE_CURRENT_BINARY_DIR}/gmaConfigVersion.cmake"

@@ -39,3 +39,6 @@
 #include "gma/mixture/usage.hpp"
 #include "gma/mixture/variances.hpp"
 #include "gma/version.hpp"
+#ifdef GMA_COMPILED  // by the target gma::compiled
+#include "gma/compiled.hpp"
+#endif
