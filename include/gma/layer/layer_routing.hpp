@@ -47,7 +47,8 @@ struct LayerRouting {
       const Index components = config.components[m];
       expect(name + "means", std::vector<Index>{components, dim});
       expect(name + "weight_logits", std::vector<Index>{components});
-      expect(name + "log_scales", std::vector<Index>{Covariance::scale_rows(components), Covariance::scale_cols(dim)});
+      expect(name + "log_scales",
+             std::vector<Index>{families::scale_rows<Covariance>(components), Covariance::scale_cols(dim)});
       expect(name + "log_temperature", std::vector<Index>{});
     }
   }
