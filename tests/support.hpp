@@ -337,20 +337,12 @@ Matrix<double> in_double(const Matrix<S>& matrix) {
   return matrix.template cast<double>();
 }
 
-/// (8), one token at a time from the dense responsibilities, into `memory`; in double.
+/// What reference::causal() leaves in `memory`, for keys and values that nothing reads.
 template <class M>
 void dense_write(const M& mixture, const Matrix<double>& keys, const Matrix<double>& values, Memory<double>& memory,
                  const TokenInputs<double>& tokens) {
-  if (memory.empty()) memory = gma::empty_memory<double>(mixture.components(), values.cols());
-  for (Index j = 0; j < keys.rows(); ++j) {
-    const double weight = tokens.key_weights.size() == 0 ? 1.0 : tokens.key_weights(j);
-    if (!(weight > 0)) continue;
-    const double g = tokens.log_forgetting.size() == 0 ? 0.0 : tokens.log_forgetting(j);
-    const Matrix<double> r = gma::reference::responsibilities(mixture, Matrix<double>(keys.row(j)));
-    memory.slots = (memory.slots * std::exp(g) + weight * r.transpose() * values.row(j)).eval();
-    memory.mass = (memory.mass * std::exp(g) + weight * r.transpose()).eval();
-    memory.log_forgetting += g;
-  }
+  gma::reference::causal(mixture, Matrix<double>(Matrix<double>::Zero(keys.rows(), mixture.dim())), keys, values,
+                         memory, {}, tokens);
 }
 
 /// The largest tempered |log density|, at least 1: what the error of a softmax grows with.
