@@ -52,6 +52,7 @@ namespace detail {
 template <class M>
 const FeatureMapOf<M>& compiled(const char* function, const M& mixture, Workspace<typename M::Scalar>& workspace) {
   if constexpr (is_feature_map<M>) {
+    static_assert(check_feature_map<M>());
     mixture.check(function);
     return mixture;
   } else {
