@@ -139,15 +139,7 @@ Outputs<double> dense(Direction direction, const Case<S, M>& item, const Options
 
 template <class Family>
 class Operators : public testing::Test {};
-using Families =
-    testing::Types<Flat<gma::Isotropic>, Flat<gma::Diagonal>, Flat<gma::Tied>, Flat<gma::Full>, Product<gma::Diagonal>>;
-struct FamilyNames {
-  template <class Family>
-  static std::string GetName(int) {
-    return Family::name;
-  }
-};
-TYPED_TEST_SUITE(Operators, Families, FamilyNames);
+TYPED_TEST_SUITE(Operators, all_families::Flavours, FamilyNames);
 
 // Forward ------------------------------------------------------------------------------------------------------------
 
