@@ -29,7 +29,7 @@ struct Halves {
   template <class S>
   static void precisions(const gma::Mixture<S, Halves>& mixture, gma::Matrix<S>& precisions) {
     using std::exp;
-    precisions.resize(mixture.components(), mixture.dim());
+    gma::families::resize(precisions, mixture.components(), mixture.dim());
     for (gma::Index k = 0; k < mixture.components(); ++k) {
       for (gma::Index i = 0; i < mixture.dim(); ++i) precisions(k, i) = exp(S(-2) * log_deviation(mixture, k, i));
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // The contract of a covariance family. A family is a struct of static members in a file of its own, of which
-// families/diagonal.hpp is the model. Nothing else in gma names a family: Mixture<S, MyFamily> and its products then
-// work in every operator, over heads, in layers and in files. A second file says how its scales are fitted to samples
-// (family_fit.hpp), for those who want that. GMA_EXPECT_FAMILY(MyFamily) of gma/testing/family.hpp tests it.
+// families/diagonal.hpp is the model. No other file has to know it: Mixture<S, MyFamily> and its products then work in
+// every operator, over heads, in layers and in files. A second file says how its scales are fitted to samples
+// (family_fit.hpp), if they are to be. GMA_EXPECT_FAMILY(MyFamily) of gma/testing/family.hpp tests it.
 //
 //   struct MyFamily {
-//     static constexpr const char* name = "my family";             what error messages call it
+//     static constexpr const char* name = "my family";             in error messages and files
 //     static constexpr bool shares_scales = false;                 true: log_scales has one row, of all components;
 //                                                                  false: a row per component
 //     static Index scale_cols(Index dim);                          the columns of log_scales, d being `dim`.
@@ -14,16 +14,16 @@
 //     static constexpr bool log_scales_are_log_deviations = true;  log_scales hold logarithms of standard deviations,
 //                                                                  one column per coordinate, or one for all
 //
-// The way to the natural parameters, for beta = 1 / tau. compile() finds all of `natural` in size, bias = log pi,
-// and the precisions, their bounds and the centre done. It adds to bias and to log_normalizer, which are not tempered
-// yet, and assigns weights, which are (whitened: never tempered).
+// The natural parameters, for beta = 1 / tau. Before compile() all parts of `natural` have their sizes, bias is log pi,
+// and precisions (within their bound) and centre are set. compile() adds to bias and to log_normalizer, which gma
+// divides by tau afterwards where that is due, and assigns weights: times beta, or, whitened, L_k as it is.
 //
 //     template <class S>
 //     static void compile(const Mixture<S, MyFamily>& mixture, const S& beta, NaturalParameters<S>& natural);
 //
-// And the gradient back. `gradient` is that of the bias and weights before they were tempered (whitened: of L_k and of
-// the bias). pull_back() finds out.means in size and assigns it (whitened: finds it done), and finds out.log_scales
-// zero.
+// And the gradient back. `gradient` is that of bias and weights before they were multiplied by beta; whitened, that of
+// L_k is in weights. Before pull_back() out.log_scales is zero, and out.means has its size. pull_back() assigns both;
+// whitened, out.means is done already.
 //
 //     template <class S>
 //     static void pull_back(const Mixture<S, MyFamily>& mixture, const NaturalParameters<S>& natural,
@@ -31,7 +31,7 @@
 //
 // Where log_scales_are_log_deviations is false, two more answers. precisions() is not asked of a whitened family; it
 // sets 1 / sigma^2 with a row per component, or one if shares_scales, and a column per coordinate, or one.
-// for_each_variance() calls f(double) with every variance, for whitened ones every eigenvalue of a covariance.
+// for_each_variance() calls f(double) with every variance; whitened, with the eigenvalues of every covariance.
 //
 //     template <class S>
 //     static void precisions(const Mixture<S, MyFamily>& mixture, Matrix<S>& precisions);
@@ -56,6 +56,7 @@
 #include <utility>
 
 #include "gma/core/counts.hpp"
+#include "gma/core/resize.hpp"
 #include "gma/core/types.hpp"
 #include "gma/mixture/natural_parameters.hpp"
 #include "gma/mixture/natural_range.hpp"
@@ -76,6 +77,9 @@ Index scale_rows(Index components) {
 
 /// a * b for sizes, without overflow: too large a product becomes the largest Index.
 using detail::product_of_counts;
+
+/// resize(matrix, rows, cols), which is safe where memory runs out (core/resize.hpp).
+using detail::resize;
 
 /// `value` within [low, high]; NaN stays NaN.
 using detail::bounded;
