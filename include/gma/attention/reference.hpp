@@ -38,10 +38,10 @@ Matrix<typename M::Scalar> attention(const M& mixture, const Eigen::MatrixBase<Q
                                      const Options& options, bool is_causal,
                                      const TokenInputs<typename M::Scalar>& tokens = {});
 
-/// (8) with the reads (4) to (6), token by token: y_t, read by query t from the memory after token t was written. N x
-/// e. An empty memory begins as zeros; any other is continued. It is left as it is after the last token, without
-/// remainders. A token of weight zero writes and forgets nothing, whatever its key and value hold. Cost O(N K (d +
-/// e)), for Full O(N K (d^2 + e)).
+/// (8) with the reads (4) to (6), token by token: query t reads the memory after token t was written. Returns N x e.
+/// An empty memory begins as zeros, any other is continued; afterwards it is the memory after the last token, without
+/// remainders. A token of weight zero writes nothing and forgets nothing, whatever its key and value hold.
+/// Cost O(N K (d + e)), for Full O(N K (d^2 + e)). Throws std::invalid_argument on shapes that do not fit.
 template <class M, class Q, class K, class V>
 Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
                                   const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
