@@ -25,14 +25,7 @@ Matrix<double> clouds(Index count, Index dim) {
 
 template <class Covariance>
 class Fit : public testing::Test {};
-using Covariances = testing::Types<gma::Isotropic, gma::Diagonal, gma::Tied, gma::Full>;
-struct CovarianceNames {
-  template <class Covariance>
-  static std::string GetName(int) {
-    return Covariance::name;
-  }
-};
-TYPED_TEST_SUITE(Fit, Covariances, CovarianceNames);
+TYPED_TEST_SUITE(Fit, all_families::Covariances, FamilyNames);
 
 // Random mixtures ----------------------------------------------------------------------------------------------------
 
@@ -315,10 +308,7 @@ void expect_floors_to_fit(double least, double most) {
       gma::validate(mixture);
       EXPECT_TRUE(all_finite(gma::responsibilities(mixture, Matrix<S>(equal.template cast<S>())))) << floor;
     };
-    check(gma::fit_mixture<S, gma::Diagonal>(3, equal, options));
-    check(gma::fit_mixture<S, gma::Isotropic>(3, equal, options));
-    check(gma::fit_mixture<S, gma::Tied>(3, equal, options));
-    check(gma::fit_mixture<S, gma::Full>(3, equal, options));
+    all_families::for_each([&](auto family) { check(gma::fit_mixture<S, decltype(family)>(3, equal, options)); });
   }
   for (const double floor : {0.0, -1.0, least / 2, most * 2, infinity, not_a_number}) {
     InitializationOptions options;

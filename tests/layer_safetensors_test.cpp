@@ -180,10 +180,7 @@ TEST(LayerShapes, AreKnownBeforeThereIsALayer) {
   plain.convolution = 1;
   plain.value_width = 3;
   for (const gma::LayerConfig& config : {small_config(), plain}) {
-    expect_known_shapes<gma::Isotropic>(config);
-    expect_known_shapes<gma::Diagonal>(config);
-    expect_known_shapes<gma::Tied>(config);
-    expect_known_shapes<gma::Full>(config);
+    all_families::for_each([&](auto family) { expect_known_shapes<decltype(family)>(config); });
     expect_known_shapes<gma::baselines::Elu>(config);
   }
 }
@@ -202,10 +199,7 @@ void expect_there_and_back(const std::filesystem::path& path) {
 }
 
 TEST_F(LayerFiles, OfEveryFamily) {
-  expect_there_and_back<gma::Isotropic>(path);
-  expect_there_and_back<gma::Diagonal>(path);
-  expect_there_and_back<gma::Tied>(path);
-  expect_there_and_back<gma::Full>(path);
+  all_families::for_each([&](auto family) { expect_there_and_back<decltype(family)>(path); });
   expect_there_and_back<gma::baselines::Elu>(path);
   expect_there_and_back<gma::baselines::RandomFeatures>(path);
 }

@@ -104,9 +104,7 @@ TEST(Layer, OtherFamilies) {
   const auto check = [&](const auto& layer) {
     EXPECT_TRUE(close(gma::forward(layer, x), reference_layer(layer, x), forward_tolerance<double>()));
   };
-  check(gma::random_layer<double, gma::Isotropic>(config, 1));
-  check(gma::random_layer<double, gma::Tied>(config, 1));
-  check(gma::random_layer<double, gma::Full>(config, 1));
+  all_families::for_each([&](auto family) { check(gma::random_layer<double, decltype(family)>(config, 1)); });
 }
 
 TEST(Layer, FloatIsCloseToDouble) {

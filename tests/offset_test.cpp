@@ -39,15 +39,7 @@ Options with(Normalization normalization) {
 
 template <class Flavour>
 class Offset : public testing::Test {};
-struct FlavourNames {
-  template <class Flavour>
-  static std::string GetName(int) {
-    return Flavour::name;
-  }
-};
-using Flavours =
-    testing::Types<Flat<gma::Isotropic>, Flat<gma::Diagonal>, Flat<gma::Tied>, Flat<gma::Full>, Product<gma::Diagonal>>;
-TYPED_TEST_SUITE(Offset, Flavours, FlavourNames);
+TYPED_TEST_SUITE(Offset, all_families::Flavours, FamilyNames);
 
 constexpr double offsets[] = {0, 3, 30, -300, 5000, -50000};
 
@@ -128,10 +120,7 @@ void fit_far_out() {
   EXPECT_GT(gma::usage(mixture, data).effective_components, 3.9f);
 }
 TEST(Fits, OfDataFarOut) {
-  fit_far_out<gma::Isotropic>();
-  fit_far_out<gma::Diagonal>();
-  fit_far_out<gma::Tied>();
-  fit_far_out<gma::Full>();
+  all_families::for_each([](auto family) { fit_far_out<decltype(family)>(); });
 }
 
 template <class Covariance>

@@ -100,10 +100,7 @@ TYPED_TEST(Properties, ResponsibilitiesAndLogDensityEqualTheReference) {
     const Vector<double> expected = joint.array().exp().rowwise().sum().log().matrix();
     EXPECT_TRUE(close(gma::log_density(mixture, tokens), expected, forward_tolerance<TypeParam>()));
   };
-  check(gma::Mixture<TypeParam, gma::Isotropic>());
-  check(gma::Mixture<TypeParam, gma::Diagonal>());
-  check(gma::Mixture<TypeParam, gma::Tied>());
-  check(gma::Mixture<TypeParam, gma::Full>());
+  all_families::for_each([&](auto family) { check(gma::Mixture<TypeParam, decltype(family)>()); });
   check(gma::ProductMixture<TypeParam, gma::Full>());
 }
 

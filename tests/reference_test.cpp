@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The dense reference, which everything else is compared with, against cases computed by hand and against the equations
-// as recurrences: (3) to (6), (7) and (8), one loop a sum.
+// The reference, which everything else is compared with, against cases computed by hand; its dense form and its
+// recurrence against the equations (3) to (8) once more.
 #include "support.hpp"
 
 namespace gma_test {
@@ -125,17 +125,24 @@ TEST(Reference, WhatIsAbsentOrForgottenIsNotThere) {
       gma::reference::attention(mixture, queries, x, values, with(Normalization::row), false, tokens).isZero(0));
 }
 
-/// (4), (5), (6) from a memory, as sums.
-gma::RowVector<double> read_row(const Memory<double>& memory, const Matrix<double>& q, Index i,
-                                Normalization normalization) {
-  gma::RowVector<double> y = gma::RowVector<double>::Zero(memory.slots.cols());
-  double total = 0;
-  for (Index k = 0; k < memory.mass.size(); ++k) {
-    const double mass = std::max(memory.mass(k), gma::tiny_mass);
-    y += q(i, k) * memory.slots.row(k) / (normalization == Normalization::slot ? mass : 1.0);
-    total += q(i, k) * memory.mass(k);
+/// (8), (4), (5), (6) once more, in matrices, from the responsibilities q of the queries and r of the keys.
+Matrix<double> recurrence(const Matrix<double>& q, const Matrix<double>& r, const Matrix<double>& values,
+                          Memory<double>& memory, const TokenInputs<double>& tokens, Normalization normalization) {
+  Matrix<double> y(q.rows(), values.cols());
+  for (Index t = 0; t < q.rows(); ++t) {
+    if (tokens.key_weights(t) > 0) {
+      const double lambda = std::exp(tokens.log_forgetting(t)), weight = tokens.key_weights(t);
+      memory.slots = (lambda * memory.slots + weight * r.row(t).transpose() * values.row(t)).eval();
+      memory.mass = (lambda * memory.mass + weight * r.row(t).transpose()).eval();
+      memory.log_forgetting += tokens.log_forgetting(t);
+    }
+    const Vector<double> mass = memory.mass.cwiseMax(gma::tiny_mass);
+    if (normalization == Normalization::none) y.row(t) = q.row(t) * memory.slots;
+    if (normalization == Normalization::slot) y.row(t) = q.row(t).cwiseQuotient(mass.transpose()) * memory.slots;
+    if (normalization == Normalization::row)
+      y.row(t) = q.row(t) * memory.slots / std::max(q.row(t).dot(memory.mass), gma::tiny_mass);
   }
-  return normalization == Normalization::row ? gma::RowVector<double>(y / std::max(total, gma::tiny_mass)) : y;
+  return y;
 }
 
 TEST(Reference, IsTheRecurrence) {
@@ -148,20 +155,36 @@ TEST(Reference, IsTheRecurrence) {
     const TokenInputs<double> tokens = random_tokens<double>(count, true, random);
     poison_absent(tokens, keys, values);
     const Matrix<double> q = gma::reference::responsibilities(mixture, queries);
+    const Matrix<double> r = gma::reference::responsibilities(mixture, keys);
     for (const Normalization normalization : all_normalizations) {
+      SCOPED_TRACE(std::string(name_of(normalization)) + ", N = " + std::to_string(count));
       const Matrix<double> causal =
           gma::reference::attention(mixture, queries, keys, values, with(normalization), true, tokens);
       const Matrix<double> whole =
           gma::reference::attention(mixture, queries, keys, values, with(normalization), false, tokens);
-      Memory<double> memory;
-      Matrix<double> expected(count, 2);
-      for (Index t = 0; t < count; ++t) {  // (8)
-        dense_write(mixture, keys.middleRows(t, 1), values.middleRows(t, 1), memory, part_of(tokens, t, 1));
-        expected.row(t) = read_row(memory, q, t, normalization);
+      Memory<double> memory = gma::empty_memory<double>(4, 2), expected = memory;
+      const Matrix<double> y = recurrence(q, r, values, expected, tokens, normalization);
+      EXPECT_TRUE(close(causal, y, 1e-14));
+      EXPECT_TRUE(close(gma::reference::causal(mixture, queries, keys, values, with(normalization), tokens), y, 1e-14));
+      // In two parts, the memory carried on.
+      const Index half = count / 2;
+      Matrix<double> parts(count, 2);
+      for (const auto& [begin, size] :
+           {std::pair<Index, Index>(0, half), std::pair<Index, Index>(half, count - half)}) {
+        parts.middleRows(begin, size) = gma::reference::causal(
+            mixture, queries.middleRows(begin, size), keys.middleRows(begin, size), values.middleRows(begin, size),
+            memory, with(normalization), part_of(tokens, begin, size));
       }
-      EXPECT_TRUE(close(causal, expected, 1e-14)) << name_of(normalization) << ", N = " << count;
-      for (Index t = 0; t < count; ++t) expected.row(t) = read_row(memory, q, t, normalization);
-      EXPECT_TRUE(close(whole, expected, 1e-14)) << name_of(normalization) << ", N = " << count;
+      EXPECT_TRUE(close(parts, y, 1e-14));
+      EXPECT_TRUE(close(memory, expected, 1e-14));
+      // Every query reads the memory after the last token.
+      for (Index t = 0; t < count; ++t) {
+        Memory<double> last = expected;
+        TokenInputs<double> absent{Vector<double>::Zero(1), Vector<double>::Zero(1)};
+        const Matrix<double> read = gma::reference::causal(mixture, queries.middleRows(t, 1), keys.middleRows(t, 1),
+                                                           values.middleRows(t, 1), last, with(normalization), absent);
+        EXPECT_TRUE(close(whole.row(t), read, 1e-14));
+      }
     }
   }
 }
@@ -175,6 +198,8 @@ TEST(Reference, IsComputedInDoubleForFloat) {
   const Matrix<double> expected =
       gma::reference::attention(mixture.cast<double>(), in_double(x), in_double(x), in_double(values), {}, true);
   EXPECT_TRUE(close(y, expected, 2.0 * static_cast<double>(std::numeric_limits<float>::epsilon())));
+  EXPECT_TRUE(close(gma::reference::causal(mixture, x, x, values, {}), expected,
+                    2.0 * static_cast<double>(std::numeric_limits<float>::epsilon())));
 }
 
 }  // namespace

@@ -15,7 +15,9 @@
 #include <utility>
 #include <vector>
 
+#include "families.hpp"
 #include "gma/gma.hpp"
+#include "gma/testing/comparisons.hpp"
 #include "tolerances.hpp"
 
 namespace gma_test {
@@ -78,19 +80,6 @@ constexpr Regime all_regimes[] = {Regime::trivial, Regime::degenerate, Regime::g
 inline const char* name_of(Regime regime) {
   return regime == Regime::trivial ? "trivial" : regime == Regime::degenerate ? "degenerate" : "generic";
 }
-
-template <class Covariance>
-struct Flat {
-  template <class S>
-  using Type = gma::Mixture<S, Covariance>;
-  static constexpr const char* name = Covariance::name;
-};
-template <class Covariance>
-struct Product {
-  template <class S>
-  using Type = gma::ProductMixture<S, Covariance>;
-  static constexpr const char* name = "product";
-};
 
 template <class S, class Covariance>
 void randomize(gma::Mixture<S, Covariance>& mixture, Index components, Index dim, Regime regime, Random& random) {
@@ -209,36 +198,17 @@ std::vector<std::pair<std::string, gma::CompiledMixture<S>>> every_family(Index 
     randomize(mixture, components, dim, regime, random);
     result.emplace_back(name, gma::compile(mixture));
   };
-  add(gma::Mixture<S, gma::Isotropic>(), "isotropic");
-  add(gma::Mixture<S, gma::Diagonal>(), "diagonal");
-  add(gma::Mixture<S, gma::Tied>(), "tied");
-  add(gma::Mixture<S, gma::Full>(), "full");
+  all_families::for_each([&](auto family) { add(gma::Mixture<S, decltype(family)>(), family.name); });
   add(gma::ProductMixture<S, gma::Diagonal>(), "product");
   return result;
 }
 
 // Comparisons --------------------------------------------------------------------------------------------------------
 
-/// ||a - b|| / ||b||, the norm of a where b is zero; infinite if something is not finite.
-template <class A, class B>
-double relative_error(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
-  const Matrix<double> x = a.template cast<double>(), y = b.template cast<double>();
-  if (x.size() == 0 && y.size() == 0) return 0;
-  const double difference = (x - y).norm(), scale = y.norm();
-  const double error = scale > 0 ? difference / scale : difference;
-  return std::isfinite(error) ? error : infinity;
-}
-
-template <class A, class B>
-testing::AssertionResult close(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b, double tolerance) {
-  if (a.rows() != b.rows() || a.cols() != b.cols()) {
-    return testing::AssertionFailure() << "sizes " << a.rows() << " x " << a.cols() << " and " << b.rows() << " x "
-                                       << b.cols();
-  }
-  const double error = relative_error(a, b);
-  if (error <= tolerance) return testing::AssertionSuccess();
-  return testing::AssertionFailure() << "relative error " << error << " exceeds " << tolerance;
-}
+using gma::testing::close;
+using gma::testing::difference_quotient;
+using gma::testing::relative_error;
+using gma::testing::same_bits;
 
 template <class S>
 testing::AssertionResult close(const Memory<S>& a, const Memory<S>& b, double tolerance) {
@@ -249,28 +219,6 @@ testing::AssertionResult close(const Memory<S>& a, const Memory<S>& b, double to
   return testing::AssertionFailure() << "log_forgetting " << g_a << " and " << g_b;
 }
 
-/// The slope of loss() in `number` by fourth-order central differences. The error is of the order of step^4, and of
-/// rounding by loss / step.
-template <class Loss>
-double difference_quotient(double& number, double step, const Loss& loss) {
-  const double kept = number;
-  const auto at = [&](double offset) -> double {
-    number = kept + offset;
-    const double value = loss();
-    number = kept;
-    return value;
-  };
-  return (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step);
-}
-
-/// Equal to the bit, NaN included.
-template <class A, class B>
-bool same_bits(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
-  using S = typename A::Scalar;
-  const Matrix<S> x = a, y = b;
-  return x.rows() == y.rows() && x.cols() == y.cols() &&
-         (x.size() == 0 || std::memcmp(x.data(), y.data(), sizeof(S) * static_cast<std::size_t>(x.size())) == 0);
-}
 template <class S>
 bool same_bits(const Memory<S>& a, const Memory<S>& b) {
   return same_bits(a.slots, b.slots) && same_bits(a.mass, b.mass) &&
@@ -337,20 +285,12 @@ Matrix<double> in_double(const Matrix<S>& matrix) {
   return matrix.template cast<double>();
 }
 
-/// (8), one token at a time from the dense responsibilities, into `memory`; in double.
+/// What reference::causal() leaves in `memory`, for keys and values that nothing reads.
 template <class M>
 void dense_write(const M& mixture, const Matrix<double>& keys, const Matrix<double>& values, Memory<double>& memory,
                  const TokenInputs<double>& tokens) {
-  if (memory.empty()) memory = gma::empty_memory<double>(mixture.components(), values.cols());
-  for (Index j = 0; j < keys.rows(); ++j) {
-    const double weight = tokens.key_weights.size() == 0 ? 1.0 : tokens.key_weights(j);
-    if (!(weight > 0)) continue;
-    const double g = tokens.log_forgetting.size() == 0 ? 0.0 : tokens.log_forgetting(j);
-    const Matrix<double> r = gma::reference::responsibilities(mixture, Matrix<double>(keys.row(j)));
-    memory.slots = (memory.slots * std::exp(g) + weight * r.transpose() * values.row(j)).eval();
-    memory.mass = (memory.mass * std::exp(g) + weight * r.transpose()).eval();
-    memory.log_forgetting += g;
-  }
+  gma::reference::causal(mixture, Matrix<double>(Matrix<double>::Zero(keys.rows(), mixture.dim())), keys, values,
+                         memory, {}, tokens);
 }
 
 /// The largest tempered |log density|, at least 1: what the error of a softmax grows with.

@@ -15,15 +15,7 @@ namespace {
 
 template <class Family>
 class Usages : public testing::Test {};
-struct FamilyNames {
-  template <class Family>
-  static std::string GetName(int) {
-    return Family::name;
-  }
-};
-using Families =
-    testing::Types<Flat<gma::Isotropic>, Flat<gma::Diagonal>, Flat<gma::Tied>, Flat<gma::Full>, Product<gma::Diagonal>>;
-TYPED_TEST_SUITE(Usages, Families, FamilyNames);
+TYPED_TEST_SUITE(Usages, all_families::Flavours, FamilyNames);
 
 /// The slopes of loss() in every coefficient of `numbers`.
 template <class Derived, class Loss>

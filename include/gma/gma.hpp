@@ -4,7 +4,7 @@
 //   mixture      Mixture, ProductMixture, compile, responsibilities, log_density, random_mixture, usage
 //                (fitted initialisations: gma/mixture/fit.hpp)
 //   attention    Memory, write, read, bidirectional, causal, and the *_backward of each
-//   reference    the same, dense and O(N^2), for tests and teaching
+//   reference    the same in plain loops, dense and as a recurrence, for tests and teaching
 //   heads        the verbs for many heads and ragged batches
 //   layer        AttentionLayer: forward, backward, step; states, Rollback
 //

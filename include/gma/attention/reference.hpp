@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
-// The dense reference: the equations as they stand, O(N^2), one loop a sum. For tests and for teaching. Computed in at
-// least double, straight from the parameters; it shares no code with the fast forms.
+// The reference: the equations as they stand, one loop per sum, dense in O(N^2) and as a recurrence. For tests and for
+// teaching. Computed in at least double, straight from the parameters; it shares no code with the fast forms. A
+// covariance family that is not one of gma's own brings its density itself: reference_log_density() (family.hpp).
 #pragma once
 
 #include <cmath>
 #include <type_traits>
+#include <utility>
 
+#include "gma/attention/memory.hpp"
 #include "gma/attention/options.hpp"
 #include "gma/core/checks.hpp"
 #include "gma/mixture/mixture.hpp"
@@ -34,6 +37,20 @@ Matrix<typename M::Scalar> attention(const M& mixture, const Eigen::MatrixBase<Q
                                      const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
                                      const Options& options, bool is_causal,
                                      const TokenInputs<typename M::Scalar>& tokens = {});
+
+/// (8) with the reads (4) to (6), token by token: query t reads the memory after token t was written. Returns N x e.
+/// An empty memory begins as zeros, any other is continued; afterwards it is the memory after the last token, without
+/// remainders. A token of weight zero writes nothing and forgets nothing, whatever its key and value hold.
+/// Cost O(N K (d + e)), for Full O(N K (d^2 + e)). Throws std::invalid_argument on shapes that do not fit.
+template <class M, class Q, class K, class V>
+Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                                  Memory<typename M::Scalar>& memory, const Options& options,
+                                  const TokenInputs<typename M::Scalar>& tokens = {});
+template <class M, class Q, class K, class V>
+Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                                  const Options& options, const TokenInputs<typename M::Scalar>& tokens = {});
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -88,6 +105,30 @@ S log_determinant(const Mixture<S, Full>& mixture, Index k) {
   return sum;
 }
 
+/// Whether the formulas above are of this family.
+template <class S, class Covariance, class = void>
+inline constexpr bool has_formula = false;
+template <class S, class Covariance>
+inline constexpr bool
+    has_formula<S, Covariance,
+                std::void_t<decltype(squared_distance(std::declval<const Mixture<S, Covariance>&>(),
+                                                      std::declval<const RowVector<S>&>(), Index(0)))>> = true;
+
+/// log_weight + log Normal(x; mu_k, Sigma_k).
+template <class S, class Covariance>
+S component_log_density(const Mixture<S, Covariance>& mixture, const RowVector<S>& x, Index k, const S& log_weight) {
+  if constexpr (detail::has_reference<S, Covariance>) {
+    return log_weight + Covariance::reference_log_density(mixture, x, k);
+  } else {
+    static_assert(has_formula<S, Covariance>,
+                  "gma: the reference asks a covariance family for a static function "
+                  "reference_log_density(mixture, x, k) (gma/mixture/family.hpp)");
+    const RowVector<S> difference = x - mixture.means.row(k);
+    return log_weight - S(0.5) * squared_distance(mixture, difference, k) - log_determinant(mixture, k) -
+           S(0.5 * static_cast<double>(mixture.dim()) * 1.8378770664093454835606594728112);
+  }
+}
+
 template <class S, class Covariance>
 Matrix<S> joint_log_density_of(const Mixture<S, Covariance>& mixture, const Matrix<S>& tokens) {
   using std::exp;
@@ -99,10 +140,8 @@ Matrix<S> joint_log_density_of(const Mixture<S, Covariance>& mixture, const Matr
   Matrix<S> result(tokens.rows(), mixture.components());
   for (Index i = 0; i < tokens.rows(); ++i) {
     for (Index k = 0; k < mixture.components(); ++k) {
-      const RowVector<S> difference = tokens.row(i) - mixture.means.row(k);
-      result(i, k) = mixture.weight_logits(k) - log_total - S(0.5) * squared_distance(mixture, difference, k) -
-                     log_determinant(mixture, k) -
-                     S(0.5 * static_cast<double>(mixture.dim()) * 1.8378770664093454835606594728112);
+      result(i, k) =
+          component_log_density(mixture, RowVector<S>(tokens.row(i)), k, S(mixture.weight_logits(k) - log_total));
     }
   }
   return result;
@@ -231,6 +270,85 @@ Matrix<typename M::Scalar> attention(const M& mixture, const Eigen::MatrixBase<Q
     }
   }
   return result.template cast<S>();
+}
+
+/// (8) and the reads in the scalar that is given.
+template <class M, class S = typename M::Scalar>
+Matrix<S> causal_in(const M& mixture, const Matrix<S>& queries, const Matrix<S>& keys, const Matrix<S>& values,
+                    Matrix<S>& slots, Vector<S>& mass, const Options& options, const TokenInputs<S>& tokens) {
+  using std::exp;
+  const S tiny(tiny_mass);
+  const Matrix<S> q = responsibilities(mixture, queries), r = responsibilities(mixture, keys);
+  Matrix<S> y = Matrix<S>::Constant(keys.rows(), values.cols(), S(0));
+  for (Index t = 0; t < keys.rows(); ++t) {
+    const S weight = tokens.key_weights.size() == 0 ? S(1) : tokens.key_weights(t);
+    if (weight > S(0)) {  // (8)
+      const S lambda = tokens.log_forgetting.size() == 0 ? S(1) : S(exp(tokens.log_forgetting(t)));
+      const auto decayed = [&](const S& sum) { return lambda > S(0) ? S(lambda * sum) : S(0); };
+      for (Index k = 0; k < mass.size(); ++k) {
+        mass(k) = decayed(mass(k)) + weight * r(t, k);
+        for (Index c = 0; c < values.cols(); ++c) {
+          slots(k, c) = decayed(slots(k, c)) + weight * r(t, k) * values(t, c);
+        }
+      }
+    }
+    S total(0);
+    for (Index k = 0; k < mass.size(); ++k) total += q(t, k) * mass(k);
+    for (Index k = 0; k < mass.size(); ++k) {
+      S coefficient = q(t, k);                                                                           // (4)
+      if (options.normalization == Normalization::slot) coefficient /= mass(k) > tiny ? mass(k) : tiny;  // (5)
+      if (options.normalization == Normalization::row) coefficient /= total > tiny ? total : tiny;       // (6)
+      for (Index c = 0; c < values.cols(); ++c) y(t, c) += coefficient * slots(k, c);
+    }
+  }
+  return y;
+}
+
+template <class M, class Q, class K, class V>
+Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                                  Memory<typename M::Scalar>& memory, const Options& options,
+                                  const TokenInputs<typename M::Scalar>& tokens) {
+  using S = typename M::Scalar;
+  using W = Wide<S>;
+  constexpr const char* function = "reference::causal";
+  detail::check_parameters(function, mixture);
+  detail::check_size(function, "queries", "columns", queries.cols(), mixture.dim(), "the mixture's dim");
+  detail::check_size(function, "keys", "columns", keys.cols(), mixture.dim(), "the mixture's dim");
+  detail::check_size(function, "queries", "rows", queries.rows(), keys.rows(), "one per key");
+  detail::check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
+  detail::check_tokens(function, tokens, keys.rows());
+  if (memory.empty()) memory = empty_memory<S>(mixture.components(), values.cols());
+  detail::check_shape(function, "memory.slots", memory.slots.rows(), memory.slots.cols(), mixture.components(),
+                      values.cols(), "components x value width");
+  detail::check_size(function, "memory.mass", "coefficients", memory.mass.size(), mixture.components(),
+                     "one per component");
+  Matrix<W> slots = memory.slots.template cast<W>();
+  Vector<W> mass = memory.mass.template cast<W>();
+  if (memory.slots_remainder.size() != 0) slots += memory.slots_remainder.template cast<W>();
+  if (memory.mass_remainder.size() != 0) mass += memory.mass_remainder.template cast<W>();
+  const TokenInputs<W> wide{tokens.key_weights.template cast<W>(), tokens.log_forgetting.template cast<W>()};
+  const Matrix<W> y =
+      causal_in(mixture.template cast<W>(), Matrix<W>(queries.template cast<W>()), Matrix<W>(keys.template cast<W>()),
+                Matrix<W>(values.template cast<W>()), slots, mass, options, wide);
+  for (Index t = 0; t < tokens.log_forgetting.size(); ++t) {
+    if (tokens.key_weights.size() == 0 || tokens.key_weights(t) > S(0))
+      memory.log_forgetting += tokens.log_forgetting(t);
+  }
+  memory.slots = slots.template cast<S>();
+  memory.mass = mass.template cast<S>();
+  memory.slots_remainder.resize(0, 0);
+  memory.mass_remainder.resize(0);
+  memory.tokens = S(0);
+  return y.template cast<S>();
+}
+
+template <class M, class Q, class K, class V>
+Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
+                                  const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
+                                  const Options& options, const TokenInputs<typename M::Scalar>& tokens) {
+  Memory<typename M::Scalar> memory;
+  return reference::causal(mixture, queries, keys, values, memory, options, tokens);
 }
 
 }  // namespace gma::reference

@@ -14,10 +14,6 @@
 #include <cstdint>
 #include <utility>
 
-#include "gma/core/checks.hpp"
-#include "gma/core/elementwise.hpp"
-#include "gma/kernels/products.hpp"
-#include "gma/kernels/rows.hpp"
 #include "gma/mixture/feature_map.hpp"
 #include "gma/mixture/initialization_random.hpp"
 
@@ -91,7 +87,7 @@ struct IdentityFeatures : FeatureMap<IdentityFeatures<S>> {
 
 namespace detail {
 
-using gma::detail::invalid_argument;
+using feature_maps::invalid_argument;
 
 inline void check_dim(const char* type, Index dim) {
   if (dim < 1) invalid_argument(type, "dim is ", dim, ", expected at least 1");
@@ -134,8 +130,8 @@ template <class S>
 void EluFeatures<S>::evaluate(const ConstTile<S>& x, Tile<S> r) const {
   for (Index t = 0; t < x.rows(); ++t) {
     r.row(t) = x.row(t);
-    gma::detail::in_chunks(r.row(t).data(), r.cols(),
-                           [](gma::detail::Chunk<S>& z) { z = (z > S(0)).select(z + S(1), (z.min)(S(0)).exp()); });
+    feature_maps::in_chunks(r.row(t).data(), r.cols(),
+                            [](feature_maps::Chunk<S>& z) { z = (z > S(0)).select(z + S(1), (z.min)(S(0)).exp()); });
   }
 }
 
@@ -165,7 +161,7 @@ PositiveRandomFeatures<S>::PositiveRandomFeatures(Matrix<S> directions)
     detail::invalid_argument("PositiveRandomFeatures", "directions is ", directions_.rows(), " x ", directions_.cols(),
                              ", expected at least one row and one column");
   }
-  gma::detail::check_finite("PositiveRandomFeatures", "directions", directions_);
+  feature_maps::check_finite("PositiveRandomFeatures", "directions", directions_);
 }
 
 template <class S>
@@ -181,11 +177,11 @@ void PositiveRandomFeatures<S>::check(const char* function) const {
 template <class S>
 void PositiveRandomFeatures<S>::evaluate(const ConstTile<S>& x, Tile<S> r) const {
   const S c = scale(), log_share = S(-0.5 * std::log(static_cast<double>(components())));
-  gma::detail::product(x, transposed_directions_, r);
+  feature_maps::product(x, transposed_directions_, r);
   for (Index t = 0; t < x.rows(); ++t) {
     const S* row = x.row(t).data();
-    const S shift = log_share - S(0.5) * c * c * kernels::dot(row, row, x.cols());
-    gma::detail::in_chunks(r.row(t).data(), r.cols(), [&](gma::detail::Chunk<S>& z) { z = (z * c + shift).exp(); });
+    const S shift = log_share - S(0.5) * c * c * feature_maps::dot(row, row, x.cols());
+    feature_maps::in_chunks(r.row(t).data(), r.cols(), [&](feature_maps::Chunk<S>& z) { z = (z * c + shift).exp(); });
   }
 }
 
@@ -194,7 +190,7 @@ template <class S>
 void PositiveRandomFeatures<S>::backward(const ConstTile<S>& x, const Tile<S>& r, Tile<S> d_r, Tile<S> d_x) const {
   const S c = scale();
   d_r.array() *= r.array();
-  gma::detail::product(d_r, directions_, d_x);
+  feature_maps::product(d_r, directions_, d_x);
   for (Index t = 0; t < x.rows(); ++t) d_x.row(t) = c * d_x.row(t) - (c * c * d_r.row(t).sum()) * x.row(t);
 }
 

@@ -4,6 +4,7 @@
 // of its mixtures. Their config's normalization is to be Normalization::row.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -27,43 +28,34 @@ struct RandomFeatures {
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
-namespace gma::detail {
-
-/// Nothing to learn, and nothing to visit or to keep in files.
-template <class Map>
-struct FixedRouting {
-  using Type = Map;
-  static void check(const char* function, const Type& map) { map.check(function); }
-  template <class Expect>
-  static void visit_shapes(const LayerConfig&, Index, const Expect&) {}
-  template <class Put>
-  static void put_constants(const Put&, const Type&) {}
-  template <class Get>
-  static void get_constants(const Get&, const LayerConfig&, Index, Type&) {}
-  template <class Visitor, class First, class... Others>
-  static void visit(const Visitor&, First&, Others&...) {}
-};
+namespace gma {
 
 template <class S>
 struct LayerRouting<S, baselines::Elu> : FixedRouting<baselines::EluFeatures<S>> {
   using Map = baselines::EluFeatures<S>;
   static Map zeros(const LayerConfig&, Index head_width) { return Map(head_width); }
-  static Map start(const LayerConfig&, Index head_width, Random&) { return Map(head_width); }
+  template <class Random>
+  static Map start(const LayerConfig&, Index head_width, Random&) {
+    return Map(head_width);
+  }
 };
 
 template <class S>
 struct LayerRouting<S, baselines::RandomFeatures> : FixedRouting<baselines::PositiveRandomFeatures<S>> {
   using Map = baselines::PositiveRandomFeatures<S>;
 
+  static Index slots(const LayerConfig& config) { return detail::slots_of(config.components); }
+
   /// A gradient has features too, which nothing reads: the fewest.
   static Map zeros(const LayerConfig&, Index head_width) { return Map(1, head_width, 0); }
+  template <class Random>
   static Map start(const LayerConfig& config, Index head_width, Random& random) {
-    return Map(slots_of(config.components), head_width, static_cast<std::uint64_t>(random.uniform() * 0x1p53));
+    return Map(slots(config), head_width, static_cast<std::uint64_t>(random.uniform() * 0x1p53));
   }
 
   template <class Expect>
   static void visit_shapes(const LayerConfig& config, Index head_width, const Expect& expect) {
-    expect(std::string("directions"), std::vector<Index>{slots_of(config.components), head_width});
+    expect(std::string("directions"), std::vector<Index>{slots(config), head_width});
   }
   template <class Put>
   static void put_constants(const Put& put, const Map& map) {
@@ -75,4 +67,4 @@ struct LayerRouting<S, baselines::RandomFeatures> : FixedRouting<baselines::Posi
   }
 };
 
-}  // namespace gma::detail
+}  // namespace gma

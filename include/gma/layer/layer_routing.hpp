@@ -1,6 +1,17 @@
 // SPDX-License-Identifier: MIT
-// What an attention layer routes its queries and keys through: a product mixture of a covariance family, or one of the
-// feature maps that it is compared with. The layer knows no more of either than what is here.
+// What an attention layer routes its queries and keys through, and the place to add another: AttentionLayer<S, Routing>
+// asks LayerRouting<S, Routing> for all that it needs to know. For a covariance family that is a product mixture, and
+// there is nothing to do. For a feature map, make an empty struct with a name to be the Routing, and specialise
+// LayerRouting for it on top of FixedRouting; gma/baselines/layer_features.hpp is the model:
+//
+//   struct MyRouting { static constexpr const char* name = "my features"; };
+//
+//   template <class S>
+//   struct gma::LayerRouting<S, MyRouting> : gma::FixedRouting<MyFeatures<S>> {
+//     static MyFeatures<S> zeros(const LayerConfig& config, Index head_width);          what a gradient begins with
+//     template <class Random>                                                          random.uniform() is in [0, 1)
+//     static MyFeatures<S> start(const LayerConfig& config, Index head_width, Random& random);
+//   };
 #pragma once
 
 #include <string>
@@ -11,10 +22,9 @@
 #include "gma/mixture/feature_map.hpp"
 #include "gma/mixture/initialization.hpp"
 
-namespace gma::detail {
+namespace gma {
 
-/// For a covariance family. Specialise it for another tag that is to stand in its place (see
-/// baselines/layer_features.hpp).
+/// The routing through a covariance family: what a layer, and a file of one, ask about the map of one head.
 template <class S, class Covariance>
 struct LayerRouting {
   using Type = ProductMixture<S, Covariance>;
@@ -27,16 +37,18 @@ struct LayerRouting {
     return mixture;
   }
 
-  static Type start(const LayerConfig& config, Index head_width, Random& random) {
+  /// What a layer is trained from.
+  static Type start(const LayerConfig& config, Index head_width, detail::Random& random) {
     Type mixture;
     const Index factors = static_cast<Index>(config.components.size());
     for (const Index count : config.components) {
-      mixture.factors.push_back(random_mixture<S, Covariance>(count, head_width / factors, random));
+      mixture.factors.push_back(detail::random_mixture<S, Covariance>(count, head_width / factors, random));
     }
     return mixture;
   }
 
-  static void check(const char* function, const Type& mixture) { check_parameters(function, mixture); }
+  /// Throws, naming `function`, where a mixture is not fit for use.
+  static void check(const char* function, const Type& mixture) { detail::check_parameters(function, mixture); }
 
   /// expect(name, shape) for everything that a file holds of one head.
   template <class Expect>
@@ -47,7 +59,8 @@ struct LayerRouting {
       const Index components = config.components[m];
       expect(name + "means", std::vector<Index>{components, dim});
       expect(name + "weight_logits", std::vector<Index>{components});
-      expect(name + "log_scales", std::vector<Index>{Covariance::scale_rows(components), Covariance::scale_cols(dim)});
+      expect(name + "log_scales",
+             std::vector<Index>{families::scale_rows<Covariance>(components), Covariance::scale_cols(dim)});
       expect(name + "log_temperature", std::vector<Index>{});
     }
   }
@@ -61,19 +74,19 @@ struct LayerRouting {
 
   /// Throws where a checked mixture does not fit the config.
   static void check_config(const char* function, const Type& mixture, const LayerConfig& config) {
-    check_size(function, "layer.mixtures", "factors", static_cast<Index>(mixture.factors.size()),
-               static_cast<Index>(config.components.size()), "from layer.config");
+    detail::check_size(function, "layer.mixtures", "factors", static_cast<Index>(mixture.factors.size()),
+                       static_cast<Index>(config.components.size()), "from layer.config");
     for (std::size_t m = 0; m < mixture.factors.size(); ++m) {
-      check_size(function, "layer.mixtures", "components in a factor", mixture.factors[m].components(),
-                 config.components[m], "from layer.config");
+      detail::check_size(function, "layer.mixtures", "components in a factor", mixture.factors[m].components(),
+                         config.components[m], "from layer.config");
     }
   }
 
   /// visit(name, matrix or number, the same of every other) for every parameter of one head.
   template <class Visitor, class First, class... Others>
   static void visit(const Visitor& visit, First& first, Others&... others) {
-    (check_size("visit_parameters", "layer.mixtures", "factors", static_cast<Index>(others.factors.size()),
-                static_cast<Index>(first.factors.size()), "as of the first layer"),
+    (detail::check_size("visit_parameters", "layer.mixtures", "factors", static_cast<Index>(others.factors.size()),
+                        static_cast<Index>(first.factors.size()), "as of the first layer"),
      ...);
     for (std::size_t m = 0; m < first.factors.size(); ++m) {
       const std::string name = "factors." + std::to_string(m) + ".";
@@ -85,8 +98,29 @@ struct LayerRouting {
   }
 };
 
+/// The base of routings through a feature map: nothing to learn, and nothing to visit or to keep in files. A map with
+/// numbers that a file is to hold replaces visit_shapes(), put_constants() and get_constants().
+template <class Map>
+struct FixedRouting {
+  using Type = Map;
+  static void check(const char* function, const Type& map) { map.check(function); }
+  template <class Expect>
+  static void visit_shapes(const LayerConfig&, Index, const Expect&) {}
+  template <class Put>
+  static void put_constants(const Put&, const Type&) {}
+  template <class Get>
+  static void get_constants(const Get&, const LayerConfig&, Index, Type&) {}
+  template <class Visitor, class First, class... Others>
+  static void visit(const Visitor&, First&, Others&...) {}
+};
+
+namespace detail {
+
+using gma::LayerRouting;
+
 /// What the layer's operators run on.
 template <class S, class Covariance>
 using LayerMap = FeatureMapOf<typename LayerRouting<S, Covariance>::Type>;
 
-}  // namespace gma::detail
+}  // namespace detail
+}  // namespace gma

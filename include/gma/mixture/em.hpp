@@ -9,7 +9,11 @@
 #include <limits>
 #include <vector>
 
-#include "gma/mixture/em_families.hpp"
+#include "gma/mixture/families/diagonal_fit.hpp"
+#include "gma/mixture/families/full_fit.hpp"
+#include "gma/mixture/families/isotropic_fit.hpp"
+#include "gma/mixture/families/tied_fit.hpp"
+#include "gma/mixture/family_fit.hpp"
 #include "gma/mixture/kmeans.hpp"
 
 namespace gma::detail {
@@ -22,11 +26,11 @@ struct FitFloors {
 
 /// log p(x) of every sample, and optionally the moments of the posterior. Cost O(n K d), for Full O(n K d^2).
 template <class Covariance>
-Vector<double> expectation(const Mixture<double, Covariance>& mixture, const Samples& samples, Moments* moments);
+Vector<double> expectation(const Mixture<double, Covariance>& mixture, const Samples& samples, FitMoments* moments);
 
 /// The M step: means, scales and weights of the greatest likelihood given the moments, under the floors.
 template <class Covariance>
-void maximize(const Moments& moments, const FitFloors& floors, Mixture<double, Covariance>& mixture);
+void maximize(const FitMoments& moments, const FitFloors& floors, Mixture<double, Covariance>& mixture);
 
 /// The weights of the greatest likelihood, mass / sum, but none below `floor` (at most 1 / K); they sum to 1.
 inline Vector<double> floored_weights(const Vector<double>& mass, double floor);
@@ -57,7 +61,7 @@ void separate_twins(Random& random, Mixture<double, Covariance>& mixture);
 /// Adds a tile of samples (T x d) with weighted responsibilities r (T x K) to the moments about the present means.
 template <class Covariance>
 void add_moments(const Mixture<double, Covariance>& mixture, const Matrix<double>& x, const Matrix<double>& r,
-                 Moments& moments) {
+                 FitMoments& moments) {
   moments.mass += r.colwise().sum().transpose();
   Matrix<double> centered;
   for (Index k = 0; k < mixture.components(); ++k) {
@@ -73,15 +77,16 @@ void add_moments(const Mixture<double, Covariance>& mixture, const Matrix<double
 }
 
 template <class Covariance>
-Moments zero_moments(Index components, Index dim) {
-  return Moments{Vector<double>::Zero(components), Matrix<double>::Zero(components, dim),
-                 Matrix<double>::Zero(components, FitFamily<Covariance>::second_cols(dim))};
+FitMoments zero_moments(Index components, Index dim) {
+  return FitMoments{
+      Vector<double>::Zero(components), Matrix<double>::Zero(components, dim),
+      Matrix<double>::Zero(components, FamilyFit<Covariance>::needs_covariances ? product_of_counts(dim, dim) : dim)};
 }
 
 inline constexpr Index fit_tile = 256;
 
 template <class Covariance>
-Vector<double> expectation(const Mixture<double, Covariance>& mixture, const Samples& samples, Moments* moments) {
+Vector<double> expectation(const Mixture<double, Covariance>& mixture, const Samples& samples, FitMoments* moments) {
   const double constant = -0.9189385332046727418 * static_cast<double>(mixture.dim());  // log sqrt(2 pi)
   const double largest_logit = mixture.weight_logits.maxCoeff();
   const double log_sum = largest_logit + std::log((mixture.weight_logits.array() - largest_logit).exp().sum());
@@ -93,7 +98,7 @@ Vector<double> expectation(const Mixture<double, Covariance>& mixture, const Sam
     Matrix<double> joint(count, mixture.components()), rows;
     for (Index k = 0; k < mixture.components(); ++k) {
       rows = x.rowwise() - mixture.means.row(k);
-      const double log_det = FitFamily<Covariance>::standardize(mixture, k, rows);
+      const double log_det = FamilyFit<Covariance>::standardize(mixture, k, rows);
       joint.col(k) = rows.rowwise().squaredNorm() * -0.5;
       joint.col(k).array() += log_det + constant + mixture.weight_logits(k) - log_sum;
     }
@@ -136,8 +141,8 @@ inline Vector<double> floored_weights(const Vector<double>& mass, double floor) 
 }
 
 template <class Covariance>
-void maximize(const Moments& about_old_means, const FitFloors& floors, Mixture<double, Covariance>& mixture) {
-  Moments moments = about_old_means;
+void maximize(const FitMoments& about_old_means, const FitFloors& floors, Mixture<double, Covariance>& mixture) {
+  FitMoments moments = about_old_means;
   moments.dead_mass = 1e-12 * moments.mass.sum() / static_cast<double>(moments.mass.size());
   for (Index k = 0; k < mixture.components(); ++k) {
     if (moments.is_dead(k)) continue;
@@ -151,7 +156,7 @@ void maximize(const Moments& about_old_means, const FitFloors& floors, Mixture<d
           shift.transpose() * shift;
     }
   }
-  FitFamily<Covariance>::maximize_scales(moments, floors.variance, mixture);
+  FamilyFit<Covariance>::maximize_scales(moments, floors.variance, mixture);
   mixture.weight_logits = floored_weights(moments.mass, floors.weight).array().log();
 }
 
@@ -159,7 +164,7 @@ void maximize(const Moments& about_old_means, const FitFloors& floors, Mixture<d
 template <class Covariance>
 void maximize_assigned(const Samples& samples, const std::vector<Index>& assigned, const FitFloors& floors,
                        Mixture<double, Covariance>& mixture) {
-  Moments moments = zero_moments<Covariance>(mixture.components(), samples.dim());
+  FitMoments moments = zero_moments<Covariance>(mixture.components(), samples.dim());
   for (Index begin = 0; begin < samples.size(); begin += fit_tile) {
     const Index count = (std::min)(fit_tile, samples.size() - begin);
     Matrix<double> r = Matrix<double>::Zero(count, mixture.components());
@@ -193,12 +198,12 @@ Mixture<double, Covariance> mixture_of_clusters(const Samples& samples, const Cl
 template <class Covariance>
 bool are_twins(const Mixture<double, Covariance>& mixture, Index a, Index b) {
   constexpr double tolerance = 1e-4;
-  if (mixture.log_scales.rows() > 1 &&
+  if (!Covariance::shares_scales &&
       (mixture.log_scales.row(a) - mixture.log_scales.row(b)).cwiseAbs().maxCoeff() > tolerance) {
     return false;
   }
   Matrix<double> difference = mixture.means.row(a) - mixture.means.row(b);
-  FitFamily<Covariance>::standardize(mixture, a, difference);
+  FamilyFit<Covariance>::standardize(mixture, a, difference);
   return difference.norm() <= tolerance;
 }
 
@@ -258,7 +263,7 @@ void relocate(const Samples& samples, const std::vector<Spare>& spares, const Fi
     const Index parent = nearest[static_cast<std::size_t>(sample)];
     weights(spare.component) = weights(parent) *= 0.5;
     mixture.means.row(spare.component) = samples.tokens.row(sample);
-    if (mixture.log_scales.rows() > 1) mixture.log_scales.row(spare.component) = mixture.log_scales.row(parent);
+    if (!Covariance::shares_scales) mixture.log_scales.row(spare.component) = mixture.log_scales.row(parent);
   }
   mixture.weight_logits = floored_weights(weights, floors.weight).array().log();
 }
@@ -270,7 +275,7 @@ double log_likelihood(const Mixture<double, Covariance>& mixture, const Samples&
 
 template <class Covariance>
 void em_step(const Samples& samples, const FitFloors& floors, Mixture<double, Covariance>& mixture) {
-  Moments moments;
+  FitMoments moments;
   expectation(mixture, samples, &moments);
   maximize(moments, floors, mixture);
 }
@@ -298,7 +303,7 @@ void separate_twins(Random& random, Mixture<double, Covariance>& mixture) {
     if (earlier_twin(mixture, k) < 0) continue;
     Matrix<double> noise(1, mixture.dim());
     random.fill_normal(noise);
-    FitFamily<Covariance>::displace(mixture, k, noise);
+    FamilyFit<Covariance>::displace(mixture, k, noise);
     mixture.means.row(k) += noise;
   }
 }

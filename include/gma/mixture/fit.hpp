@@ -102,6 +102,7 @@ Samples samples(const char* function, const Eigen::MatrixBase<Derived>& tokens, 
 template <class S, class Covariance>
 Mixture<S, Covariance> fit_mixture(const char* function, Index components, const Samples& samples,
                                    const InitializationOptions& options, Random& random) {
+  static_assert(check_family<Covariance>() && check_family_fit<Covariance>());
   if (components < 1) invalid_argument(function, "components is ", components, ", expected at least 1");
   check_slots(function, "components", components);
   const FitFloors floors{options.variance_floor, options.weight_floor / static_cast<double>(components)};

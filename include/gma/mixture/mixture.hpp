@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The parameters of a Gaussian mixture, as an optimiser sees them: unconstrained numbers it may step freely.
-// A new covariance family is a tag here, a row of the table in natural.hpp, and nothing elsewhere.
+// A new covariance family is a file of its own that keeps the contract of family.hpp, and nothing elsewhere.
 #pragma once
 
 #include <string>
@@ -12,45 +12,21 @@
 #include "gma/core/counts.hpp"
 #include "gma/core/resize.hpp"
 #include "gma/core/types.hpp"
+#include "gma/mixture/families/diagonal.hpp"
+#include "gma/mixture/families/full.hpp"
+#include "gma/mixture/families/isotropic.hpp"
+#include "gma/mixture/families/tied.hpp"
+#include "gma/mixture/family.hpp"
 
 namespace gma {
-
-// Covariance families: what row k of `log_scales` holds, for K components of width d.
-
-/// One standard deviation a component: log_scales is K x 1, its logarithm.
-struct Isotropic {
-  static constexpr const char* name = "isotropic";
-  static Index scale_rows(Index components) { return components; }
-  static Index scale_cols(Index /*dim*/) { return 1; }
-};
-
-/// One standard deviation a component and coordinate: log_scales is K x d, their logarithms.
-struct Diagonal {
-  static constexpr const char* name = "diagonal";
-  static Index scale_rows(Index components) { return components; }
-  static Index scale_cols(Index dim) { return dim; }
-};
-
-/// One standard deviation a coordinate, shared by all components: log_scales is 1 x d. The cheapest: logits are linear.
-struct Tied {
-  static constexpr const char* name = "tied";
-  static Index scale_rows(Index /*components*/) { return 1; }
-  static Index scale_cols(Index dim) { return dim; }
-};
-
-/// A full covariance a component: row k of the K x d*d log_scales is L_k, flattened row by row, the lower-triangular
-/// factor of the PRECISION, Sigma_k^-1 = L_k L_k^T, its diagonal stored as logarithms. The strict upper triangle is
-/// ignored and has zero gradient.
-struct Full {
-  static constexpr const char* name = "full";
-  static Index scale_rows(Index components) { return components; }
-  static Index scale_cols(Index dim) { return detail::product_of_counts(dim, dim); }
-};
 
 /// p(x) = sum_k pi_k Normal(x; mu_k, Sigma_k), read through the tempered posterior r_k(x) = softmax_k(log p(x, k) /
 /// tau). The gradient with respect to a mixture has the same type.
 template <class S, class Covariance = Diagonal>
 struct Mixture {
+  static_assert(detail::has_family_name<Covariance> && detail::has_scale_shape<Covariance>,
+                "gma: the second argument of a mixture is a covariance family: a struct with name, shares_scales and "
+                "scale_cols, and with what else gma/mixture/family.hpp says");
   using Scalar = S;
 
   Mixture() = default;
@@ -109,7 +85,7 @@ Mixture<S, Covariance>::Mixture(Index components, Index dim) {
   }
   weight_logits = Vector<S>::Constant(components, S(0));
   means = Matrix<S>::Constant(components, dim, S(0));
-  log_scales = Matrix<S>::Constant(Covariance::scale_rows(components), Covariance::scale_cols(dim), S(0));
+  log_scales = Matrix<S>::Constant(families::scale_rows<Covariance>(components), Covariance::scale_cols(dim), S(0));
 }
 
 template <class S, class Covariance>
@@ -160,7 +136,7 @@ inline void check_slots(const char* function, const char* argument, Index compon
 template <class S, class Covariance>
 void check_factor(const char* function, const Mixture<S, Covariance>& mixture, Index factor) {
   const Index components = mixture.components(), dim = mixture.dim();
-  const Index rows = Covariance::scale_rows(components), cols = Covariance::scale_cols(dim);
+  const Index rows = families::scale_rows<Covariance>(components), cols = Covariance::scale_cols(dim);
   const bool fits = components >= 1 && dim >= 1 && mixture.weight_logits.size() == components &&
                     mixture.log_scales.rows() == rows && mixture.log_scales.cols() == cols;
   if (fits) return;

@@ -1,67 +1,16 @@
 // SPDX-License-Identifier: MIT
-// Natural parameters: a mixture compiled, once per call or once for many, to the form in which a tile of tokens needs
-// one matrix product. The gradient of the natural parameters is gathered over the tiles and pulled back to the
-// parameters once. Forward and backward of each covariance family stand side by side below.
-//
-//   features phi(x)        D      tempered logits l(x), up to a constant of the token      log p(x, k) adds to tau l
-//   linear        x        d      phi W + b                                                -1/2 sum_i x_i^2 p_i
-//   squared_norm [x,|x|^2] d+1    phi W + b
-//   squares      [x, x*x]  2d     phi W + b
-//   whitened      x        d      -1/(2 tau) |(x - mu_k) L_k|^2 + b_k
-//
-// with p = exp(-2 s) the precisions and everything in W and b divided by tau. Where the means lie far from the origin,
-// x and mu are counted from a common centre, which changes no logit but by rounding.
+// A mixture compiled to its natural parameters, once per call or once for many calls. The gradient of the natural
+// parameters is gathered over the tiles of tokens and pulled back to the parameters once. What differs between
+// covariance families is in the files of the families; what they share is here.
 #pragma once
 
 #include <cmath>
-#include <vector>
 
 #include "gma/mixture/mixture.hpp"
+#include "gma/mixture/natural_parameters.hpp"
 #include "gma/mixture/natural_range.hpp"
 
 namespace gma {
-
-/// What a token is turned into before the matrix product.
-enum class Features { linear, squared_norm, squares, whitened };
-
-/// One factor of a compiled mixture. The same type holds the gradient with respect to it (weights, means and bias).
-template <class S>
-struct NaturalParameters {
-  Features features = Features::linear;
-  Matrix<S> weights;        ///< W, D x K; whitened: the K factors L_k stacked, K*d x d
-  Matrix<S> means;          ///< whitened only: K x d
-  RowVector<S> bias;        ///< b, K
-  S temperature = S(1);     ///< tau
-  S log_normalizer = S(0);  ///< the part of log p(x, k) that depends on neither token nor component
-  Matrix<S> precisions;     ///< p = exp(-2 log_scales), but for whitened
-  RowVector<S> center;      ///< c: tokens and means are counted from it, if is_centered; but for whitened
-  bool is_centered = false;
-  Matrix<S> transposed_weights;  ///< W^T, K x D, for the backward pass, but for whitened
-
-  Index dim = 0;
-  Index components() const { return bias.size(); }
-};
-
-/// A mixture ready for use: goes wherever a mixture goes in a forward verb, at no cost per call. It holds copies, so
-/// compile again after a parameter changed.
-template <class S>
-struct CompiledMixture {
-  using Scalar = S;
-
-  std::vector<NaturalParameters<S>> factors;
-
-  Index components() const {
-    Index product = factors.empty() ? 0 : 1;
-    for (const NaturalParameters<S>& factor : factors)
-      product = detail::product_of_counts(product, factor.components());
-    return product;
-  }
-  Index dim() const {
-    Index sum = 0;
-    for (const NaturalParameters<S>& factor : factors) sum = detail::sum_of_counts(sum, factor.dim);
-    return sum;
-  }
-};
 
 /// Natural parameters of a mixture. Cost O(K d), for Full O(K d^2). A temperature, scale or weight so extreme that
 /// logits would overflow counts as at a bound (natural_range.hpp), in gradients too. Throws std::invalid_argument if
@@ -97,165 +46,30 @@ S log_temperature_gradient(const NaturalParameters<S>& natural, const NaturalPar
            gradient.bias.cwiseProduct(natural.bias).sum());
 }
 
-/// mu_ki as tokens are counted.
-template <class S, class Covariance>
-S centered_mean(const Mixture<S, Covariance>& mixture, const NaturalParameters<S>& natural, Index k, Index i) {
-  return natural.is_centered ? S(mixture.means(k, i) - natural.center(i)) : mixture.means(k, i);
+/// The shape of `natural`: the numbers of each form.
+template <class Covariance, class S>
+void set_form(Index components, Index dim, NaturalParameters<S>& natural) {
+  natural.features = Covariance::features;
+  natural.dim = dim;
+  if constexpr (Covariance::features == Features::linear) {
+    resize(natural.weights, dim, components);
+  } else if constexpr (Covariance::features == Features::squared_norm) {
+    resize(natural.weights, dim + 1, components);
+  } else if constexpr (Covariance::features == Features::squares) {
+    resize(natural.weights, 2 * dim, components);
+  } else {
+    resize(natural.weights, components * dim, dim);
+  }
 }
 
-/// compile() and pull_back() of one covariance family, in plain loops: they run once a call and compile fast.
-/// `beta` is 1 / tau. compile() finds bias, precisions and centre set; pull_back() gets what compile() made and the
-/// gradients of the untempered W and b (so d l = beta d(W, b)), and finds the parts of `out` in size, out.log_scales
-/// zero.
-template <class S, class Covariance>
-struct Family;
-
-template <class S>
-struct Family<S, Isotropic> {
-  static void compile(const Mixture<S, Isotropic>& mixture, const S& beta, NaturalParameters<S>& natural) {
-    const Index d = mixture.dim();
-    const Matrix<S>& p = natural.precisions;
-    natural.features = Features::squared_norm;
-    resize(natural.weights, d + 1, mixture.components());
-    for (Index k = 0; k < mixture.components(); ++k) {
-      for (Index i = 0; i < d; ++i) {
-        const S mu = centered_mean(mixture, natural, k, i);
-        natural.weights(i, k) = mu * p(k, 0) * beta;
-        natural.bias(k) -= mu * mu * p(k, 0) * S(0.5);
-      }
-      natural.weights(d, k) = p(k, 0) * S(-0.5) * beta;
-      natural.bias(k) -= mixture.log_scales(k, 0) * S(static_cast<double>(d));
-    }
-  }
-
-  // d mu_k = p_k (dW_k - mu_k db_k),  d s_k = p_k (-2 mu_k . dW_k + dW_sq,k + |mu_k|^2 db_k) - d db_k
-  static void pull_back(const Mixture<S, Isotropic>& mixture, const NaturalParameters<S>& natural,
-                        const NaturalParameters<S>& gradient, Mixture<S, Isotropic>& out) {
-    const Index d = mixture.dim();
-    const Matrix<S>& p = natural.precisions;
-    for (Index k = 0; k < mixture.components(); ++k) {
-      const S db = gradient.bias(k);
-      S sum = gradient.weights(d, k);
-      for (Index i = 0; i < d; ++i) {
-        const S mu = centered_mean(mixture, natural, k, i), dw = gradient.weights(i, k);
-        out.means(k, i) = p(k, 0) * (dw - mu * db);
-        sum += mu * (mu * db - S(2) * dw);
-      }
-      out.log_scales(k, 0) = p(k, 0) * sum - db * S(static_cast<double>(d));
-    }
-  }
-};
-
-template <class S>
-struct Family<S, Diagonal> {
-  static void compile(const Mixture<S, Diagonal>& mixture, const S& beta, NaturalParameters<S>& natural) {
-    const Index d = mixture.dim();
-    const Matrix<S>& p = natural.precisions;
-    natural.features = Features::squares;
-    resize(natural.weights, 2 * d, mixture.components());
-    for (Index k = 0; k < mixture.components(); ++k) {
-      for (Index i = 0; i < d; ++i) {
-        const S mu = centered_mean(mixture, natural, k, i);
-        natural.weights(i, k) = mu * p(k, i) * beta;
-        natural.weights(d + i, k) = p(k, i) * S(-0.5) * beta;
-        natural.bias(k) -= mu * mu * p(k, i) * S(0.5) + mixture.log_scales(k, i);
-      }
-    }
-  }
-
-  // d mu = p (dW - mu db),  d s = p (-2 mu dW + dW_sq + mu^2 db) - db
-  static void pull_back(const Mixture<S, Diagonal>& mixture, const NaturalParameters<S>& natural,
-                        const NaturalParameters<S>& gradient, Mixture<S, Diagonal>& out) {
-    const Index d = mixture.dim();
-    const Matrix<S>& p = natural.precisions;
-    for (Index k = 0; k < mixture.components(); ++k) {
-      const S db = gradient.bias(k);
-      for (Index i = 0; i < d; ++i) {
-        const S mu = centered_mean(mixture, natural, k, i), dw = gradient.weights(i, k);
-        out.means(k, i) = p(k, i) * (dw - mu * db);
-        out.log_scales(k, i) = p(k, i) * (mu * (mu * db - S(2) * dw) + gradient.weights(d + i, k)) - db;
-      }
-    }
-  }
-};
-
-template <class S>
-struct Family<S, Tied> {
-  static void compile(const Mixture<S, Tied>& mixture, const S& beta, NaturalParameters<S>& natural) {
-    const Index d = mixture.dim();
-    const Matrix<S>& p = natural.precisions;
-    natural.features = Features::linear;
-    resize(natural.weights, d, mixture.components());
-    for (Index k = 0; k < mixture.components(); ++k) {
-      for (Index i = 0; i < d; ++i) {
-        const S mu = centered_mean(mixture, natural, k, i);
-        natural.weights(i, k) = mu * p(0, i) * beta;
-        natural.bias(k) -= mu * mu * p(0, i) * S(0.5);
-      }
-    }
-    natural.log_normalizer -= mixture.log_scales.sum();
-  }
-
-  // d mu_k = p (dW_k - mu_k db_k),  d s = sum_k p (-2 mu_k dW_k + mu_k^2 db_k)
-  static void pull_back(const Mixture<S, Tied>& mixture, const NaturalParameters<S>& natural,
-                        const NaturalParameters<S>& gradient, Mixture<S, Tied>& out) {
-    const Matrix<S>& p = natural.precisions;
-    for (Index k = 0; k < mixture.components(); ++k) {
-      const S db = gradient.bias(k);
-      for (Index i = 0; i < mixture.dim(); ++i) {
-        const S mu = centered_mean(mixture, natural, k, i), dw = gradient.weights(i, k);
-        out.means(k, i) = p(0, i) * (dw - mu * db);
-        out.log_scales(0, i) += p(0, i) * mu * (mu * db - S(2) * dw);
-      }
-    }
-  }
-};
-
-template <class S>
-struct Family<S, Full> {
-  /// Entry (i, j) of L_k.
-  static S lower(const Mixture<S, Full>& mixture, Index k, Index i, Index j) {
-    using std::exp;
-    const S entry = mixture.log_scales(k, i * mixture.dim() + j);
-    return i == j ? S(exp(entry)) : i > j ? entry : S(0);
-  }
-
-  static void compile(const Mixture<S, Full>& mixture, const S& beta, NaturalParameters<S>& natural) {
-    using std::sqrt;
-    const Index d = mixture.dim();
-    const S most = sqrt(largest_precision(reach_of(mixture.means, mixture.means.row(0)), beta));
-    natural.features = Features::whitened;
-    assign(natural.means, mixture.means);
-    resize(natural.weights, mixture.components() * d, d);
-    for (Index k = 0; k < mixture.components(); ++k) {
-      for (Index i = 0; i < d; ++i) {
-        for (Index j = 0; j < d; ++j) {
-          natural.weights(k * d + i, j) = bounded(lower(mixture, k, i, j), S(-most), most);
-        }
-        natural.bias(k) += mixture.log_scales(k, i * d + i);  // log det L_k
-      }
-    }
-  }
-
-  // d L_k as gathered; d log L_k,ii = dL_ii L_ii + db_k. The gradient of L and mu is gathered tempered already.
-  static void pull_back(const Mixture<S, Full>& mixture, const NaturalParameters<S>& natural,
-                        const NaturalParameters<S>& gradient, Mixture<S, Full>& out) {
-    const Index d = mixture.dim();
-    assign(out.means, gradient.means);
-    for (Index k = 0; k < mixture.components(); ++k) {
-      for (Index i = 0; i < d; ++i) {
-        for (Index j = 0; j < i; ++j) out.log_scales(k, i * d + j) = gradient.weights(k * d + i, j);
-        out.log_scales(k, i * d + i) =
-            gradient.weights(k * d + i, i) * natural.weights(k * d + i, i) + gradient.bias(k);
-      }
-    }
-  }
-};
-
-/// Precisions and centre, which the families with features that are linear in W share.
+/// Precisions within their bound, and the centre, for every form but the whitened one.
 template <class S, class Covariance>
 void compile_scales(const Mixture<S, Covariance>& mixture, const S& beta, NaturalParameters<S>& natural) {
-  assign(natural.precisions, (mixture.log_scales.array() * S(-2)).exp().matrix());
+  if constexpr (Covariance::log_scales_are_log_deviations) {
+    assign(natural.precisions, (mixture.log_scales.array() * S(-2)).exp().matrix());
+  } else {
+    Covariance::precisions(mixture, natural.precisions);
+  }
   natural.is_centered = choose_center(mixture.means, natural.precisions, beta, natural.bias, natural.center);
   const S most = largest_precision(reach_of(mixture.means, natural.center), beta);
   for (Index i = 0; i < natural.precisions.size(); ++i) {
@@ -266,31 +80,40 @@ void compile_scales(const Mixture<S, Covariance>& mixture, const S& beta, Natura
 /// Into `natural`, whose memory is reused.
 template <class S, class Covariance>
 void compile_factor(const Mixture<S, Covariance>& mixture, NaturalParameters<S>& natural) {
-  constexpr bool is_full = std::is_same_v<Covariance, Full>;
-  natural.dim = mixture.dim();
+  static_assert(check_family<Covariance>());
+  constexpr bool is_whitened = Covariance::features == Features::whitened;
+  set_form<Covariance>(mixture.components(), mixture.dim(), natural);
   natural.temperature = bounded_temperature(mixture.log_temperature);
   const S beta = S(1) / natural.temperature;
-  if constexpr (!is_full) compile_scales(mixture, beta, natural);
+  if constexpr (is_whitened) {
+    assign(natural.means, mixture.means);
+  } else {
+    compile_scales(mixture, beta, natural);
+  }
   natural.log_normalizer = S(-0.5 * log_two_pi * static_cast<double>(mixture.dim()));
   assign(natural.bias, (mixture.weight_logits.array() - log_sum_exp(mixture.weight_logits)).matrix().transpose());
-  Family<S, Covariance>::compile(mixture, beta, natural);
+  Covariance::compile(mixture, beta, natural);
   const S most = power_of_range<S>(0.96875);  // a logit has other terms
   for (Index k = 0; k < natural.bias.size(); ++k) natural.bias(k) = bounded(S(natural.bias(k) * beta), S(-most), most);
-  if constexpr (!is_full) assign(natural.transposed_weights, natural.weights.transpose());
+  if constexpr (!is_whitened) assign(natural.transposed_weights, natural.weights.transpose());
 }
 
 /// Into `out`, whose memory is reused; `gradient` is used up.
 template <class S, class Covariance>
 void pull_back_factor(const Mixture<S, Covariance>& mixture, const NaturalParameters<S>& natural,
                       NaturalParameters<S>& gradient, Mixture<S, Covariance>& out) {
-  using std::exp;
+  static_assert(check_family<Covariance>());
   out.log_temperature = log_temperature_gradient(natural, gradient);
   const S beta = S(1) / natural.temperature;
   gradient.bias *= beta;
-  if (natural.features != Features::whitened) gradient.weights *= beta;
-  resize(out.means, mixture.components(), mixture.dim());
+  if constexpr (Covariance::features == Features::whitened) {  // L and mu gather a gradient that is tempered already
+    assign(out.means, gradient.means);
+  } else {
+    gradient.weights *= beta;
+    resize(out.means, mixture.components(), mixture.dim());
+  }
   set_constant(out.log_scales, mixture.log_scales.rows(), mixture.log_scales.cols(), S(0));
-  Family<S, Covariance>::pull_back(mixture, natural, gradient, out);
+  Covariance::pull_back(mixture, natural, gradient, out);
   // d logits = d log pi - pi sum d log pi
   const S log_sum = log_sum_exp(mixture.weight_logits), total = gradient.bias.sum();
   assign(out.weight_logits,

@@ -52,6 +52,7 @@ namespace detail {
 template <class M>
 const FeatureMapOf<M>& compiled(const char* function, const M& mixture, Workspace<typename M::Scalar>& workspace) {
   if constexpr (is_feature_map<M>) {
+    static_assert(check_feature_map<M>());
     mixture.check(function);
     return mixture;
   } else {
@@ -164,6 +165,20 @@ void logits_backward(const NaturalParameters<S>& natural, const ConstTile<S>& x,
   }
 }
 
+/// out += what log p(x, k) adds to the logits of one factor, untempered: the same for all components.
+template <class S, class Out>
+void add_token_term(const NaturalParameters<S>& natural, const ConstTile<S>& x, Out&& out, Workspace<S>& workspace) {
+  out.array() += natural.log_normalizer;
+  if (natural.features != Features::linear) return;
+  const Matrix<S>& p = natural.precisions;
+  const ConstTile<S> phi = features(natural, x, workspace);
+  if (p.cols() == natural.dim) {
+    out.noalias() -= phi.cwiseAbs2() * (p.row(0).transpose() * S(0.5));
+  } else {
+    out -= phi.rowwise().squaredNorm() * (p(0, 0) * S(0.5));
+  }
+}
+
 /// The responsibilities of every factor side by side, T x sum K_m, in factor order.
 template <class S>
 Tile<S> factor_responsibilities(const CompiledMixture<S>& mixture, const ConstTile<S>& x, Workspace<S>& workspace) {
@@ -267,11 +282,7 @@ void tile_log_density(const CompiledMixture<S>& mixture, const ConstTile<S>& x, 
     joint *= factor.temperature;
     log_sum_exp_rows(joint, part.col(0));
     out += part.col(0);
-    out.array() += factor.log_normalizer;
-    if (factor.features == Features::linear) {
-      out.noalias() -=
-          features(factor, x_part, workspace).cwiseAbs2() * (factor.precisions.row(0).transpose() * S(0.5));
-    }
+    add_token_term(factor, x_part, out, workspace);
     column += factor.dim;
   }
 }

@@ -6,16 +6,14 @@
 #include <cmath>
 #include <limits>
 #include <string>
-#include <utility>
 
 #include "gma/core/checks.hpp"
 #include "gma/mixture/mixture.hpp"
-#include "gma/mixture/natural.hpp"
 
 namespace gma {
 
-/// The variances of a mixture: one a component (Isotropic), a component and coordinate (Diagonal), a coordinate (Tied),
-/// or the d eigenvalues of every covariance (Full); of a product mixture those of all factors.
+/// The variances of a mixture: one per component (Isotropic), per component and coordinate (Diagonal), per coordinate
+/// (Tied), or the d eigenvalues of every covariance (Full); of a product mixture those of all factors.
 template <class S>
 struct VarianceRange {
   S smallest = 0;
@@ -38,47 +36,16 @@ VarianceRange<S> variance_range(const ProductMixture<S, Covariance>& mixture, do
 
 namespace detail {
 
-/// The singular values of a square matrix, which is used up: its rows are rotated until they are orthogonal.
-inline Vector<double> singular_values(Matrix<double> a) {
-  const double tolerance = std::numeric_limits<double>::epsilon() * static_cast<double>(a.rows());
-  RowVector<double> kept;
-  bool rotated = true;
-  for (int sweep = 0; rotated && sweep < 60; ++sweep) {
-    rotated = false;
-    for (Index p = 0; p < a.rows(); ++p) {
-      for (Index q = p + 1; q < a.rows(); ++q) {
-        const double aa = a.row(p).squaredNorm(), bb = a.row(q).squaredNorm(), ab = a.row(p).dot(a.row(q));
-        if (!(std::abs(ab) > tolerance * std::sqrt(aa) * std::sqrt(bb))) continue;
-        rotated = true;
-        const double zeta = (bb - aa) / (2 * ab);
-        const double tangent = (zeta < 0 ? -1 : 1) / (std::abs(zeta) + std::hypot(1.0, zeta));
-        const double cosine = 1 / std::hypot(1.0, tangent), sine = cosine * tangent;
-        kept = a.row(p);
-        a.row(p) = cosine * kept - sine * a.row(q);
-        a.row(q) = sine * kept + cosine * a.row(q);
-      }
-    }
-  }
-  return a.rowwise().norm();
-}
-
 /// f(variance) for every variance, in double.
 template <class S, class Covariance, class F>
-void for_each_variance(const Mixture<S, Covariance>& mixture, F&& f) {
-  for (Index i = 0; i < mixture.log_scales.size(); ++i) {
-    f(std::exp(2 * static_cast<double>(mixture.log_scales.data()[i])));
-  }
-}
-template <class S, class F>
-void for_each_variance(const Mixture<S, Full>& mixture, F&& f) {
-  const Index d = mixture.dim();
-  for (Index k = 0; k < mixture.components(); ++k) {
-    Matrix<double> lower(d, d);
-    for (Index i = 0; i < d; ++i) {
-      for (Index j = 0; j < d; ++j) lower(i, j) = static_cast<double>(Family<S, Full>::lower(mixture, k, i, j));
+void for_each_variance(const Mixture<S, Covariance>& mixture, const F& f) {
+  static_assert(check_family<Covariance>());
+  if constexpr (Covariance::log_scales_are_log_deviations) {
+    for (Index i = 0; i < mixture.log_scales.size(); ++i) {
+      f(std::exp(2 * static_cast<double>(mixture.log_scales.data()[i])));
     }
-    const Vector<double> values = singular_values(std::move(lower));
-    for (Index i = 0; i < d; ++i) f(1 / (values(i) * values(i)));
+  } else {
+    Covariance::for_each_variance(mixture, f);
   }
 }
 
