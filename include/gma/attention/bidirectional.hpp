@@ -128,7 +128,7 @@ void bidirectional_backward_to(GradientDestination<M> gradients, const M& mixtur
   stream.centre = value_centre(natural, stream, options.normalization, from_zeros, workspace);
   const Index write_tile = tile_size(options, default_tile, stream.size());
   const Index read_tile = tile_size(options, default_tile, query_view.rows());
-  GradientSum<FeatureMapOf<M>, S> sum(natural, workspace);
+  GradientSum<FeatureMapOf<M>, S> sum(natural, gradients.mixture() != nullptr, workspace);
   constexpr bool in_two_parts = keeps_remainder<S>;
   const LongMemory<S> memory = write_all(natural, stream, write_tile, options.executor, in_two_parts, workspace);
   const TokenGradients<S> out = gradients.open(shapes, workspace);

@@ -173,7 +173,7 @@ void causal_backward_to(GradientDestination<M> gradients, const M& mixture, cons
   const TokenGradients<S> out = gradients.open(shapes, workspace);
   start_gradient(d_final_memory, components, width, out.memory);
   centre_gradient(stream.centre, view(out.memory));
-  GradientSum<FeatureMapOf<M>, S> sum(natural, workspace);
+  GradientSum<FeatureMapOf<M>, S> sum(natural, gradients.mixture() != nullptr, workspace);
   causal_backward_tokens(natural, query_view, stream, d_output_view, options, state, initial_tokens, may_be_long, out,
                          sum, workspace);
   uncentre_gradient(stream.centre, view(out.memory));

@@ -95,7 +95,7 @@ struct CausalBackward {
   void responsibilities_backward(const ConstTile<S>& x, const Tile<S>& r, const Tile<S>& d_r, const TokenSink<S>& d_x,
                                  Index begin) {
     typename Workspace<S>::Frame frame(workspace);
-    Tile<S> rows = d_x.tile(begin, x.rows(), workspace.take(x.rows(), x.cols()));
+    Tile<S> rows = gradient_rows(d_x, begin, x.rows(), x.cols(), workspace);
     backward(map, x, r, d_r, rows, part, workspace);
     d_x.store(begin, rows);
   }

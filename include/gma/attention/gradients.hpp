@@ -154,6 +154,12 @@ class GradientDestination {
   S *key_weights_ = nullptr, *log_forgetting_ = nullptr;
 };
 
+/// Rows for the gradient of tokens [begin, begin + count); without columns where it is not wanted.
+template <class S>
+Tile<S> gradient_rows(const TokenSink<S>& gradient, Index begin, Index count, Index width, Workspace<S>& workspace) {
+  return gradient.tile(begin, count, workspace.take(count, gradient.is_wanted() ? width : Index(0)));
+}
+
 /// compute(rows of the gradient) for tokens [begin, begin + count), unless they are not wanted.
 template <class S, class Compute>
 void fill_rows(const TokenSink<S>& gradient, Index begin, Index count, Workspace<S>& workspace,
@@ -168,8 +174,11 @@ void fill_rows(const TokenSink<S>& gradient, Index begin, Index count, Workspace
 template <class FeatureMap, class S>
 class PartialGradients {
  public:
-  PartialGradients(const FeatureMap& map, Index chunks, const Executor* executor, Workspace<S>& workspace)
+  /// Without `is_wanted` all of them stay without factors, which backward() takes for "not wanted".
+  PartialGradients(const FeatureMap& map, bool is_wanted, Index chunks, const Executor* executor,
+                   Workspace<S>& workspace)
       : map_(map),
+        is_wanted_(is_wanted),
         buffers_((std::max)(Index(1), (std::min)(workers(executor), chunks))),
         parts_(workspace.template keep<std::vector<FeatureMap>>()) {
     workspace.prepare_workers(workers(executor));
@@ -179,12 +188,17 @@ class PartialGradients {
   Index buffers() const { return buffers_; }
   FeatureMap& operator[](Index buffer) { return parts_[static_cast<std::size_t>(buffer)]; }
   FeatureMap& start(Index buffer) {
-    set_zero_like((*this)[buffer], map_);
+    if (is_wanted_) {
+      set_zero_like((*this)[buffer], map_);
+    } else {
+      (*this)[buffer] = FeatureMap();
+    }
     return (*this)[buffer];
   }
 
  private:
   const FeatureMap& map_;
+  bool is_wanted_;
   Index buffers_;
   std::vector<FeatureMap>& parts_;
 };
@@ -209,20 +223,27 @@ void settle_gradient(const FeatureMap& part, FeatureMap& high, FeatureMap& low) 
 template <class FeatureMap, class S>
 class GradientSum {
  public:
-  GradientSum(const FeatureMap& map, Workspace<S>& workspace)
-      : high_(zero_gradient(map, workspace)),
+  /// Without `is_wanted` parts are without factors, and the total stays zero.
+  GradientSum(const FeatureMap& map, bool is_wanted, Workspace<S>& workspace)
+      : is_wanted_(is_wanted || !is_compiled<FeatureMap>),
+        high_(zero_gradient(map, workspace)),
         low_(workspace.template keep<Scratch>().low),
-        part_(workspace.template keep<Scratch>().part) {
+        part_(workspace.template keep<Scratch>().part),
+        unwanted_(workspace.template keep<Scratch>().unwanted) {
     set_zero_like(low_, map);
   }
 
+  bool is_wanted() const { return is_wanted_; }
+
   /// Room for a part, set to zero.
   FeatureMap& part(const FeatureMap& map) {
+    if (!is_wanted_) return unwanted_;
     set_zero_like(part_, map);
     return part_;
   }
   /// Adds a part; the one that part() gave is zero again.
   void add(const FeatureMap& map, const FeatureMap& part) {
+    if (!is_wanted_) return;
     settle_gradient<FeatureMap, S>(part, high_, low_);
     if (&part == &part_) set_zero_like(part_, map);
   }
@@ -230,10 +251,11 @@ class GradientSum {
 
  private:
   struct Scratch {
-    FeatureMap low, part;
+    FeatureMap low, part, unwanted;
   };
 
-  FeatureMap &high_, &low_, &part_;
+  bool is_wanted_;
+  FeatureMap &high_, &low_, &part_, &unwanted_;
 };
 
 template <class M>

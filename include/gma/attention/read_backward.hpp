@@ -66,7 +66,7 @@ struct ReadBackward {
         add_transposed_product(q, less_centre(dy, workspace), d_memory.slots);
         if (normalization == Normalization::slot) add_mass<S>({}, q, part, workspace);
       }
-      Tile<S> d_x = d_queries.tile(begin, count, workspace.take(count, x.cols()));
+      Tile<S> d_x = gradient_rows(d_queries, begin, count, x.cols(), workspace);
       backward(map, x, q, a, d_x, gradient, workspace);
       d_queries.store(begin, d_x);
     }
@@ -171,7 +171,7 @@ void read_tokens_backward(const FeatureMap& map, const TokenView<S>& queries, co
   pass.transposed_slots = read.slots.transpose();
 
   const Chunks chunks(queries.rows(), tile);
-  PartialGradients<FeatureMap, S> partial(map, chunks.count(), executor, workspace);
+  PartialGradients<FeatureMap, S> partial(map, gradient.is_wanted(), chunks.count(), executor, workspace);
   const Tile<S> slots = workspace.take(partial.buffers() * K, e), masses = workspace.take(partial.buffers(), K);
   const Tile<S> low = workspace.take(partial.buffers(), keeps_remainder<S> && by_slot ? K : Index(0));
   LongMemory<S> d_read{take_memory(K, e, workspace), take_memory(keeps_remainder<S> ? K : Index(0), e, workspace),
@@ -216,7 +216,7 @@ void read_backward_to(GradientDestination<M> gradients, const M& mixture, const 
   gradients.check(shapes);
   typename Workspace<S>::Frame frame(workspace);
   const TokenView<S> query_view = gradients.apart(queries, workspace), dy = gradients.apart(d_output, workspace);
-  GradientSum<FeatureMapOf<M>, S> sum(natural, workspace);
+  GradientSum<FeatureMapOf<M>, S> sum(natural, gradients.mixture() != nullptr, workspace);
   Memory<S> copy = memory;
   if (keeps_remainder<S>) ensure_remainder(copy);  // for what centring rounds away
   LongMemory<S> read = view_long(copy);

@@ -82,7 +82,7 @@ struct WriteBackward {
         token_inputs(at, kept.u, r, b, v);
         kernels::scale_rows(b, kept.u.data());
       }
-      Tile<S> d_x = out.keys.tile(at, count, workspace.take(count, x.cols()));
+      Tile<S> d_x = gradient_rows(out.keys, at, count, x.cols(), workspace);
       backward(map, x, r, b, d_x, gradient, workspace);
       out.keys.store(at, d_x);
       later = kept.before;
@@ -122,7 +122,7 @@ void write_tokens_backward(const FeatureMap& map, const TokenStream<S>& stream, 
     Wide<S>& log = later[static_cast<std::size_t>(i)] = later[static_cast<std::size_t>(i + 1)];
     for (Index j = chunks.begin(i); stream.forgets() && j < chunks.end(i); ++j) log += stream.log_decay(j);
   }
-  PartialGradients<FeatureMap, S> partial(map, chunks.count(), executor, workspace);
+  PartialGradients<FeatureMap, S> partial(map, gradient.is_wanted(), chunks.count(), executor, workspace);
   const WriteBackward<FeatureMap, S> pass{map, stream,          tile,
                                           out, d_memory.memory, common_gradient(map, d_memory, mass, workspace)};
   in_waves(
@@ -169,7 +169,7 @@ void write_backward_to(GradientDestination<M> gradients, const M& mixture, const
   const Memory<S> initial = initial_memory;  // which may be the gradient's
   stream.centre = value_centre(natural, stream, Normalization::row, &initial, workspace);
   const TokenGradients<S> out = gradients.open(shapes, workspace);
-  GradientSum<FeatureMapOf<M>, S> sum(natural, workspace);
+  GradientSum<FeatureMapOf<M>, S> sum(natural, gradients.mixture() != nullptr, workspace);
   start_gradient(d_memory, components, e, out.memory);
   centre_gradient(stream.centre, view(out.memory));
   const LongMemory<S> after = without_remainder(view(out.memory));

@@ -48,15 +48,14 @@ class Workspace {
     while (static_cast<Index>(others_.size()) + 1 < count) others_.push_back(std::make_unique<Workspace>());
   }
 
-  /// An object of any type that stays with the workspace and keeps its memory: one of each type and index.
+  /// The object of type T that stays with the workspace and keeps its memory. T names its purpose: one struct per use.
   template <class T>
-  T& keep(std::size_t index = 0) {
-    std::size_t seen = 0;
+  T& keep() {
     for (const std::unique_ptr<Kept>& kept : kept_) {
-      if (kept->type == type_of<T>() && seen++ == index) return static_cast<KeptObject<T>&>(*kept).object;
+      if (kept->type == type_of<T>()) return static_cast<KeptObject<T>&>(*kept).object;
     }
     kept_.push_back(std::make_unique<KeptObject<T>>());
-    return keep<T>(index);
+    return static_cast<KeptObject<T>&>(*kept_.back()).object;
   }
 
   /// Hands back at its end what was taken since its start; frames nest.

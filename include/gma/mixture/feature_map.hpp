@@ -143,7 +143,7 @@ void evaluate(const M& map, const ConstTile<S>& x, Tile<S> r, Workspace<S>&) {
 template <class M, class S, IfFeatureMap<M> = 0>
 void backward(const M& map, const ConstTile<S>& x, const Tile<S>& r, Tile<S> d_r, Tile<S> d_x, M&, Workspace<S>&) {
   static_assert(check_feature_map<M>());
-  map.backward(x, r, d_r, d_x);
+  if (d_x.cols() == x.cols()) map.backward(x, r, d_r, d_x);  // else not wanted
 }
 
 template <class M, IfFeatureMap<M> = 0>

@@ -126,16 +126,18 @@ void logits(const NaturalParameters<S>& natural, const ConstTile<S>& x, Tile<S> 
   }
 }
 
-/// From d_logits, T x K: d_x (T x d) is assigned, the gradient of W, b, mu is added to `gradient`.
+/// From d_logits, T x K: d_x (T x d, or T x 0: not wanted) is assigned, the gradient of W, b, mu is added to `gradient`
+/// (null: not wanted).
 template <class S>
 void logits_backward(const NaturalParameters<S>& natural, const ConstTile<S>& x, const Tile<S>& d_logits, Tile<S> d_x,
-                     NaturalParameters<S>& gradient, Workspace<S>& workspace) {
+                     NaturalParameters<S>* gradient, Workspace<S>& workspace) {
   typename Workspace<S>::Frame frame(workspace);
   const Index d = natural.dim;
-  kernels::add_column_sums(d_logits, gradient.bias.data());
+  if (gradient != nullptr) kernels::add_column_sums(d_logits, gradient->bias.data());
   if (natural.features != Features::whitened) {
     const ConstTile<S> phi = features(natural, x, workspace);
-    add_transposed_product(phi, d_logits, as_tile(gradient.weights));
+    if (gradient != nullptr) add_transposed_product(phi, d_logits, as_tile(gradient->weights));
+    if (d_x.cols() == 0) return;
     if (natural.features == Features::linear) {
       product(d_logits, natural.transposed_weights, d_x);
       return;
@@ -158,10 +160,10 @@ void logits_backward(const NaturalParameters<S>& natural, const ConstTile<S>& x,
     centered = x.rowwise() - natural.means.row(k);
     product(centered, lower, d_whitened);
     d_whitened.array().colwise() *= d_logits.col(k).array() * minus_beta;
-    add_transposed_product(centered, d_whitened, rows(gradient.weights, k * d, d));
+    if (gradient != nullptr) add_transposed_product(centered, d_whitened, rows(gradient->weights, k * d, d));
     product_transposed(d_whitened, lower, d_centered);
-    d_x += d_centered;
-    gradient.means.row(k) -= d_centered.colwise().sum();
+    if (d_x.cols() != 0) d_x += d_centered;
+    if (gradient != nullptr) gradient->means.row(k) -= d_centered.colwise().sum();
   }
 }
 
@@ -240,15 +242,18 @@ void product_row_backward(const CompiledMixture<S>& mixture, const S* parts, S* 
   std::copy_n(d_r, mixture.factors.front().components(), d_parts);
 }
 
-/// Backward of evaluate(): r is what it returned, d_r (T x K) is overwritten; d_x (T x d) is assigned and the gradient
-/// of the natural parameters is added to `gradient`.
+/// Backward of evaluate(): r is what it returned, d_r (T x K) is overwritten; d_x (T x d, or T x 0: not wanted) is
+/// assigned and the gradient of the natural parameters is added to `gradient` (without factors: not wanted).
 template <class S>
 void backward(const CompiledMixture<S>& mixture, const ConstTile<S>& x, const Tile<S>& r, Tile<S> d_r, Tile<S> d_x,
               CompiledMixture<S>& gradient, Workspace<S>& workspace) {
   typename Workspace<S>::Frame frame(workspace);
+  const bool wants_parameters = !gradient.factors.empty(), wants_tokens = d_x.cols() != 0;
+  if (!wants_parameters && !wants_tokens) return;
   if (mixture.factors.size() == 1) {
     kernels::softmax_backward_rows(r, d_r);
-    logits_backward(mixture.factors.front(), x, d_r, d_x, gradient.factors.front(), workspace);
+    logits_backward(mixture.factors.front(), x, d_r, d_x, wants_parameters ? &gradient.factors.front() : nullptr,
+                    workspace);
     return;
   }
   const Tile<S> parts = factor_responsibilities(mixture, x, workspace);
@@ -261,8 +266,8 @@ void backward(const CompiledMixture<S>& mixture, const ConstTile<S>& x, const Ti
     const NaturalParameters<S>& factor = mixture.factors[m];
     const Tile<S> d_part = columns(d_parts, to, factor.components());
     kernels::softmax_backward_rows(columns(parts, to, factor.components()), d_part);
-    logits_backward(factor, columns(x, from, factor.dim), d_part, columns(d_x, from, factor.dim), gradient.factors[m],
-                    workspace);
+    logits_backward(factor, columns(x, from, factor.dim), d_part, wants_tokens ? columns(d_x, from, factor.dim) : d_x,
+                    wants_parameters ? &gradient.factors[m] : nullptr, workspace);
     from += factor.dim;
     to += factor.components();
   }
@@ -309,18 +314,24 @@ void for_each_tile(const char* function, const CompiledMixture<S>& natural, cons
   }
 }
 
+/// A part of the gradient of the natural parameters, which is summed from zero: kept in the workspace.
+template <class FeatureMap>
+struct PartOfGradient {
+  FeatureMap part;
+};
+
 /// Backward of evaluate() over N tokens: load_tile(begin, count) gives their rows, fill(begin, r, d_r) the gradient of
 /// their responsibilities r. d_tokens is assigned, the gradient of the natural parameters added to `gradient`, in two
 /// levels of summation.
 template <class S, class Load, class Fill>
 void backward_tiles(const CompiledMixture<S>& natural, Index count, Load&& load_tile, Fill&& fill, Matrix<S>& d_tokens,
                     CompiledMixture<S>& gradient, Workspace<S>& workspace) {
-  constexpr Index stretch = 16 * default_tile;
-  CompiledMixture<S>& part = workspace.template keep<CompiledMixture<S>>(2);  // 0 and 1: the mixture, its gradient
+  constexpr Index block = 16 * default_tile;
+  CompiledMixture<S>& part = workspace.template keep<PartOfGradient<CompiledMixture<S>>>().part;
   resize(d_tokens, count, natural.dim());
-  for (Index start = 0; start < count; start += stretch) {
+  for (Index start = 0; start < count; start += block) {
     set_zero_like(part, natural);
-    const Index end = (std::min)(count, start + stretch);
+    const Index end = (std::min)(count, start + block);
     for (Index begin = start; begin < end; begin += default_tile) {
       typename Workspace<S>::Frame frame(workspace);
       const ConstTile<S> x = load_tile(begin, (std::min)(default_tile, end - begin));
@@ -334,9 +345,13 @@ void backward_tiles(const CompiledMixture<S>& natural, Index count, Load&& load_
 }
 
 /// The accumulator of the gradient of the natural parameters, kept in the workspace, set to zero.
+template <class FeatureMap>
+struct WholeGradient {
+  FeatureMap sum;
+};
 template <class FeatureMap, class S>
 FeatureMap& zero_gradient(const FeatureMap& map, Workspace<S>& workspace) {
-  FeatureMap& gradient = workspace.template keep<FeatureMap>(1);  // 0 is the compiled mixture
+  FeatureMap& gradient = workspace.template keep<WholeGradient<FeatureMap>>().sum;
   set_zero_like(gradient, map);
   return gradient;
 }
