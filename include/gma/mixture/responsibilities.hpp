@@ -9,6 +9,7 @@
 
 #include "gma/core/checks.hpp"
 #include "gma/core/numeric.hpp"
+#include "gma/core/operands.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/core/workspace.hpp"
 #include "gma/kernels/products.hpp"
@@ -21,28 +22,28 @@ namespace gma {
 /// (2): r_k(x) = softmax_k(log p(x, k) / tau) for every row of X, N x d. Returns N x K; rows are positive or zero and
 /// sum to 1. Cost O(N K d), O(N K d^2) for Full, O(N (sum K_m d_m + K)) for a product mixture. Accuracy: some eps times
 /// the largest |logit|; |x|^2 must be representable. Throws std::invalid_argument on shapes that do not fit.
-template <class M, class X>
-Matrix<typename M::Scalar> responsibilities(const M& mixture, const Eigen::MatrixBase<X>& tokens);
+template <class M>
+Matrix<Scalar<M>> responsibilities(const M& mixture, const In<Scalar<M>>& tokens);
 
 /// Gradients of a scalar loss on responsibilities.
 template <class M>
 struct ResponsibilityGradients {
-  Matrix<typename M::Scalar> tokens;  ///< N x d
-  M mixture;                          ///< same type as the parameters
+  Matrix<Scalar<M>> tokens;  ///< N x d
+  M mixture;                 ///< same type as the parameters
 };
 
-/// Gradients of responsibilities(), whatever the loss: X is N x d, d_responsibilities the N x K gradient of its result.
+/// Gradients of responsibilities() for any loss: X is N x d, d_responsibilities the N x K gradient of its result.
 /// With l the tempered logits and r the responsibilities, dl = r * (dr - sum_k r_k dr_k). Responsibilities are computed
 /// again, a tile at a time. Cost about 3 times responsibilities(); extra memory does not grow with N. M holds
 /// parameters: it is not a CompiledMixture. Throws std::invalid_argument on shapes that do not fit.
-template <class M, class X, class D>
-ResponsibilityGradients<M> responsibilities_backward(const M& mixture, const Eigen::MatrixBase<X>& tokens,
-                                                     const Eigen::MatrixBase<D>& d_responsibilities);
+template <class M>
+ResponsibilityGradients<M> responsibilities_backward(const M& mixture, const In<Scalar<M>>& tokens,
+                                                     const In<Scalar<M>>& d_responsibilities);
 
 /// log p(x) = log sum_k p(x, k), natural logarithm, every constant included, not tempered; the sum over the factors for
 /// a product mixture. X is N x d; returns N. Cost and errors as responsibilities().
-template <class M, class X>
-Vector<typename M::Scalar> log_density(const M& mixture, const Eigen::MatrixBase<X>& tokens);
+template <class M>
+Vector<Scalar<M>> log_density(const M& mixture, const In<Scalar<M>>& tokens);
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -301,12 +302,10 @@ inline void check_token_width(const char* function, const char* argument, Index 
 
 /// evaluate_tile(begin, x, workspace) for every tile of X after the checks that responsibilities() and log_density()
 /// share.
-template <class S, class X, class F>
-void for_each_tile(const char* function, const CompiledMixture<S>& natural, const Eigen::MatrixBase<X>& tokens,
+template <class S, class F>
+void for_each_tile(const char* function, const CompiledMixture<S>& natural, const TokenView<S>& view,
                    Workspace<S>& workspace, F&& evaluate_tile) {
-  check_token_width(function, "X", tokens.cols(), natural.dim());
-  Evaluated<X> x = tokens.derived();
-  const TokenView<S> view(x);
+  check_token_width(function, "X", view.cols(), natural.dim());
   for (Index begin = 0; begin < view.rows(); begin += default_tile) {
     typename Workspace<S>::Frame frame(workspace);
     const Index count = (std::min)(default_tile, view.rows() - begin);
@@ -358,22 +357,22 @@ FeatureMap& zero_gradient(const FeatureMap& map, Workspace<S>& workspace) {
 
 }  // namespace detail
 
-template <class M, class X>
-Matrix<typename M::Scalar> responsibilities(const M& mixture, const Eigen::MatrixBase<X>& tokens) {
-  using S = typename M::Scalar;
+template <class M>
+Matrix<Scalar<M>> responsibilities(const M& mixture, const In<Scalar<M>>& tokens) {
+  using S = Scalar<M>;
   Workspace<S> workspace;
   const CompiledMixture<S>& natural = detail::compiled("responsibilities", mixture, workspace);
   Matrix<S> result(tokens.rows(), natural.components());
-  detail::for_each_tile("responsibilities", natural, tokens, workspace, [&](Index begin, const ConstTile<S>& x) {
+  detail::for_each_tile<S>("responsibilities", natural, tokens, workspace, [&](Index begin, const ConstTile<S>& x) {
     detail::evaluate(natural, x, detail::rows(result, begin, x.rows()), workspace);
   });
   return result;
 }
 
-template <class M, class X, class D>
-ResponsibilityGradients<M> responsibilities_backward(const M& mixture, const Eigen::MatrixBase<X>& tokens,
-                                                     const Eigen::MatrixBase<D>& d_responsibilities) {
-  using S = typename M::Scalar;
+template <class M>
+ResponsibilityGradients<M> responsibilities_backward(const M& mixture, const In<Scalar<M>>& tokens,
+                                                     const In<Scalar<M>>& d_responsibilities) {
+  using S = Scalar<M>;
   static_assert(!std::is_same_v<M, CompiledMixture<S>>,
                 "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
   constexpr const char* function = "responsibilities_backward";
@@ -382,9 +381,7 @@ ResponsibilityGradients<M> responsibilities_backward(const M& mixture, const Eig
   detail::check_token_width(function, "X", tokens.cols(), natural.dim());
   detail::check_shape(function, "d_responsibilities", d_responsibilities.rows(), d_responsibilities.cols(),
                       tokens.rows(), natural.components(), "tokens x components");
-  detail::Evaluated<X> x = tokens.derived();
-  detail::Evaluated<D> d = d_responsibilities.derived();
-  const detail::TokenView<S> rows(x), d_rows(d);
+  const detail::TokenView<S>&rows = tokens, &d_rows = d_responsibilities;
   CompiledMixture<S>& gradient = detail::zero_gradient(natural, workspace);
   const auto load = [&](Index begin, Index count) {
     return rows.tile(begin, count, workspace.take(count, rows.cols()));
@@ -399,13 +396,13 @@ ResponsibilityGradients<M> responsibilities_backward(const M& mixture, const Eig
   return out;
 }
 
-template <class M, class X>
-Vector<typename M::Scalar> log_density(const M& mixture, const Eigen::MatrixBase<X>& tokens) {
-  using S = typename M::Scalar;
+template <class M>
+Vector<Scalar<M>> log_density(const M& mixture, const In<Scalar<M>>& tokens) {
+  using S = Scalar<M>;
   Workspace<S> workspace;
   const CompiledMixture<S>& natural = detail::compiled("log_density", mixture, workspace);
   Vector<S> result(tokens.rows());
-  detail::for_each_tile("log_density", natural, tokens, workspace, [&](Index begin, const ConstTile<S>& x) {
+  detail::for_each_tile<S>("log_density", natural, tokens, workspace, [&](Index begin, const ConstTile<S>& x) {
     detail::tile_log_density(natural, x, result.segment(begin, x.rows()), workspace);
   });
   return result;

@@ -11,6 +11,7 @@
 
 #include "gma/core/checks.hpp"
 #include "gma/core/numeric.hpp"
+#include "gma/core/operands.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/core/workspace.hpp"
 #include "gma/mixture/mixture.hpp"
@@ -30,35 +31,32 @@ struct Usage {
   Index tokens = 0;            ///< those of positive weight
 };
 
-/// X is N x d. `weights`, N or empty for ones: finite and not negative; a token of weight 0 is not there, whatever it
-/// contains. Any mixture will do: for a product, components are its K = prod K_m slots. Cost as responsibilities().
-/// Throws std::invalid_argument on shapes that do not fit and on bad weights.
-template <class M, class X>
-Usage<typename M::Scalar> usage(const M& mixture, const Eigen::MatrixBase<X>& tokens,
-                                const Vector<typename M::Scalar>& weights = {});
+/// X is N x d. `weights`, N or empty for ones: finite and not negative; a token of weight 0 is absent: what it
+/// contains has no effect. Any mixture will do: for a product, components are its K = prod K_m slots. Cost as
+/// responsibilities(). Throws std::invalid_argument on shapes that do not fit and on bad weights.
+template <class M>
+Usage<Scalar<M>> usage(const M& mixture, const In<Scalar<M>>& tokens, const Vector<Scalar<M>>& weights = {});
 
 /// log K - H(u) = sum_k u_k log(K u_k), with 0 log 0 = 0: the divergence of mean usage from uniform usage, from 0 (all
 /// components used the same) to log K (one component used); 0 without tokens. Add a small multiple of it to a loss to
 /// keep components alive. Arguments, cost and errors as usage().
-template <class M, class X>
-typename M::Scalar usage_penalty(const M& mixture, const Eigen::MatrixBase<X>& tokens,
-                                 const Vector<typename M::Scalar>& weights = {});
+template <class M>
+Scalar<M> usage_penalty(const M& mixture, const In<Scalar<M>>& tokens, const Vector<Scalar<M>>& weights = {});
 
 /// Value of usage_penalty(), and the gradients of `scale` times it.
 template <class M>
 struct UsagePenaltyGradients {
-  typename M::Scalar value;           ///< not scaled
-  Matrix<typename M::Scalar> tokens;  ///< N x d; zero where the weight is 0
-  M mixture;                          ///< same type as the parameters
+  Scalar<M> value;           ///< not scaled
+  Matrix<Scalar<M>> tokens;  ///< N x d; zero where the weight is 0
+  M mixture;                 ///< same type as the parameters
 };
 
 /// Two passes over the tokens: usage, then dr_tk = scale w_t (log u_k + 1) / sum w and its way back. A component is
 /// taken to have u_k of at least tiny_mass in that logarithm. Cost about 4 times usage(); M holds parameters. Errors as
 /// usage().
-template <class M, class X>
-UsagePenaltyGradients<M> usage_penalty_backward(const M& mixture, const Eigen::MatrixBase<X>& tokens,
-                                                typename M::Scalar scale = 1,
-                                                const Vector<typename M::Scalar>& weights = {});
+template <class M>
+UsagePenaltyGradients<M> usage_penalty_backward(const M& mixture, const In<Scalar<M>>& tokens, Scalar<M> scale = 1,
+                                                const Vector<Scalar<M>>& weights = {});
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -177,18 +175,16 @@ RowVector<S> usage_pull(const UsageSums<S>& sums, const S& scale) {
 
 }  // namespace detail
 
-template <class M, class X>
-Usage<typename M::Scalar> usage(const M& mixture, const Eigen::MatrixBase<X>& tokens,
-                                const Vector<typename M::Scalar>& weights) {
-  using S = typename M::Scalar;
+template <class M>
+Usage<Scalar<M>> usage(const M& mixture, const In<Scalar<M>>& tokens, const Vector<Scalar<M>>& weights) {
+  using S = Scalar<M>;
   using W = detail::UsageSum<S>;
   using std::exp;
   using std::log;
   Workspace<S> workspace;
   const CompiledMixture<S>& natural = detail::compiled("usage", mixture, workspace);
   detail::check_usage("usage", tokens.cols(), natural.dim(), weights, tokens.rows());
-  detail::Evaluated<X> x = tokens.derived();
-  const auto sums = detail::usage_sums(natural, detail::WeightedTokens<S>{detail::TokenView<S>(x), weights}, workspace);
+  const auto sums = detail::usage_sums(natural, detail::WeightedTokens<S>{tokens, weights}, workspace);
   Usage<S> result;
   result.mean = sums.mean.template cast<S>();
   result.tokens = sums.tokens;
@@ -202,30 +198,27 @@ Usage<typename M::Scalar> usage(const M& mixture, const Eigen::MatrixBase<X>& to
   return result;
 }
 
-template <class M, class X>
-typename M::Scalar usage_penalty(const M& mixture, const Eigen::MatrixBase<X>& tokens,
-                                 const Vector<typename M::Scalar>& weights) {
-  using S = typename M::Scalar;
+template <class M>
+Scalar<M> usage_penalty(const M& mixture, const In<Scalar<M>>& tokens, const Vector<Scalar<M>>& weights) {
+  using S = Scalar<M>;
   Workspace<S> workspace;
   const CompiledMixture<S>& natural = detail::compiled("usage_penalty", mixture, workspace);
   detail::check_usage("usage_penalty", tokens.cols(), natural.dim(), weights, tokens.rows());
-  detail::Evaluated<X> x = tokens.derived();
-  const auto sums = detail::usage_sums(natural, detail::WeightedTokens<S>{detail::TokenView<S>(x), weights}, workspace);
+  const auto sums = detail::usage_sums(natural, detail::WeightedTokens<S>{tokens, weights}, workspace);
   return static_cast<S>(detail::usage_divergence(sums.mean));
 }
 
-template <class M, class X>
-UsagePenaltyGradients<M> usage_penalty_backward(const M& mixture, const Eigen::MatrixBase<X>& tokens,
-                                                typename M::Scalar scale, const Vector<typename M::Scalar>& weights) {
-  using S = typename M::Scalar;
+template <class M>
+UsagePenaltyGradients<M> usage_penalty_backward(const M& mixture, const In<Scalar<M>>& tokens, Scalar<M> scale,
+                                                const Vector<Scalar<M>>& weights) {
+  using S = Scalar<M>;
   static_assert(!std::is_same_v<M, CompiledMixture<S>>,
                 "gma: a backward verb needs the mixture's parameters, not a compiled mixture");
   constexpr const char* function = "usage_penalty_backward";
   Workspace<S> workspace;
   const CompiledMixture<S>& natural = detail::compiled(function, mixture, workspace);
   detail::check_usage(function, tokens.cols(), natural.dim(), weights, tokens.rows());
-  detail::Evaluated<X> x = tokens.derived();
-  const detail::WeightedTokens<S> weighted{detail::TokenView<S>(x), weights};
+  const detail::WeightedTokens<S> weighted{tokens, weights};
   const detail::UsageSums<S> sums = detail::usage_sums(natural, weighted, workspace);
   const RowVector<S> pull = detail::usage_pull(sums, scale);
   const auto load = [&](Index begin, Index count) { return weighted.tile(begin, count, workspace); };
