@@ -113,7 +113,7 @@ struct LayerBackward {
 
   /// z = sigmoid, u = gain o n: the gate's logits get dy o u z (1 - z), the norm gets dy o z.
   void finish_backward() {
-    const Index gate = shape.channels() + shape.forgetting, columns = shape.mixed();
+    const auto [gate, columns] = shape.columns(Projected::output_gate);
     const bool has_norm = layer.config.has_output_norm, has_gate = layer.config.has_output_gate;
     if (has_norm) assign(scratch.normed, cache.mixed);
     for (Index t = 0; t < cache.mixed.rows(); ++t) {
@@ -246,22 +246,14 @@ struct LayerBackward {
   void project_backward() {
     const Executor* executor = options.executor;
     set_constant(scratch.d_input, cache.input.rows(), shape.width, S(0));
-    Index column = 0;
-    const auto part = [&](const Matrix<S>& weight, Matrix<S>& d_weight) {
-      if (weight.size() == 0) return;
-      const ConstTile<S> d = read_only(columns(scratch.d_projected, column, weight.rows()));
-      add_product_over_rows(executor, d, cache.input, d_weight);
+    for_each_projection(shape, [&](const auto& row) {
+      const ColumnRange range = shape.columns(row.columns);
+      const ConstTile<S> d = read_only(columns(scratch.d_projected, range.begin, range.count));
+      add_product_over_rows(executor, d, cache.input, row.member(gradient));
       for_blocks(executor, d.rows(), rows_of_task, [&](Index begin, Index count) {
-        add_product(rows(d, begin, count), weight, rows(scratch.d_input, begin, count));
+        add_product(rows(d, begin, count), row.member(layer), rows(scratch.d_input, begin, count));
       });
-      column += weight.rows();
-    };
-    part(layer.query_weight, gradient.query_weight);
-    part(layer.key_weight, gradient.key_weight);
-    part(layer.value_weight, gradient.value_weight);
-    part(layer.forget_weight, gradient.forget_weight);
-    part(layer.gate_weight, gradient.gate_weight);
-    part(layer.window_weight, gradient.window_weight);
+    });
   }
 };
 

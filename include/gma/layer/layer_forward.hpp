@@ -118,8 +118,8 @@ inline CallSizes sizes_of(const LayerConfig& config, Index rows, Index sequences
   const LayerShape shape(config);
   std::uint64_t components = config.components.size();
   for (const Index count : config.components) components = components * 1000003 + static_cast<std::uint64_t>(count);
-  const Index parts = (config.has_forgetting ? 1 : 0) + (config.has_output_norm ? 2 : 0) +
-                      (config.has_output_gate ? 4 : 0) + 8 * static_cast<Index>(config.normalization);
+  Index parts = 2 * static_cast<Index>(config.normalization) + (shape.norm > 0 ? 1 : 0);
+  for (const Index count : shape.counts()) parts = 2 * parts + (count > 0 ? 1 : 0);
   return {rows,
           sequences,
           shape.width,

@@ -209,7 +209,7 @@ struct LayerForward {
   void finish() {
     Matrix<S>& y = cache.finished;
     y = cache.mixed;
-    const Index gate = shape.channels() + shape.forgetting;
+    const Index gate = shape.columns(Projected::output_gate).begin;
     for_blocks(executor, y.rows(), rows_of_task, [&](Index begin, Index count) {
       for (Index t = begin; t < begin + count; ++t) {
         if (layer.config.has_output_norm) {

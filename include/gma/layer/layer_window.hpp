@@ -70,7 +70,7 @@ struct LayerWindow {
   /// y = s w + (1 - s) y with s = sigmoid(z + bias), z the logits in the projected tokens.
   void mix(const Matrix<S>& projected, const RowVector<S>& bias, Matrix<S>& mixed) const {
     Matrix<S>& share = cache.gate;
-    assign(share, columns(projected, shape.window_begin(), shape.window));
+    assign(share, columns(projected, shape.columns(Projected::window_gate).begin, shape.window));
     for (Index t = 0; t < share.rows(); ++t) share.row(t) += bias;
     in_chunks(share.data(), share.size(), [](Chunk<S>& z) { z = (S(1) + (-z).exp()).inverse(); });
     for_each_output([&](Index t, Index h, Index at) {
@@ -83,7 +83,7 @@ struct LayerWindow {
                     Vector<S>& d_bias) const {
     const Index e = shape.value_width;
     resize(d_output, mixed.rows(), mixed.cols());
-    Tile<S> d_logits = columns(d_projected, shape.window_begin(), shape.window);
+    Tile<S> d_logits = columns(d_projected, shape.columns(Projected::window_gate).begin, shape.window);
     for_each_output([&](Index t, Index h, Index at) {
       const S share = cache.gate(t, h), rest = S(1) - share;
       Eigen::Map<RowVector<S>> d(d_mixed.row(t).data() + at, e);
