@@ -11,8 +11,8 @@
 //
 // with w the softmax attention of the same q, k and v over the last tokens, with rotary positions (window.hpp): scores
 // are at most sqrt(d), whatever the weights. No other position enters: order reaches the layer through the convolution
-// and the forgetting. Verbs: layer_forward.hpp, layer_backward.hpp; start: layer_initialization.hpp; files:
-// gma/io/layer_safetensors.hpp.
+// and the forgetting. Verbs: layer_forward.hpp, layer_backward.hpp; parts: layer_pass.hpp, each with its gradients in a
+// file part_*.hpp; start: layer_initialization.hpp; files: gma/io/layer_safetensors.hpp.
 #pragma once
 
 #include <cmath>
@@ -230,6 +230,31 @@ void check_layer(const char* function, const AttentionLayer<S, Covariance>& laye
   }
 }
 
+/// The filters as the convolution takes them: taps x channels, the present token first.
+template <class S, class Covariance>
+void compile_taps(const AttentionLayer<S, Covariance>& layer, Matrix<S>& taps) {
+  const LayerShape shape(layer.config);
+  resize(taps, shape.taps, shape.taps == 0 ? 0 : shape.channels());
+  for_each_parameter_of<ParameterRole::filter>(shape, [&](const auto& row) {
+    const ColumnRange columns = shape.columns(row.columns);
+    const Matrix<S>& filter = row.member(layer);
+    for (Index i = 0; i < filter.cols(); ++i) {
+      taps.row(i).segment(columns.begin, columns.count) = filter.col(filter.cols() - 1 - i).transpose();
+    }
+  });
+}
+template <class S, class Covariance>
+void add_gradient_of_taps(const Matrix<S>& d_taps, AttentionLayer<S, Covariance>& gradient) {
+  const LayerShape shape(gradient.config);
+  for_each_parameter_of<ParameterRole::filter>(shape, [&](const auto& row) {
+    const ColumnRange columns = shape.columns(row.columns);
+    Matrix<S>& filter = row.member(gradient);
+    for (Index i = 0; i < filter.cols(); ++i) {
+      filter.col(filter.cols() - 1 - i) += d_taps.row(i).segment(columns.begin, columns.count).transpose();
+    }
+  });
+}
+
 /// `compiled` keeps its memory from call to call.
 template <class S, class Covariance>
 void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const AttentionLayer<S, Covariance>& layer) {
@@ -241,14 +266,7 @@ void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const Att
     const ColumnRange columns = shape.columns(row.columns);
     compiled.in_weights.middleCols(columns.begin, columns.count) = row.member(layer).transpose();
   });
-  resize(compiled.taps, shape.taps, shape.taps == 0 ? 0 : shape.channels());
-  for_each_parameter_of<ParameterRole::filter>(shape, [&](const auto& row) {
-    const ColumnRange columns = shape.columns(row.columns);
-    const Matrix<S>& filter = row.member(layer);
-    for (Index i = 0; i < filter.cols(); ++i) {
-      compiled.taps.row(i).segment(columns.begin, columns.count) = filter.col(filter.cols() - 1 - i).transpose();
-    }
-  });
+  compile_taps(layer, compiled.taps);
   assign(compiled.forget_bias, layer.forget_bias.transpose());
   assign(compiled.forget_factor, layer.forget_rate.transpose().unaryExpr([](const S& a) -> S { return exp(a); }));
   assign(compiled.window_bias, layer.window_bias.transpose());

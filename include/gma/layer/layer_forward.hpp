@@ -145,7 +145,9 @@ void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerSt
     sizes.back() += count_of_remainders(states[i]->memories);
   }
   is_in_place = is_in_place && cache.pass.known.has(sizes);
-  LayerForward<S, Map>{layer, LayerShape(layer.config), cache, states, executor, is_in_place}.run();
+  const LayerShape shape(layer.config);
+  const PassRows<S> packed{shape, cache.inputs.sequences.offsets, executor, cache.workspace};
+  LayerForward<S, Map>{layer, packed, cache, {states}, is_in_place}.run();
   cache.pass.known.add(sizes);
   cache.pass.is_complete = true;
 }

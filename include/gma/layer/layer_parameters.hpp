@@ -66,36 +66,22 @@ void for_each_parameter(const LayerShape& s, const F& f, const Mixtures& mixture
   const auto vector = [&](const char* name, Index size, auto member) {
     f(ParameterRow<Role::vector, decltype(member)>{name, in_vectors, size, 1, Part::queries, member});
   };
-  // clang-format off: a table is read in columns.
-  projection(
-      "query.weight", Part::queries, [](auto& l) -> auto& { return l.query_weight; });
-  projection(
-      "key.weight", Part::keys, [](auto& l) -> auto& { return l.key_weight; });
-  projection(
-      "value.weight", Part::values, [](auto& l) -> auto& { return l.value_weight; });
-  filter(
-      "query.filter", Part::queries, [](auto& l) -> auto& { return l.query_filter; });
-  filter(
-      "key.filter", Part::keys, [](auto& l) -> auto& { return l.key_filter; });
-  filter(
-      "value.filter", Part::values, [](auto& l) -> auto& { return l.value_filter; });
-  projection(
-      "forget.weight", Part::forgetting, [](auto& l) -> auto& { return l.forget_weight; });
-  vector(
-      "forget.bias", s.forgetting, [](auto& l) -> auto& { return l.forget_bias; });
-  vector(
-      "forget.rate", s.forgetting, [](auto& l) -> auto& { return l.forget_rate; });
-  projection(
-      "window.weight", Part::window_gate, [](auto& l) -> auto& { return l.window_weight; });
-  vector(
-      "window.bias", s.window, [](auto& l) -> auto& { return l.window_bias; });
+  // clang-format off
+  projection("query.weight",  Part::queries,      [](auto& l) -> auto& { return l.query_weight; });
+  projection("key.weight",    Part::keys,         [](auto& l) -> auto& { return l.key_weight; });
+  projection("value.weight",  Part::values,       [](auto& l) -> auto& { return l.value_weight; });
+  filter(    "query.filter",  Part::queries,      [](auto& l) -> auto& { return l.query_filter; });
+  filter(    "key.filter",    Part::keys,         [](auto& l) -> auto& { return l.key_filter; });
+  filter(    "value.filter",  Part::values,       [](auto& l) -> auto& { return l.value_filter; });
+  projection("forget.weight", Part::forgetting,   [](auto& l) -> auto& { return l.forget_weight; });
+  vector(    "forget.bias",   s.forgetting,       [](auto& l) -> auto& { return l.forget_bias; });
+  vector(    "forget.rate",   s.forgetting,       [](auto& l) -> auto& { return l.forget_rate; });
+  projection("window.weight", Part::window_gate,  [](auto& l) -> auto& { return l.window_weight; });
+  vector(    "window.bias",   s.window,           [](auto& l) -> auto& { return l.window_bias; });
   mixtures("mixtures");
-  vector(
-      "norm.gain", s.norm, [](auto& l) -> auto& { return l.norm_gain; });
-  projection(
-      "gate.weight", Part::output_gate, [](auto& l) -> auto& { return l.gate_weight; });
-  matrix(
-      "output.weight", s.width, s.mixed(), [](auto& l) -> auto& { return l.output_weight; });
+  vector(    "norm.gain",     s.norm,             [](auto& l) -> auto& { return l.norm_gain; });
+  projection("gate.weight",   Part::output_gate,  [](auto& l) -> auto& { return l.gate_weight; });
+  matrix(    "output.weight", s.width, s.mixed(), [](auto& l) -> auto& { return l.output_weight; });
   // clang-format on
 }
 template <class F>
