@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Every part of the attention layer alone: its backward against differences of its forward. And the layer cut into
 // pieces, whose gradients come through the states.
+#include "executors.hpp"
 #include "gma/layer/layer_backward.hpp"
 #include "gma/layer/layer_initialization.hpp"
 #include "support.hpp"
@@ -8,6 +9,7 @@
 namespace gma_test {
 namespace {
 
+using gma::ConstTile;
 using gma::LayerConfig;
 using gma::LayerState;
 using gma::RowVector;
@@ -109,7 +111,8 @@ TEST_F(PartTest, Projection) {
     return projected.cwiseProduct(dz).sum();
   };
   Matrix<double> dx;
-  part.backward(layer, x, dz, dx, gradient);
+  const gma::detail::ProjectionSide<double> side{x, dz, dx};
+  part.backward(layer, side, side, gradient);
   expect_slopes(x, dx, loss, "x");
   expect_slopes(layer.window_weight, gradient.window_weight, loss, "window.weight");
   expect_slopes(layer.gate_weight, gradient.gate_weight, loss, "gate.weight");
@@ -139,20 +142,17 @@ TEST_F(PartTest, Convolution) {
 }
 
 TEST_F(PartTest, UnitRms) {
-  const gma::detail::UnitRms<double> part{rows};
-  Matrix<double> d_queries = random.matrix<double>(9, shape.queries), d_keys = random.matrix<double>(9, shape.keys);
-  const Matrix<double> upstream_q = d_queries, upstream_k = d_keys;
-  gma::UnitRmsCache<double> cache;
-  Matrix<double> q, k;
+  const gma::detail::UnitRms<double> part{rows, shape.query_heads};
+  Matrix<double> d = random.matrix<double>(9, shape.queries), n, inverse;
+  const Matrix<double> upstream = d;
   const auto loss = [&] {
-    q = queries, k = keys;
-    part.forward_in_place(q, k, cache);
-    return q.cwiseProduct(upstream_q).sum() + k.cwiseProduct(upstream_k).sum();
+    n = queries;
+    part.forward_in_place(n, inverse);
+    return n.cwiseProduct(upstream).sum();
   };
   loss();
-  part.backward_in_place(q, k, cache, d_queries, d_keys);
-  expect_slopes(queries, d_queries, loss, "queries");
-  expect_slopes(keys, d_keys, loss, "keys");
+  part.backward_in_place(n, inverse, d);
+  expect_slopes(queries, d, loss, "queries");
 }
 
 TEST_F(PartTest, Forgetting) {
@@ -282,7 +282,112 @@ TEST_F(PartTest, Output) {
   }
 }
 
+/// How little a new part takes: a gate of the outputs with silu in the place of sigmoid.
+///
+///   f = u o silu(z)        du = df o silu(z)        dz = df o u o s (1 + z (1 - s)), s = sigmoid(z)
+///
+/// To be a part of the layer it would go to a file part_silu_gate.hpp, and need six edits besides: a member of
+/// LayerConfig, listed in for_each_member(), and its columns in Projected and LayerShape; a member of AttentionLayer;
+/// its row in the table of layer_parameters.hpp; a member of LayerParts, and a line in each of the two lists of
+/// layer_pass.hpp. Files, checks, visit_parameters(), compile() and the gradient of the projection then know of it.
+struct SiluGate {
+  const PassRows<double>& rows;
+
+  ConstTile<double> logits(const Matrix<double>& projected) const {
+    const ColumnRange range = rows.shape.columns(Projected::output_gate);
+    return gma::detail::columns(projected, range.begin, range.count);
+  }
+  void forward(const Matrix<double>& projected, const Matrix<double>& u, Matrix<double>& f) const {
+    f = logits(projected);
+    gma::detail::silu(f.data(), f.size());
+    f.array() *= u.array();
+  }
+  void backward(const Matrix<double>& projected, const Matrix<double>& u, const Matrix<double>& df, Matrix<double>& du,
+                Matrix<double>& d_projected) const {
+    const ColumnRange range = rows.shape.columns(Projected::output_gate);
+    const Matrix<double> z = logits(projected);
+    Matrix<double> s = z;
+    gma::detail::sigmoid(s.data(), s.size());
+    du = df.array() * z.array() * s.array();
+    gma::detail::columns(d_projected, range.begin, range.count) =
+        df.array() * u.array() * s.array() * (1 + z.array() * (1 - s.array()));
+  }
+};
+
+TEST_F(PartTest, ANewPartIsAFewLines) {
+  const SiluGate part{rows};
+  const Matrix<double> df = random.matrix<double>(9, shape.mixed());
+  Matrix<double> f, du;
+  const auto loss = [&] {
+    part.forward(projected, mixed, f);
+    return f.cwiseProduct(df).sum();
+  };
+  part.backward(projected, mixed, df, du, d_projected);
+  expect_slopes(mixed, du, loss, "outputs");
+  expect_slopes(projected, d_projected, loss, "projected");
+}
+
+/// What the table says is what a layer has: rows, names and shapes, with everything and with nothing.
+TEST_F(PartTest, TheTableIsTheLayers) {
+  LayerConfig least = full_config();
+  least.window = 0, least.convolution = 1;
+  least.has_forgetting = least.has_output_norm = least.has_output_gate = false;
+  for (const LayerConfig& each : {full_config(), least}) {
+    Layer one(each);
+    const LayerShape widths(each);
+    Index projected_columns = 0, numbers = 0;
+    gma::detail::for_each_projection(widths, [&](const auto& row) {
+      EXPECT_EQ(widths.columns(row.columns).begin, projected_columns) << row.name;
+      projected_columns += row.member(one).rows();
+    });
+    EXPECT_EQ(projected_columns, widths.projected());
+    EXPECT_EQ(gma::compile(one).in_weights.cols(), projected_columns);
+    gma::detail::for_each_parameter(widths, [&](const auto& row) {
+      EXPECT_EQ(row.member(one).size(), row.rows * row.cols) << row.name;
+      numbers += row.member(one).size();
+    });
+    for (const auto& mixture : one.mixtures) {
+      for (const auto& factor : mixture.factors) {
+        numbers += factor.weight_logits.size() + factor.means.size() + factor.log_scales.size() + 1;
+      }
+    }
+    EXPECT_EQ(gma::parameter_count(one), numbers);
+  }
+}
+
+/// What a backward pass gives, of the layer's parameters, its input and the states before it.
+struct PieceGradients {
+  Layer layer;
+  Matrix<double> x;
+  std::vector<State> states;
+};
+
+/// Forward over pieces of a sequence, the states handed on, and backward, their gradients handed back.
+PieceGradients over_pieces(const Layer& layer, const Matrix<double>& x, const Matrix<double>& dy,
+                           const std::vector<Index>& cuts, const gma::Executor* executor) {
+  const std::size_t pieces = cuts.size() - 1;
+  const auto rows_of = [&](auto& m, std::size_t i) { return m.middleRows(cuts[i], cuts[i + 1] - cuts[i]); };
+  gma::LayerOptions options;
+  options.executor = executor;
+  PieceGradients d{Layer(layer.config), Matrix<double>(x.rows(), x.cols()), {gma::begin_stream(layer)}};
+  std::vector<gma::LayerCache<double>> caches(pieces);
+  std::vector<std::vector<State>> initial;
+  std::vector<State> states = d.states;
+  Matrix<double> y(x.rows(), x.cols());
+  for (std::size_t i = 0; i < pieces; ++i) {
+    initial.push_back(states);
+    gma::forward_into(rows_of(y, i), layer, rows_of(x, i), states, caches[i], {}, options);
+  }
+  gma::LayerGradientCache<double> scratch;
+  for (std::size_t i = pieces; i-- > 0;) {
+    gma::backward_into(rows_of(d.x, i), d.layer, layer, rows_of(dy, i), caches[i], scratch, options, &initial[i],
+                       &d.states, &d.states);
+  }
+  return d;
+}
+
 TEST(LayerPieces, GiveTheGradientsOfTheWholeSequence) {
+  const Backwards backwards;
   for (const bool has_all : {false, true}) {
     LayerConfig config = full_config();
     if (!has_all) config.window = 0, config.convolution = 1, config.has_forgetting = false;
@@ -290,31 +395,23 @@ TEST(LayerPieces, GiveTheGradientsOfTheWholeSequence) {
     Random random(4);
     const Matrix<double> x = random.matrix<double>(23, 10), dy = random.matrix<double>(23, 10);
     const auto whole = gma::backward(layer, x, dy);
+    const PieceGradients one = over_pieces(layer, x, dy, {0, 23}, nullptr);
     for (const std::vector<Index>& cuts :
-         {std::vector<Index>{0, 9, 23}, std::vector<Index>{0, 1, 2, 2, 4, 11, 21, 23}}) {
-      const std::size_t pieces = cuts.size() - 1;
-      std::vector<gma::LayerCache<double>> caches(pieces);
-      std::vector<std::vector<State>> initial;
-      std::vector<State> states{gma::begin_stream(layer)};
-      const auto rows_of = [&](auto& m, std::size_t i) { return m.middleRows(cuts[i], cuts[i + 1] - cuts[i]); };
-      Matrix<double> y(23, 10), d_x(23, 10);
-      for (std::size_t i = 0; i < pieces; ++i) {
-        initial.push_back(states);
-        gma::forward_into(rows_of(y, i), layer, rows_of(x, i), states, caches[i]);
-      }
-      gma::LayerGradientCache<double> scratch;
-      Layer gradient(config);
-      std::vector<State> d_states{gma::begin_stream(layer)};
-      for (std::size_t i = pieces; i-- > 0;) {
-        gma::backward_into(rows_of(d_x, i), gradient, layer, rows_of(dy, i), caches[i], scratch, {}, &initial[i],
-                           &d_states, &d_states);
-      }
-      EXPECT_TRUE(close(d_x, whole.x, autodiff_tolerance));
+         {std::vector<Index>{0, 23}, std::vector<Index>{0, 9, 23}, std::vector<Index>{0, 1, 2, 2, 4, 11, 21, 23}}) {
+      const PieceGradients d = over_pieces(layer, x, dy, cuts, nullptr);
+      EXPECT_TRUE(close(d.x, whole.x, autodiff_tolerance));
       gma::visit_parameters(
           [](const gma::Parameter& parameter, const auto& actual, const auto& expected) {
             EXPECT_TRUE(close(actual, expected, autodiff_tolerance)) << parameter.name;
           },
-          gradient, whole.layer);
+          d.layer, whole.layer);
+      EXPECT_TRUE(close(d.states[0].memories[1], one.states[0].memories[1], autodiff_tolerance));
+      EXPECT_TRUE(close(d.states[0].history, one.states[0].history, autodiff_tolerance));
+      EXPECT_EQ(d.states[0].window_keys.cwiseAbs().sum(), 0);  // nobody saw a key before the first
+      const PieceGradients again = over_pieces(layer, x, dy, cuts, &backwards);
+      EXPECT_TRUE(same_bits(again.x, d.x));
+      EXPECT_TRUE(same_bits(again.states[0].memories[0], d.states[0].memories[0]));
+      EXPECT_TRUE(same_bits(again.states[0].history, d.states[0].history));
     }
   }
 }

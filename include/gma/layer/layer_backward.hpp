@@ -2,7 +2,7 @@
 // The layer backward: gradients of its input and of every parameter, from what the forward pass left in the cache.
 #pragma once
 
-#include <utility>
+#include <cstdint>
 #include <vector>
 
 #include "gma/layer/layer_forward.hpp"
@@ -32,6 +32,14 @@ void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covarianc
                    const typename LayerCache<S>::States* initial = nullptr,
                    const typename LayerCache<S>::States* d_final = nullptr,
                    typename LayerCache<S>::States* d_initial = nullptr);
+
+/// The same after cross attention, forward_into(out, layer, x, context, cache, ...): d_context, Nk x D, is assigned,
+/// too.
+template <class DX, class DC, class S, class Covariance, class DY>
+void backward_into(const Eigen::MatrixBase<DX>& d_x, const Eigen::MatrixBase<DC>& d_context,
+                   AttentionLayer<S, Covariance>& gradient, const AttentionLayer<S, Covariance>& layer,
+                   const Eigen::MatrixBase<DY>& d_output, LayerCache<S>& cache,
+                   LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options = {});
 
 /// Forward and backward in one call.
 template <class S, class Covariance>
@@ -84,6 +92,39 @@ void check_d_final(const char* function, const L& layer, Index sequences, const 
   for (const LayerState<S>& state : d_final) check_state("backward (d_final)", layer, state);
 }
 
+/// All of a backward pass except what is particular to states or a context.
+template <class S, class Covariance, class DX, class DY>
+void layer_backward(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covariance>& gradient,
+                    const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<DY>& d_output,
+                    LayerCache<S>& cache, LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options,
+                    const std::vector<LayerState<S>>* initial, const std::vector<LayerState<S>>* d_final,
+                    bool has_d_states) {
+  constexpr const char* function = "backward";
+  check_layer(function, layer);
+  check_layer("backward (gradient)", gradient);
+  if (!are_alike(gradient.config, layer.config)) {
+    invalid_argument(function, "gradient has another config than layer, expected one made from layer.config");
+  }
+  const LayerShape shape(layer.config);
+  check_shape(function, "d_output", d_output.rows(), d_output.cols(), cache.rows, shape.width,
+              "rows of the forward pass x the layer's width");
+  check_shape(function, "d_x", d_x.rows(), d_x.cols(), cache.rows, shape.width, "as d_output");
+  check_pass(function, layer, cache.pass);
+  check_initial(function, layer, cache.pass, cache.placement.count(), initial);
+  if (d_final != nullptr) check_d_final(function, layer, cache.placement.count(), *d_final);
+  if (has_d_states && !layer.config.is_causal) {
+    invalid_argument(function, "layer is bidirectional, expected a causal one for gradients of states");
+  }
+  gather_rows(d_output.derived(), cache.placement, scratch.d_output, scratch.workspace);
+  const std::vector<std::int64_t>&offsets = cache.inputs.sequences.offsets,
+        &key_offsets = cache.pass.has_context ? cache.inputs.key_sequences->offsets : offsets;
+  const PassRows<S> rows{shape, offsets, options.executor, scratch.workspace},
+      key_rows{shape, key_offsets, options.executor, scratch.workspace};
+  LayerBackward<S, Covariance>{layer, rows, key_rows, cache, scratch, gradient, options}.run(initial, d_final,
+                                                                                             has_d_states);
+  scatter_rows(scratch.d_input, cache.placement, writable(d_x).derived());
+}
+
 }  // namespace detail
 
 template <class DX, class S, class Covariance, class DY>
@@ -92,31 +133,27 @@ void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covarianc
                    LayerCache<S>& cache, LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options,
                    const typename LayerCache<S>::States* initial, const typename LayerCache<S>::States* d_final,
                    typename LayerCache<S>::States* d_initial) {
-  constexpr const char* function = "backward";
-  detail::check_layer(function, layer);
-  detail::check_layer("backward (gradient)", gradient);
-  if (!detail::are_alike(gradient.config, layer.config)) {
-    detail::invalid_argument(function, "gradient has another config than layer, expected one made from layer.config");
+  if (cache.pass.has_context) {
+    detail::invalid_argument("backward", "cache is from a pass of cross attention, expected d_context after d_x");
   }
-  const detail::LayerShape shape(layer.config);
-  detail::check_shape(function, "d_output", d_output.rows(), d_output.cols(), cache.rows, shape.width,
-                      "rows of the forward pass x the layer's width");
-  detail::check_shape(function, "d_x", d_x.rows(), d_x.cols(), cache.rows, shape.width, "as d_output");
-  detail::check_pass(function, layer, cache.pass);
-  detail::check_initial(function, layer, cache.pass, cache.placement.count(), initial);
-  if (d_final != nullptr) detail::check_d_final(function, layer, cache.placement.count(), *d_final);
-  const bool has_d_states = d_final != nullptr || d_initial != nullptr;
-  if (has_d_states && !layer.config.is_causal) {
-    detail::invalid_argument(function, "layer is bidirectional, expected a causal one for gradients of states");
-  }
-  detail::gather_rows(d_output.derived(), cache.placement, scratch.d_output, scratch.workspace);
-  detail::LayerBackward<S, Covariance> pass{
-      layer,    detail::PassRows<S>{shape, cache.inputs.sequences.offsets, options.executor, scratch.workspace},
-      cache,    scratch,
-      gradient, options};
-  pass.run(initial, d_final, has_d_states);
-  detail::scatter_rows(scratch.d_input, cache.placement, detail::writable(d_x).derived());
+  detail::layer_backward(d_x, gradient, layer, d_output, cache, scratch, options, initial, d_final,
+                         d_final != nullptr || d_initial != nullptr);
   if (d_initial != nullptr) d_initial->swap(scratch.d_states);
+}
+
+template <class DX, class DC, class S, class Covariance, class DY>
+void backward_into(const Eigen::MatrixBase<DX>& d_x, const Eigen::MatrixBase<DC>& d_context,
+                   AttentionLayer<S, Covariance>& gradient, const AttentionLayer<S, Covariance>& layer,
+                   const Eigen::MatrixBase<DY>& d_output, LayerCache<S>& cache,
+                   LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options) {
+  if (!cache.pass.has_context) {
+    detail::invalid_argument("backward", "cache is not from a pass of cross attention, expected no d_context");
+  }
+  detail::check_shape("backward", "d_context", d_context.rows(), d_context.cols(), cache.context_rows,
+                      detail::LayerShape(layer.config).width, "as the context of the forward pass");
+  const typename LayerCache<S>::States* none = nullptr;
+  detail::layer_backward(d_x, gradient, layer, d_output, cache, scratch, options, none, none, false);
+  detail::scatter_rows(scratch.d_context, cache.context_placement, detail::writable(d_context).derived());
 }
 
 template <class S, class Covariance, class X, class DY>

@@ -26,6 +26,7 @@ namespace detail {
 struct LayerPass {
   bool is_complete = false;      // it came to its end
   LayerConfig config;            // of its layer
+  bool has_context = false;      // cross attention
   bool goes_on = false;          // from states that were more than beginnings
   std::vector<Index> positions;  // of its states before it; empty where it had none
   KnownCalls known;              // of passes before it
@@ -41,6 +42,8 @@ struct LayerCache {
 
   Matrix<S> input;                  ///< rows that are there, one below the other: N x D
   Matrix<S> projected;              ///< N x (channels + gates), before the convolution
+  Matrix<S> context;                ///< of cross attention: rows that are there, Nk x D
+  Matrix<S> context_projected;      ///< Nk x as many, of which keys and values are made of the context
   Matrix<S> queries, keys, values;  ///< N x Hq d, N x H d, N x H e, as attention saw them
   UnitRmsCache<S> unit_rms;         ///< of queries and keys
   HeadInputs<S> inputs;             ///< the packed sequences, and log-forgetting N x H
@@ -49,7 +52,9 @@ struct LayerCache {
   OutputCache<S> finish;            ///< of the output's norm and gate
   Matrix<S> output;                 ///< N x D
   Index rows = 0;                   ///< of the caller's input, padding included
+  Index context_rows = 0;           ///< of the caller's context, padding included
   detail::Placement placement;      ///< where the rows lie in it
+  detail::Placement context_placement;
   std::vector<Memory<S>> memories;  ///< of streams, during a call
   detail::LayerPass pass;           ///< what the next call asks about the last one
   Workspace<S> workspace;
@@ -62,6 +67,7 @@ struct LayerGradientCache {
   Matrix<S> d_output;                                                       ///< N x D, the caller's, packed
   Matrix<S> d_mixed;                            ///< of the outputs of window and mixture, then of the mixture's alone
   Matrix<S> d_window;                           ///< of the window's outputs
+  Matrix<S> d_context, d_context_projected;     ///< of cross attention
   Matrix<S> d_projected, d_input;               ///< of cache.projected and cache.input
   Matrix<S> taps, d_taps;                       ///< taps x channels, as compiled
   Matrix<S> rotations;                          ///< of a layer with a window

@@ -66,9 +66,12 @@ void for_each_member(Config& config, const F& f) {
   f("longest_time", config.longest_time, true);
 }
 
-/// What one product makes of a token, in the order of its columns. The gates are logits.
+/// What one product makes of a token, in the order of its columns: gates as logits.
 enum class Projected { queries, keys, values, forgetting, output_gate, window_gate };
 inline constexpr std::size_t projected_parts = 6;
+
+/// In cross attention these are made of the context, and all else of the tokens.
+constexpr bool is_of_context(Projected part) { return part == Projected::keys || part == Projected::values; }
 
 struct ColumnRange {
   Index begin, count;

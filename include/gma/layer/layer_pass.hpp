@@ -3,7 +3,6 @@
 // advances all together or not at all; and backward, the same list from the end to the beginning.
 #pragma once
 
-#include <array>
 #include <utility>
 #include <vector>
 
@@ -21,52 +20,60 @@ namespace gma::detail {
 /// The parts of a layer, between the buffers of a cache.
 template <class S>
 struct LayerParts {
-  LayerParts(const PassRows<S>& rows, const LayerConfig& config, const Matrix<S>& rotations, LayerCache<S>& c)
+  /// `key_rows` are those of the context in cross attention, else the same.
+  LayerParts(const PassRows<S>& rows, const PassRows<S>& key_rows, const LayerConfig& config,
+             const Matrix<S>& rotations, LayerCache<S>& c)
       : projection{rows},
         convolution{rows},
-        unit_rms{rows},
+        key_convolution{key_rows},
+        query_rms{rows, rows.shape.query_heads},
+        key_rms{key_rows, rows.shape.key_heads},
         forgetting{rows},
         mixture{rows, config, c.inputs, c.queries, c.keys, c.values},
         window{rows, rotations, c.queries, c.keys, c.values, c.window},
         output{rows, c.finish} {}
 
   Projection<S> projection;
-  Convolution<S> convolution;
-  UnitRms<S> unit_rms;
+  Convolution<S> convolution, key_convolution;
+  UnitRms<S> query_rms, key_rms;
   Forgetting<S> forgetting;
   MixtureAttention<S> mixture;
   Window<S> window;
   Output<S> output;
 };
 
-/// What the convolution runs over, in the order of channels.
-inline constexpr std::array<Projected, 3> convolved_parts = {Projected::queries, Projected::keys, Projected::values};
-
 template <class S, class Map>
 struct LayerForward {
   const CompiledLayer<S, Map>& layer;
-  const PassRows<S>& rows;
+  const PassRows<S>&rows, &key_rows;
   LayerCache<S>& cache;
   StatePointers<LayerState<S>> states;
   bool is_in_place;  // the states' memories are advanced where they are
 
   void run() {
     const LayerShape& shape = rows.shape;
-    const LayerParts<S> parts(rows, layer.config, layer.rotations, cache);
+    const LayerParts<S> parts(rows, key_rows, layer.config, layer.rotations, cache);
     const StatePointers<const LayerState<S>> before{states.states};
     // Nothing is to be allocated once the memories may have changed.
     resize(cache.mixed, rows.count(), shape.mixed());
     parts.output.reserve(cache.output);
 
-    parts.projection.forward(cache.input, layer.in_weights, cache.projected);
-    const std::array<Matrix<S>*, 3> convolved = {&cache.queries, &cache.keys, &cache.values};
-    for (std::size_t i = 0; i < convolved.size(); ++i) {
-      parts.convolution.forward(shape.columns(convolved_parts[i]), cache.projected, layer.taps, before, *convolved[i]);
+    const bool has_context = cache.pass.has_context;
+    if (has_context) {
+      parts.projection.forward(cache.input, cache.context, layer.in_weights, cache.projected, cache.context_projected);
+    } else {
+      parts.projection.forward(cache.input, layer.in_weights, cache.projected);
     }
-    parts.unit_rms.forward_in_place(cache.queries, cache.keys, cache.unit_rms);
+    const Matrix<S>& key_projected = has_context ? cache.context_projected : cache.projected;
+    parts.convolution.forward(shape.columns(Projected::queries), cache.projected, layer.taps, before, cache.queries);
+    parts.key_convolution.forward(shape.columns(Projected::keys), key_projected, layer.taps, before, cache.keys);
+    parts.key_convolution.forward(shape.columns(Projected::values), key_projected, layer.taps, before, cache.values);
+    parts.query_rms.forward_in_place(cache.queries, cache.unit_rms.queries);
+    parts.key_rms.forward_in_place(cache.keys, cache.unit_rms.keys);
     if (shape.window > 0) parts.window.attend(before);
+    Matrix<S>& g = cache.inputs.log_forgetting;
+    if (shape.forgetting == 0) resize(g, 0, 0);
     if (shape.forgetting > 0) {
-      Matrix<S>& g = cache.inputs.log_forgetting;
       parts.forgetting.forward(cache.projected, layer.forget_bias, layer.forget_factor, g);
       parts.forgetting.check(g, cache.input, cache.placement);
     }
@@ -92,7 +99,7 @@ struct LayerForward {
 template <class S, class Covariance>
 struct LayerBackward {
   const AttentionLayer<S, Covariance>& layer;
-  PassRows<S> rows;
+  const PassRows<S>&rows, &key_rows;
   LayerCache<S>& cache;
   LayerGradientCache<S, Covariance>& scratch;
   AttentionLayer<S, Covariance>& gradient;
@@ -102,7 +109,7 @@ struct LayerBackward {
   void run(const std::vector<LayerState<S>>* initial, const std::vector<LayerState<S>>* d_final, bool has_d_states) {
     const LayerShape& shape = rows.shape;
     if (shape.window > 0) set_rotations(scratch.rotations, shape.window_length, shape.head_width);
-    const LayerParts<S> parts(rows, layer.config, scratch.rotations, cache);
+    const LayerParts<S> parts(rows, key_rows, layer.config, scratch.rotations, cache);
     const StatePointers<const LayerState<S>> before = pointers<const LayerState<S>>(0, initial),
                                              d_after = pointers<const LayerState<S>>(1, d_final);
     StatePointers<LayerState<S>> d_before;
@@ -113,6 +120,9 @@ struct LayerBackward {
     }
     auto& d_heads = scratch.heads;
     resize(scratch.d_projected, cache.projected.rows(), cache.projected.cols());
+    if (cache.pass.has_context) {
+      resize(scratch.d_context_projected, cache.context_projected.rows(), cache.context_projected.cols());
+    }
     gather_memories(before, rows.sequences(), scratch.memories);
     gather_memories(d_after, rows.sequences(), scratch.d_memories);
 
@@ -139,24 +149,31 @@ struct LayerBackward {
       parts.window.advance_backward(d_after, cache.pass.positions, d_heads.keys, d_heads.values, d_before);
       parts.window.attend_backward(before, scratch.d_window, d_heads.queries, d_heads.keys, d_heads.values, d_before);
     }
-    parts.unit_rms.backward_in_place(cache.queries, cache.keys, cache.unit_rms, d_heads.queries, d_heads.keys);
-    convolution_backward(parts.convolution, before, d_after, d_before);
-    parts.projection.backward(layer, cache.input, scratch.d_projected, scratch.d_input, gradient);
+    parts.key_rms.backward_in_place(cache.keys, cache.unit_rms.keys, d_heads.keys);
+    parts.query_rms.backward_in_place(cache.queries, cache.unit_rms.queries, d_heads.queries);
+    convolution_backward(parts, before, d_after, d_before);
+    const ProjectionSide<S> tokens{cache.input, scratch.d_projected, scratch.d_input},
+        context{cache.context, scratch.d_context_projected, scratch.d_context};
+    parts.projection.backward(layer, tokens, cache.pass.has_context ? context : tokens, gradient);
   }
 
  private:
-  void convolution_backward(const Convolution<S>& convolution, const StatePointers<const LayerState<S>>& before,
+  void convolution_backward(const LayerParts<S>& parts, const StatePointers<const LayerState<S>>& before,
                             const StatePointers<const LayerState<S>>& d_after,
                             const StatePointers<LayerState<S>>& d_before) {
     const LayerShape& shape = rows.shape;
+    const bool has_context = cache.pass.has_context;
+    const Matrix<S>& key_projected = has_context ? cache.context_projected : cache.projected;
+    Matrix<S>& d_key_projected = has_context ? scratch.d_context_projected : scratch.d_projected;
     compile_taps(layer, scratch.taps);
-    set_constant(scratch.d_taps, shape.taps, shape.channels(), S(0));
-    const std::array<const Matrix<S>*, 3> d = {&scratch.heads.queries, &scratch.heads.keys, &scratch.heads.values};
-    for (std::size_t i = 0; i < d.size(); ++i) {
-      convolution.backward(shape.columns(convolved_parts[i]), cache.projected, scratch.taps, before, *d[i],
-                           scratch.d_projected, scratch.d_taps, d_before);
-    }
-    convolution.advance_backward(d_after, scratch.d_projected, d_before);
+    set_constant(scratch.d_taps, scratch.taps.rows(), scratch.taps.cols(), S(0));
+    parts.key_convolution.backward(shape.columns(Projected::values), key_projected, scratch.taps, before,
+                                   scratch.heads.values, d_key_projected, scratch.d_taps, d_before);
+    parts.key_convolution.backward(shape.columns(Projected::keys), key_projected, scratch.taps, before,
+                                   scratch.heads.keys, d_key_projected, scratch.d_taps, d_before);
+    parts.convolution.backward(shape.columns(Projected::queries), cache.projected, scratch.taps, before,
+                               scratch.heads.queries, scratch.d_projected, scratch.d_taps, d_before);
+    parts.convolution.advance_backward(d_after, scratch.d_projected, d_before);
     add_gradient_of_taps(scratch.d_taps, gradient);
   }
 

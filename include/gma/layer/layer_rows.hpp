@@ -51,6 +51,16 @@ void product_of_rows(const Executor* executor, const Matrix<S>& a, const Matrix<
              [&](Index begin, Index count) { product(rows(as_tile(a), begin, count), b, rows(c, begin, count)); });
 }
 
+/// Columns `range` of c = a b; c has its size.
+template <class S>
+void product_of_rows(const Executor* executor, const Matrix<S>& a, const Matrix<S>& b, ColumnRange range,
+                     Matrix<S>& c) {
+  const ConstTile<S> b_part = columns(b, range.begin, range.count);
+  for_blocks(executor, a.rows(), rows_of_task, [&](Index begin, Index count) {
+    product(rows(as_tile(a), begin, count), b_part, rows(columns(c, range.begin, range.count), begin, count));
+  });
+}
+
 /// c += a^T b for many rows: blocks of c side by side, the rows summed in two levels.
 template <class S>
 void add_product_over_rows(const Executor* executor, const ConstTile<S>& a, const Matrix<S>& b, Matrix<S>& c) {

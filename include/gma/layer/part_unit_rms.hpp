@@ -18,7 +18,7 @@ namespace gma {
 /// What a forward pass leaves of it for the backward pass.
 template <class S>
 struct UnitRmsCache {
-  Matrix<S> inverse;  ///< i, N x (Hq + H): of queries, then keys
+  Matrix<S> queries, keys;  ///< i of each, N x Hq and N x H
 };
 
 namespace detail {
@@ -49,29 +49,21 @@ void unit_rms_backward_in_place(const S* row, Index heads, Index width, const S*
   }
 }
 
+/// Of a matrix of heads side by side, N x heads n.
 template <class S>
 struct UnitRms {
   const PassRows<S>& rows;
+  Index heads;
 
-  void forward_in_place(Matrix<S>& queries, Matrix<S>& keys, UnitRmsCache<S>& cache) const {
-    const LayerShape& shape = rows.shape;
-    resize(cache.inverse, rows.count(), shape.query_heads + shape.key_heads);
-    rows.for_each([&](Index t) {
-      S* inverse = cache.inverse.row(t).data();
-      unit_rms_in_place(queries.row(t).data(), shape.query_heads, shape.head_width, inverse);
-      unit_rms_in_place(keys.row(t).data(), shape.key_heads, shape.head_width, inverse + shape.query_heads);
-    });
+  void forward_in_place(Matrix<S>& z, Matrix<S>& inverse) const {
+    resize(inverse, rows.count(), heads);
+    rows.for_each(
+        [&](Index t) { unit_rms_in_place(z.row(t).data(), heads, rows.shape.head_width, inverse.row(t).data()); });
   }
 
-  void backward_in_place(const Matrix<S>& queries, const Matrix<S>& keys, const UnitRmsCache<S>& cache,
-                         Matrix<S>& d_queries, Matrix<S>& d_keys) const {
-    const LayerShape& shape = rows.shape;
+  void backward_in_place(const Matrix<S>& n, const Matrix<S>& inverse, Matrix<S>& d) const {
     rows.for_each([&](Index t) {
-      const S* inverse = cache.inverse.row(t).data();
-      unit_rms_backward_in_place(queries.row(t).data(), shape.query_heads, shape.head_width, inverse,
-                                 d_queries.row(t).data());
-      unit_rms_backward_in_place(keys.row(t).data(), shape.key_heads, shape.head_width, inverse + shape.query_heads,
-                                 d_keys.row(t).data());
+      unit_rms_backward_in_place(n.row(t).data(), heads, rows.shape.head_width, inverse.row(t).data(), d.row(t).data());
     });
   }
 };
