@@ -72,6 +72,18 @@ TEST(LayerMisuse, CachesAndGradientsOfOtherLayersAreRefused) {
   EXPECT_FALSE((gradient.query_weight.array() == 0).all());
 }
 
+TEST(LayerMisuse, ACacheServesLayersOfAnyConfigInTurn) {
+  const Matrix<float> x = Random(2).matrix<float>(6, 8);
+  gma::LayerCache<float> cache;
+  Matrix<float> y(6, 8);
+  for (const gma::LayerConfig& config : other_configs()) {
+    gma::forward_into(y, gma::random_layer<float>(small_config(), 1), x, cache);
+    const Layer layer = gma::random_layer<float>(config, 1);
+    gma::forward_into(y, layer, x, cache);
+    EXPECT_TRUE(same_bits(y, gma::forward(layer, x)));
+  }
+}
+
 TEST(LayerMisuse, MixturesOfOtherSizesThanTheConfigsAreRefused) {
   Layer layer = gma::random_layer<float>(small_config(), 1);
   layer.mixtures[1].factors[0] = gma::Mixture<float>(3, 2);

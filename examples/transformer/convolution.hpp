@@ -3,7 +3,7 @@
 // The library's short convolution as a tensor of the model, for the mixers that are not the library's layer.
 #pragma once
 
-#include <gma/layer/convolution.hpp>
+#include <gma/layer/part_convolution.hpp>
 
 #include "mixer.hpp"
 

@@ -46,6 +46,18 @@ void softplus(S* values, Index count) {
   in_chunks(values, count, [](Chunk<S>& z) { z = (z.max)(S(0)) + (S(1) + (-z.abs()).exp()).log(); });
 }
 
+/// sigmoid(z) = 1 / (1 + exp(-z)).
+template <class S>
+void sigmoid(S* values, Index count) {
+  in_chunks(values, count, [](Chunk<S>& z) { z = (S(1) + (-z).exp()).inverse(); });
+}
+
+/// silu(z) = z sigmoid(z), whose slope is s (1 + z (1 - s)) with s = sigmoid(z).
+template <class S>
+void silu(S* values, Index count) {
+  in_chunks(values, count, [](Chunk<S>& z) { z /= S(1) + (-z).exp(); });
+}
+
 /// values[i] *= sigmoid(logits[i]).
 template <class S>
 void multiply_by_sigmoid(const S* logits, Index count, S* values) {

@@ -80,11 +80,15 @@ inline bool ends_with(const std::string& text, const std::string& end) {
 /// Whether a tensor of this name, under a prefix, can be a part of any layer.
 inline bool is_layer_part(const std::string& name, const std::string& prefix) {
   if (name.compare(0, prefix.size(), prefix) != 0) return false;
-  for (const char* part :
-       {"query.", "key.", "value.", "forget.", "window.", "mixtures.", "norm.", "gate.", "output."}) {
-    if (name.compare(prefix.size(), std::string(part).size(), part) == 0) return true;
-  }
-  return false;
+  bool result = false;
+  const auto is_of = [&](const std::string& part) {
+    result = result || name.compare(prefix.size(), part.size(), part) == 0;
+  };
+  const gma::detail::LayerShape any{LayerConfig()};
+  gma::detail::for_each_parameter(
+      any, [&](const auto& row) { is_of(std::string(row.name, std::string(row.name).find('.') + 1)); },
+      [&](const char* mixtures) { is_of(std::string(mixtures) + "."); });
+  return result;
 }
 
 /// Whether the name belongs to the layer under this prefix, and to nothing else.
@@ -125,31 +129,19 @@ std::string layer_fault(const SafeTensors& file, const LayerConfig& config, cons
     if (fault.empty()) known.insert(prefix + member);
   };
   const gma::detail::LayerShape shape(config);
-  expect("query.weight", {shape.queries, shape.width});
-  expect("key.weight", {shape.keys, shape.width});
-  expect("value.weight", {shape.values, shape.width});
-  if (config.convolution > 1) {
-    expect("query.filter", {shape.queries, config.convolution});
-    expect("key.filter", {shape.keys, config.convolution});
-    expect("value.filter", {shape.values, config.convolution});
-  }
-  if (config.has_forgetting) {
-    expect("forget.weight", {shape.key_heads, shape.width});
-    for (const char* name : {"forget.bias", "forget.rate"}) expect(name, {shape.key_heads});
-  }
-  if (config.window > 0) {
-    expect("window.weight", {shape.query_heads, shape.width});
-    expect("window.bias", {shape.query_heads});
-  }
-  for (Index h = 0; h < shape.key_heads && fault.empty(); ++h) {
-    const std::string head = "mixtures." + std::to_string(h) + ".";
-    gma::detail::LayerRouting<S, Covariance>::visit_shapes(
-        config, shape.head_width,
-        [&](const std::string& name, const std::vector<Index>& expected) { expect(head + name, expected); });
-  }
-  if (config.has_output_norm) expect("norm.gain", {shape.mixed()});
-  if (config.has_output_gate) expect("gate.weight", {shape.mixed(), shape.width});
-  expect("output.weight", {shape.width, shape.mixed()});
+  gma::detail::for_each_parameter(
+      shape,
+      [&](const auto& row) {
+        if (!row.is_left_out()) expect(row.name, row.shape());
+      },
+      [&](const std::string& mixtures) {
+        for (Index h = 0; h < shape.key_heads && fault.empty(); ++h) {
+          const std::string head = mixtures + "." + std::to_string(h) + ".";
+          gma::detail::LayerRouting<S, Covariance>::visit_shapes(
+              config, shape.head_width,
+              [&](const std::string& name, const std::vector<Index>& expected) { expect(head + name, expected); });
+        }
+      });
   for (const auto& [name, tensor] : file.tensors) {
     const bool is_superfluous = (prefix.empty() || is_of_layer(name, prefix)) && known.count(name) == 0;
     if (fault.empty() && is_superfluous) fault = "tensor " + name + " is no parameter of this layer";

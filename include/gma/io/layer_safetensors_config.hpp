@@ -14,26 +14,6 @@
 
 namespace gma::io::detail {
 
-/// Calls f(name, member) for every member of a config.
-template <class Config, class F>
-void visit_config(Config& config, const F& f) {
-  f("width", config.width);
-  f("heads", config.heads);
-  f("key_value_heads", config.key_value_heads);
-  f("head_width", config.head_width);
-  f("value_width", config.value_width);
-  f("components", config.components);
-  f("is_causal", config.is_causal);
-  f("normalization", config.normalization);
-  f("convolution", config.convolution);
-  f("has_forgetting", config.has_forgetting);
-  f("window", config.window);
-  f("has_output_norm", config.has_output_norm);
-  f("has_output_gate", config.has_output_gate);
-  f("shortest_time", config.shortest_time);
-  f("longest_time", config.longest_time);
-}
-
 inline std::string config_text(const LayerConfig& config);
 
 /// Sets the config from such a text. Returns the fault of the text, "" if there is none: it must have every member,
@@ -59,7 +39,7 @@ inline std::string json_of(const std::vector<Index>& values) {
 
 inline std::string config_text(const LayerConfig& config) {
   std::string text;
-  visit_config(config, [&](const char* name, const auto& member) {
+  gma::detail::for_each_member(config, [&](const char* name, const auto& member, bool) {
     text += (text.empty() ? "{\"" : ",\"") + std::string(name) + "\":" + json_of(member);
   });
   return text + "}";
@@ -173,12 +153,12 @@ inline std::string read_config(const std::string& text, LayerConfig& config) {
   if (!is_read) return "the metadata's config has a bad value for " + shown(handler.name);
   std::string fault;
   std::size_t members = 0;
-  visit_config(config, [&](const char* name, auto& member) {
+  gma::detail::for_each_member(config, [&](const char* name, auto& member, bool is_in_every_file) {
     const auto found = handler.values.find(name);
     if (found != handler.values.end()) ++members;
     if (!fault.empty()) return;
     if (found == handler.values.end()) {
-      if (std::string(name) != "window") fault = "the metadata's config lacks " + std::string(name);  // older files do
+      if (is_in_every_file) fault = "the metadata's config lacks " + std::string(name);
     } else if (!set_member(found->second, member)) {
       fault = "the metadata's config has a bad value for " + std::string(name);
     }

@@ -11,8 +11,8 @@
 //
 // with w the softmax attention of the same q, k and v over the last tokens, with rotary positions (window.hpp): scores
 // are at most sqrt(d), whatever the weights. No other position enters: order reaches the layer through the convolution
-// and the forgetting. Verbs: layer_forward.hpp, layer_backward.hpp; start: layer_initialization.hpp; files:
-// gma/io/layer_safetensors.hpp.
+// and the forgetting. Verbs: layer_forward.hpp, layer_backward.hpp; parts: layer_pass.hpp, each with its gradients in a
+// file part_*.hpp; start: layer_initialization.hpp; files: gma/io/layer_safetensors.hpp.
 #pragma once
 
 #include <cmath>
@@ -22,16 +22,12 @@
 #include <vector>
 
 #include "gma/core/resize.hpp"
-#include "gma/layer/layer_config.hpp"
+#include "gma/layer/layer_parameters.hpp"
 #include "gma/layer/layer_routing.hpp"
 #include "gma/mixture/natural.hpp"
 #include "gma/softmax/window.hpp"
 
 namespace gma {
-
-/// What an optimiser may want to tell apart: weight decay is for matrices, and mixtures like a larger learning rate (5
-/// times) and no decay.
-enum class ParameterGroup { matrix, vector, mixture };
 
 /// Matrices are [out, in], as in torch.nn.Linear: y = x W^T. Filters are [channels, taps], the last tap for the present
 /// token, as in a depthwise torch.nn.Conv1d. Parts that the config leaves out are empty.
@@ -113,28 +109,15 @@ template <class S, class Covariance>
 AttentionLayer<S, Covariance>::AttentionLayer(const LayerConfig& c) : config(c) {
   validate(c);
   const detail::LayerShape shape(c);
-  const auto zeros = [](Index rows, Index cols) -> Matrix<S> { return Matrix<S>::Constant(rows, cols, S(0)); };
-  query_weight = zeros(shape.queries, shape.width);
-  key_weight = zeros(shape.keys, shape.width);
-  value_weight = zeros(shape.values, shape.width);
-  if (c.convolution > 1) {
-    query_filter = zeros(shape.queries, c.convolution);
-    key_filter = zeros(shape.keys, c.convolution);
-    value_filter = zeros(shape.values, c.convolution);
-  }
-  if (c.has_forgetting) {
-    forget_weight = zeros(shape.key_heads, shape.width);
-    forget_bias = forget_rate = zeros(shape.key_heads, 1);
-  }
-  if (c.window > 0) {
-    window_weight = zeros(shape.query_heads, shape.width);
-    window_bias = zeros(shape.query_heads, 1);
-  }
-  mixtures.assign(static_cast<std::size_t>(shape.key_heads),
-                  detail::LayerRouting<S, Covariance>::zeros(c, shape.head_width));
-  if (c.has_output_norm) norm_gain = zeros(shape.mixed(), 1);
-  if (c.has_output_gate) gate_weight = zeros(shape.mixed(), shape.width);
-  output_weight = zeros(shape.width, shape.mixed());
+  detail::for_each_parameter(
+      shape,
+      [&](const auto& row) {
+        if (!row.is_left_out()) detail::set_constant(row.member(*this), row.rows, row.cols, S(0));
+      },
+      [&](const char*) {
+        mixtures.assign(static_cast<std::size_t>(shape.key_heads),
+                        detail::LayerRouting<S, Covariance>::zeros(c, shape.head_width));
+      });
 }
 
 namespace detail {
@@ -174,12 +157,13 @@ void check_shapes_alike(const std::string& name, const First& first, const Other
 }
 
 template <class Visitor, class S, class Covariance, class Layer, class... Others>
-void visit_mixtures(const Visitor& visit, const AttentionLayer<S, Covariance>*, Layer& layer, Others&... others) {
+void visit_mixtures(const Visitor& visit, const std::string& all, const AttentionLayer<S, Covariance>*, Layer& layer,
+                    Others&... others) {
   (check_size("visit_parameters", "layer.mixtures", "entries", static_cast<Index>(others.mixtures.size()),
               static_cast<Index>(layer.mixtures.size()), "as of the first layer"),
    ...);
   for (std::size_t h = 0; h < layer.mixtures.size(); ++h) {
-    const std::string name = "mixtures." + std::to_string(h) + ".";
+    const std::string name = all + "." + std::to_string(h) + ".";
     const auto one = [&](const std::string& member, auto& first, auto&... rest) {
       check_shapes_alike(name + member, first, rest...);
       visit(Parameter{name + member, ParameterGroup::mixture, shape_of(first)}, parameter_map(first),
@@ -193,28 +177,16 @@ void visit_mixtures(const Visitor& visit, const AttentionLayer<S, Covariance>*, 
 
 template <class Visitor, class Layer, class... Others>
 void visit_parameters(const Visitor& visit, Layer& layer, Others&... others) {
-  const auto matrices = [&](const char* name, ParameterGroup group, auto& first, auto&... rest) {
-    detail::check_shapes_alike(name, first, rest...);
-    if (first.size() == 0) return;
-    visit(Parameter{name, group, detail::shape_of(first)}, detail::parameter_map(first),
-          detail::parameter_map(rest)...);
-  };
-  constexpr ParameterGroup matrix = ParameterGroup::matrix, vector = ParameterGroup::vector;
-  matrices("query.weight", matrix, layer.query_weight, others.query_weight...);
-  matrices("key.weight", matrix, layer.key_weight, others.key_weight...);
-  matrices("value.weight", matrix, layer.value_weight, others.value_weight...);
-  matrices("query.filter", vector, layer.query_filter, others.query_filter...);
-  matrices("key.filter", vector, layer.key_filter, others.key_filter...);
-  matrices("value.filter", vector, layer.value_filter, others.value_filter...);
-  matrices("forget.weight", matrix, layer.forget_weight, others.forget_weight...);
-  matrices("forget.bias", vector, layer.forget_bias, others.forget_bias...);
-  matrices("forget.rate", vector, layer.forget_rate, others.forget_rate...);
-  matrices("window.weight", matrix, layer.window_weight, others.window_weight...);
-  matrices("window.bias", vector, layer.window_bias, others.window_bias...);
-  detail::visit_mixtures(visit, &layer, layer, others...);
-  matrices("norm.gain", vector, layer.norm_gain, others.norm_gain...);
-  matrices("gate.weight", matrix, layer.gate_weight, others.gate_weight...);
-  matrices("output.weight", matrix, layer.output_weight, others.output_weight...);
+  detail::for_each_parameter(
+      detail::LayerShape(layer.config),
+      [&](const auto& row) {
+        auto& first = row.member(layer);
+        detail::check_shapes_alike(row.name, first, row.member(others)...);
+        if (first.size() == 0) return;
+        visit(Parameter{row.name, row.group, detail::shape_of(first)}, detail::parameter_map(first),
+              detail::parameter_map(row.member(others))...);
+      },
+      [&](const std::string& name) { detail::visit_mixtures(visit, name, &layer, layer, others...); });
 }
 
 template <class S, class Covariance>
@@ -235,29 +207,18 @@ namespace detail {
 template <class S, class Covariance>
 void check_layer(const char* function, const AttentionLayer<S, Covariance>& layer) {
   const LayerShape shape(layer.config);
-  const Index taps = layer.config.convolution > 1 ? layer.config.convolution : 0;
-  const auto check = [&](const char* name, const Matrix<S>& m, Index rows, Index cols) {
-    if (rows == 0 || cols == 0) rows = cols = 0;
-    check_shape(function, name, m.rows(), m.cols(), rows, cols, "from layer.config");
-  };
-  const auto check_vector = [&](const char* name, const Vector<S>& v, Index size) {
-    check_size(function, name, "coefficients", v.size(), size, "from layer.config");
-  };
   if (shape.width < 1) invalid_argument(function, "layer is empty, expected one made from a LayerConfig");
-  check("layer.query_weight", layer.query_weight, shape.queries, shape.width);
-  check("layer.key_weight", layer.key_weight, shape.keys, shape.width);
-  check("layer.value_weight", layer.value_weight, shape.values, shape.width);
-  check("layer.query_filter", layer.query_filter, shape.queries, taps);
-  check("layer.key_filter", layer.key_filter, shape.keys, taps);
-  check("layer.value_filter", layer.value_filter, shape.values, taps);
-  check("layer.forget_weight", layer.forget_weight, shape.forgetting, shape.width);
-  check_vector("layer.forget_bias", layer.forget_bias, shape.forgetting);
-  check_vector("layer.forget_rate", layer.forget_rate, shape.forgetting);
-  check("layer.window_weight", layer.window_weight, shape.window, shape.width);
-  check_vector("layer.window_bias", layer.window_bias, shape.window);
-  check_vector("layer.norm_gain", layer.norm_gain, layer.config.has_output_norm ? shape.mixed() : 0);
-  check("layer.gate_weight", layer.gate_weight, shape.gate, shape.width);
-  check("layer.output_weight", layer.output_weight, shape.width, shape.mixed());
+  for_each_parameter(shape, [&](const auto& row) {
+    const auto& values = row.member(layer);
+    const Index rows = row.is_left_out() ? 0 : row.rows, cols = row.is_left_out() ? 0 : row.cols;
+    if constexpr (role_of<decltype(row)> == ParameterRole::vector) {
+      if (values.size() == rows) return;
+      check_size(function, row.member_name().c_str(), "coefficients", values.size(), rows, "from layer.config");
+    } else {
+      if (values.rows() == rows && values.cols() == cols) return;
+      check_shape(function, row.member_name().c_str(), values.rows(), values.cols(), rows, cols, "from layer.config");
+    }
+  });
   check_size(function, "layer.mixtures", "entries", static_cast<Index>(layer.mixtures.size()), shape.key_heads,
              "one per key head");
   for (const typename LayerRouting<S, Covariance>::Type& mixture : layer.mixtures) {
@@ -269,14 +230,29 @@ void check_layer(const char* function, const AttentionLayer<S, Covariance>& laye
   }
 }
 
-/// Whether layers of two configs have the same parameters and compute the same: all but how they were initialised.
-inline bool are_alike(const LayerConfig& a, const LayerConfig& b) {
-  const LayerShape x(a), y(b);
-  return x.width == y.width && x.query_heads == y.query_heads && x.key_heads == y.key_heads &&
-         x.head_width == y.head_width && x.value_width == y.value_width && a.components == b.components &&
-         a.is_causal == b.is_causal && a.normalization == b.normalization && a.convolution == b.convolution &&
-         a.has_forgetting == b.has_forgetting && a.window == b.window && a.has_output_norm == b.has_output_norm &&
-         a.has_output_gate == b.has_output_gate;
+/// The filters as the convolution takes them: taps x channels, the present token first.
+template <class S, class Covariance>
+void compile_taps(const AttentionLayer<S, Covariance>& layer, Matrix<S>& taps) {
+  const LayerShape shape(layer.config);
+  resize(taps, shape.taps, shape.taps == 0 ? 0 : shape.channels());
+  for_each_parameter_of<ParameterRole::filter>(shape, [&](const auto& row) {
+    const ColumnRange columns = shape.columns(row.columns);
+    const Matrix<S>& filter = row.member(layer);
+    for (Index i = 0; i < filter.cols(); ++i) {
+      taps.row(i).segment(columns.begin, columns.count) = filter.col(filter.cols() - 1 - i).transpose();
+    }
+  });
+}
+template <class S, class Covariance>
+void add_gradient_of_taps(const Matrix<S>& d_taps, AttentionLayer<S, Covariance>& gradient) {
+  const LayerShape shape(gradient.config);
+  for_each_parameter_of<ParameterRole::filter>(shape, [&](const auto& row) {
+    const ColumnRange columns = shape.columns(row.columns);
+    Matrix<S>& filter = row.member(gradient);
+    for (Index i = 0; i < filter.cols(); ++i) {
+      filter.col(filter.cols() - 1 - i) += d_taps.row(i).segment(columns.begin, columns.count).transpose();
+    }
+  });
 }
 
 /// `compiled` keeps its memory from call to call.
@@ -286,21 +262,11 @@ void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const Att
   const LayerShape shape(layer.config);
   compiled.config = layer.config;
   resize(compiled.in_weights, shape.width, shape.projected());
-  Index column = 0;
-  for (const Matrix<S>* part : {&layer.query_weight, &layer.key_weight, &layer.value_weight, &layer.forget_weight,
-                                &layer.gate_weight, &layer.window_weight}) {
-    if (part->size() == 0) continue;
-    compiled.in_weights.middleCols(column, part->rows()) = part->transpose();
-    column += part->rows();
-  }
-  resize(compiled.taps, layer.query_filter.cols(), layer.query_filter.size() == 0 ? 0 : shape.channels());
-  column = 0;
-  for (const Matrix<S>* part : {&layer.query_filter, &layer.key_filter, &layer.value_filter}) {
-    for (Index i = 0; i < part->cols(); ++i) {
-      compiled.taps.row(i).segment(column, part->rows()) = part->col(part->cols() - 1 - i).transpose();
-    }
-    column += part->rows();
-  }
+  for_each_projection(shape, [&](const auto& row) {
+    const ColumnRange columns = shape.columns(row.columns);
+    compiled.in_weights.middleCols(columns.begin, columns.count) = row.member(layer).transpose();
+  });
+  compile_taps(layer, compiled.taps);
   assign(compiled.forget_bias, layer.forget_bias.transpose());
   assign(compiled.forget_factor, layer.forget_rate.transpose().unaryExpr([](const S& a) -> S { return exp(a); }));
   assign(compiled.window_bias, layer.window_bias.transpose());

@@ -4,8 +4,10 @@
 
 #include <vector>
 
-#include "gma/heads/heads.hpp"
-#include "gma/layer/layer_window.hpp"
+#include "gma/heads/heads_backward.hpp"
+#include "gma/layer/part_output.hpp"
+#include "gma/layer/part_unit_rms.hpp"
+#include "gma/layer/part_window.hpp"
 
 namespace gma {
 
@@ -24,6 +26,7 @@ namespace detail {
 struct LayerPass {
   bool is_complete = false;      // it came to its end
   LayerConfig config;            // of its layer
+  bool has_context = false;      // cross attention
   bool goes_on = false;          // from states that were more than beginnings
   std::vector<Index> positions;  // of its states before it; empty where it had none
   KnownCalls known;              // of passes before it
@@ -35,21 +38,43 @@ struct LayerPass {
 /// successive calls to reuse its memory. `queries`, `keys` (scaled) and `values` are of interest to diagnostics.
 template <class S>
 struct LayerCache {
+  using States = std::vector<LayerState<S>>;
+
   Matrix<S> input;                  ///< rows that are there, one below the other: N x D
   Matrix<S> projected;              ///< N x (channels + gates), before the convolution
+  Matrix<S> context;                ///< of cross attention: rows that are there, Nk x D
+  Matrix<S> context_projected;      ///< Nk x as many, of which keys and values are made of the context
   Matrix<S> queries, keys, values;  ///< N x Hq d, N x H d, N x H e, as attention saw them
-  Matrix<S> inverse_rms;            ///< N x (Hq + H): of queries and keys before they were scaled
+  UnitRmsCache<S> unit_rms;         ///< of queries and keys
   HeadInputs<S> inputs;             ///< the packed sequences, and log-forgetting N x H
   WindowCache<S> window;            ///< empty where there is none
   Matrix<S> mixed;                  ///< N x Hq e, from the heads and their window
-  Matrix<S> mixed_inverse_rms;      ///< N x Hq, for the output norm
-  Matrix<S> finished;               ///< N x Hq e, after norm and gate, if there is either
+  OutputCache<S> finish;            ///< of the output's norm and gate
   Matrix<S> output;                 ///< N x D
   Index rows = 0;                   ///< of the caller's input, padding included
+  Index context_rows = 0;           ///< of the caller's context, padding included
   detail::Placement placement;      ///< where the rows lie in it
+  detail::Placement context_placement;
   std::vector<Memory<S>> memories;  ///< of streams, during a call
   detail::LayerPass pass;           ///< what the next call asks about the last one
   Workspace<S> workspace;
+};
+
+/// Scratch of backward passes, to be reused. What a part's backward leaves to that of the part before it.
+template <class S, class Covariance = Diagonal>
+struct LayerGradientCache {
+  HeadGradients<typename detail::LayerRouting<S, Covariance>::Type> heads;  ///< at first of what attention saw
+  Matrix<S> d_output;                                                       ///< N x D, the caller's, packed
+  Matrix<S> d_mixed;                            ///< of the outputs of window and mixture, then of the mixture's alone
+  Matrix<S> d_window;                           ///< of the window's outputs
+  Matrix<S> d_context, d_context_projected;     ///< of cross attention
+  Matrix<S> d_projected, d_input;               ///< of cache.projected and cache.input
+  Matrix<S> taps, d_taps;                       ///< taps x channels, as compiled
+  Matrix<S> rotations;                          ///< of a layer with a window
+  std::vector<Memory<S>> memories, d_memories;  ///< before the pass; of those after it
+  std::vector<LayerState<S>> d_states;          ///< of the states before the pass
+  Workspace<S> workspace;
+  double usage_penalty = 0;  ///< the penalty's value, times its factor, if options asked for it
 };
 
 }  // namespace gma

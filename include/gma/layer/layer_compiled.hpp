@@ -12,7 +12,6 @@ namespace gma::detail {
 /// Whether two layers of the same config have the same numbers, to the bit. False where that can't be told.
 template <class S, class Covariance>
 bool have_same_numbers(const AttentionLayer<S, Covariance>& a, const AttentionLayer<S, Covariance>& b) {
-  using Layer = AttentionLayer<S, Covariance>;
   if constexpr (!std::is_arithmetic_v<S> || is_feature_map<typename LayerRouting<S, Covariance>::Type>) {
     return false;
   } else {
@@ -20,14 +19,10 @@ bool have_same_numbers(const AttentionLayer<S, Covariance>& a, const AttentionLa
       const std::size_t bytes = static_cast<std::size_t>(x.size()) * sizeof(S);
       return x.size() == y.size() && (bytes == 0 || std::memcmp(x.data(), y.data(), bytes) == 0);
     };
-    for (const auto part : {&Layer::query_weight, &Layer::key_weight, &Layer::value_weight, &Layer::query_filter,
-                            &Layer::key_filter, &Layer::value_filter, &Layer::forget_weight, &Layer::window_weight,
-                            &Layer::gate_weight, &Layer::output_weight}) {
-      if (!same(a.*part, b.*part)) return false;
-    }
-    for (const auto part : {&Layer::forget_bias, &Layer::forget_rate, &Layer::window_bias, &Layer::norm_gain}) {
-      if (!same(a.*part, b.*part)) return false;
-    }
+    bool are_same = true;
+    for_each_parameter(LayerShape(a.config),
+                       [&](const auto& row) { are_same = are_same && same(row.member(a), row.member(b)); });
+    if (!are_same) return false;
     for (std::size_t h = 0; h < a.mixtures.size(); ++h) {
       for (std::size_t m = 0; m < a.mixtures[h].factors.size(); ++m) {
         const auto &x = a.mixtures[h].factors[m], &y = b.mixtures[h].factors[m];

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "gma/attention/options.hpp"
@@ -45,13 +46,44 @@ void validate(const LayerConfig& config);
 
 namespace detail {
 
-/// The widths of a layer, whether its config is valid or not, and where each part of a token lies in the columns of the
-/// one product that makes them all: queries, keys, values, the logits of forgetting, those of the output gate, those of
-/// the window's gate.
+/// f(name, member, whether the earliest files have it) for every member of a config, in the order of files.
+template <class Config, class F>
+void for_each_member(Config& config, const F& f) {
+  f("width", config.width, true);
+  f("heads", config.heads, true);
+  f("key_value_heads", config.key_value_heads, true);
+  f("head_width", config.head_width, true);
+  f("value_width", config.value_width, true);
+  f("components", config.components, true);
+  f("is_causal", config.is_causal, true);
+  f("normalization", config.normalization, true);
+  f("convolution", config.convolution, true);
+  f("has_forgetting", config.has_forgetting, true);
+  f("window", config.window, false);
+  f("has_output_norm", config.has_output_norm, true);
+  f("has_output_gate", config.has_output_gate, true);
+  f("shortest_time", config.shortest_time, true);
+  f("longest_time", config.longest_time, true);
+}
+
+/// What one product makes of a token, in the order of its columns: gates as logits.
+enum class Projected { queries, keys, values, forgetting, output_gate, window_gate };
+inline constexpr std::size_t projected_parts = 6;
+
+/// In cross attention these are made of the context, and all else of the tokens.
+constexpr bool is_of_context(Projected part) { return part == Projected::keys || part == Projected::values; }
+
+struct ColumnRange {
+  Index begin, count;
+};
+
+/// The widths of a layer, whether its config is valid or not.
 struct LayerShape {
   Index width, query_heads, key_heads, head_width, value_width;
-  Index queries, keys, values, forgetting, gate, window;  // columns of each
-  Index past;                                             // tokens that the window sees before the present one
+  Index queries, keys, values;           // columns of all heads
+  Index forgetting, gate, window, norm;  // numbers of a token in each of these parts, 0 where there is no such part
+  Index taps;                            // of the convolution, 0 where there is none
+  Index window_length, past;             // tokens that the window sees, and those of them before the present one
 
   explicit LayerShape(const LayerConfig& c)
       : width(c.width),
@@ -67,13 +99,40 @@ struct LayerShape {
         forgetting(c.has_forgetting ? (std::max)(key_heads, Index(0)) : 0),
         gate(c.has_output_gate ? mixed() : 0),
         window(c.window > 0 ? (std::max)(query_heads, Index(0)) : 0),
+        norm(c.has_output_norm ? mixed() : 0),
+        taps(c.convolution > 1 ? c.convolution : 0),
+        window_length((std::max)(c.window, Index(0))),
         past(c.window > 1 ? c.window - 1 : 0) {}
 
-  Index channels() const { return sum_of_counts(queries, keys, values); }  // what the convolution runs over
-  Index window_begin() const { return sum_of_counts(channels(), forgetting, gate); }
-  Index projected() const { return sum_of_counts(window_begin(), window); }
-  Index mixed() const { return product_of_counts(query_heads, value_width); }
+  /// Columns of each part of the projection, by Projected.
+  std::array<Index, projected_parts> counts() const { return {queries, keys, values, forgetting, gate, window}; }
+
+  ColumnRange columns(Projected part) const {
+    const std::array<Index, projected_parts> all = counts();
+    ColumnRange range{0, all[static_cast<std::size_t>(part)]};
+    for (std::size_t i = 0; i < static_cast<std::size_t>(part); ++i) range.begin = sum_of_counts(range.begin, all[i]);
+    return range;
+  }
+  Index projected() const {
+    Index sum = 0;
+    for (const Index count : counts()) sum = sum_of_counts(sum, count);
+    return sum;
+  }
+  Index mixed() const { return product_of_counts(query_heads, value_width); }  // outputs of all heads
+  Index channels() const { return columns(Projected::forgetting).begin; }      // what the convolution runs over
+
+  bool operator==(const LayerShape& o) const {
+    return width == o.width && query_heads == o.query_heads && key_heads == o.key_heads && head_width == o.head_width &&
+           value_width == o.value_width && counts() == o.counts() && norm == o.norm && taps == o.taps &&
+           window_length == o.window_length;
+  }
 };
+
+/// Whether layers of two configs have the same parameters and compute the same: all but how they were initialised.
+inline bool are_alike(const LayerConfig& a, const LayerConfig& b) {
+  return LayerShape(a) == LayerShape(b) && a.components == b.components && a.is_causal == b.is_causal &&
+         a.normalization == b.normalization;
+}
 
 inline void check_count(const char* member, Index value, Index least, Index most) {
   if (value < least) invalid_argument("LayerConfig", member, " is ", value, ", expected at least ", least);

@@ -46,6 +46,19 @@ void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen
                   const std::vector<LayerState<S>*>& states, LayerCache<S>& cache, const Sequences& sequences = {},
                   const LayerOptions& options = {});
 
+/// Cross attention of a bidirectional layer: keys and values are made of the context, Nk x D, and everything else of x,
+/// N x D. `context_sequences` are as many as `sequences`, of any lengths: every sequence attends to its own. Throws
+/// std::invalid_argument for a causal layer.
+template <class L, class X, class C>
+Matrix<typename L::Scalar> forward(const L& layer, const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<C>& context,
+                                   const Sequences& sequences = {}, const Sequences& context_sequences = {},
+                                   const LayerOptions& options = {});
+template <class Out, class L, class X, class C>
+void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
+                  const Eigen::MatrixBase<C>& context, LayerCache<typename L::Scalar>& cache,
+                  const Sequences& sequences = {}, const Sequences& context_sequences = {},
+                  const LayerOptions& options = {});
+
 /// One stream: x is N x D, its next N tokens.
 template <class L, class X, class S>
 Matrix<S> forward(const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state,
@@ -104,7 +117,7 @@ bool has_begun(const LayerState<S>& state) {
 template <class S>
 void begin_pass(const LayerConfig& config, LayerState<S>* const* states, Index state_count, LayerPass& pass) {
   pass.config = config;
-  pass.goes_on = false;
+  pass.has_context = pass.goes_on = false;
   pass.positions.clear();
   for (Index i = 0; i < state_count; ++i) {
     pass.positions.push_back(states[i]->position);
@@ -118,8 +131,8 @@ inline CallSizes sizes_of(const LayerConfig& config, Index rows, Index sequences
   const LayerShape shape(config);
   std::uint64_t components = config.components.size();
   for (const Index count : config.components) components = components * 1000003 + static_cast<std::uint64_t>(count);
-  const Index parts = (config.has_forgetting ? 1 : 0) + (config.has_output_norm ? 2 : 0) +
-                      (config.has_output_gate ? 4 : 0) + 8 * static_cast<Index>(config.normalization);
+  Index parts = 2 * static_cast<Index>(config.normalization) + (shape.norm > 0 ? 1 : 0);
+  for (const Index count : shape.counts()) parts = 2 * parts + (count > 0 ? 1 : 0);
   return {rows,
           sequences,
           shape.width,
@@ -135,6 +148,12 @@ inline CallSizes sizes_of(const LayerConfig& config, Index rows, Index sequences
 }
 
 template <class S, class Map>
+void run_parts(const CompiledLayer<S, Map>& layer, const PassRows<S>& rows, const PassRows<S>& key_rows,
+               LayerCache<S>& cache, LayerState<S>* const* states, bool is_in_place) {
+  LayerForward<S, Map>{layer, rows, key_rows, cache, {states}, is_in_place}.run();
+}
+
+template <class S, class Map>
 void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerState<S>* const* states,
                const Executor* executor) {
   const Index rows = cache.input.rows(), sequences = cache.placement.count();
@@ -145,7 +164,9 @@ void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerSt
     sizes.back() += count_of_remainders(states[i]->memories);
   }
   is_in_place = is_in_place && cache.pass.known.has(sizes);
-  LayerForward<S, Map>{layer, LayerShape(layer.config), cache, states, executor, is_in_place}.run();
+  const LayerShape shape(layer.config);
+  const PassRows<S> packed{shape, cache.inputs.sequences.offsets, executor, cache.workspace};
+  run_parts(layer, packed, packed, cache, states, is_in_place);
   cache.pass.known.add(sizes);
   cache.pass.is_complete = true;
 }
@@ -169,11 +190,64 @@ void layer_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eige
   cache.rows = x.rows();
   gather_rows(x.derived(), cache.placement, cache.input, cache.workspace);
   set_packed_offsets(cache.placement, cache.inputs.sequences);
+  cache.inputs.key_sequences.reset();
   run_layer(compiled, cache, state_count == no_states ? nullptr : states, options.executor);
   scatter_rows(cache.output, cache.placement, writable(out).derived());
 }
 
+template <class Out, class L, class X, class C, class S>
+void cross_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
+                   const Eigen::MatrixBase<C>& context, LayerCache<S>& cache, const Sequences& sequences,
+                   const Sequences& context_sequences, const LayerOptions& options) {
+  constexpr const char* function = "forward";
+  cache.pass.is_complete = false;
+  const auto& compiled = compiled_layer(function, layer, x.rows(), cache);
+  const LayerShape shape(compiled.config);
+  if (compiled.config.is_causal) {
+    invalid_argument(function, "layer is causal, expected a bidirectional one for cross attention");
+  }
+  check_size(function, "x", "columns", x.cols(), shape.width, "the layer's width");
+  check_size(function, "context", "columns", context.cols(), shape.width, "the layer's width");
+  check_shape(function, "out", out.rows(), out.cols(), x.rows(), shape.width, "as x");
+  place(function, "sequences", sequences, 1, x.rows(), cache.placement);
+  place(function, "context_sequences", context_sequences, 1, context.rows(), cache.context_placement);
+  check_size(function, "context_sequences", "sequences", cache.context_placement.count(), cache.placement.count(),
+             "as many as sequences");
+  LayerState<S>* const* none = nullptr;
+  begin_pass(compiled.config, none, 0, cache.pass);
+  cache.pass.has_context = true;
+  cache.rows = x.rows();
+  cache.context_rows = context.rows();
+  gather_rows(x.derived(), cache.placement, cache.input, cache.workspace);
+  gather_rows(context.derived(), cache.context_placement, cache.context, cache.workspace);
+  set_packed_offsets(cache.placement, cache.inputs.sequences);
+  if (!cache.inputs.key_sequences) cache.inputs.key_sequences.emplace();
+  set_packed_offsets(cache.context_placement, *cache.inputs.key_sequences);
+  const PassRows<S> rows{shape, cache.inputs.sequences.offsets, options.executor, cache.workspace},
+      key_rows{shape, cache.inputs.key_sequences->offsets, options.executor, cache.workspace};
+  run_parts(compiled, rows, key_rows, cache, none, false);
+  cache.pass.is_complete = true;
+  scatter_rows(cache.output, cache.placement, writable(out).derived());
+}
+
 }  // namespace detail
+
+template <class Out, class L, class X, class C>
+void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
+                  const Eigen::MatrixBase<C>& context, LayerCache<typename L::Scalar>& cache,
+                  const Sequences& sequences, const Sequences& context_sequences, const LayerOptions& options) {
+  detail::cross_forward(out, layer, x, context, cache, sequences, context_sequences, options);
+}
+
+template <class L, class X, class C>
+Matrix<typename L::Scalar> forward(const L& layer, const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<C>& context,
+                                   const Sequences& sequences, const Sequences& context_sequences,
+                                   const LayerOptions& options) {
+  LayerCache<typename L::Scalar> cache;
+  Matrix<typename L::Scalar> out(x.rows(), x.cols());
+  forward_into(out, layer, x, context, cache, sequences, context_sequences, options);
+  return out;
+}
 
 template <class Out, class L, class X>
 void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,

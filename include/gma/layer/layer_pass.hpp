@@ -1,239 +1,201 @@
 // SPDX-License-Identifier: MIT
-// One forward pass of a layer over packed rows, from nothing or from states, which it advances all together or not at
-// all.
+// The passes of a layer over packed rows, as lists of its parts: forward, from nothing or from states, which it
+// advances all together or not at all; and backward, the same list from the end to the beginning.
 #pragma once
 
 #include <utility>
 #include <vector>
 
-#include "gma/core/elementwise.hpp"
-#include "gma/layer/convolution.hpp"
 #include "gma/layer/layer_cache.hpp"
-#include "gma/layer/layer_rows.hpp"
+#include "gma/layer/part_convolution.hpp"
+#include "gma/layer/part_forgetting.hpp"
+#include "gma/layer/part_mixture.hpp"
+#include "gma/layer/part_output.hpp"
+#include "gma/layer/part_projection.hpp"
+#include "gma/layer/part_unit_rms.hpp"
+#include "gma/layer/part_window.hpp"
 
 namespace gma::detail {
 
-/// Under the root of every root mean square.
-inline constexpr double rms_epsilon = 1e-5;
+/// The parts of a layer, between the buffers of a cache.
+template <class S>
+struct LayerParts {
+  /// `key_rows` are those of the context in cross attention, else the same.
+  LayerParts(const PassRows<S>& rows, const PassRows<S>& key_rows, const LayerConfig& config,
+             const Matrix<S>& rotations, LayerCache<S>& c)
+      : projection{rows},
+        convolution{rows},
+        key_convolution{key_rows},
+        query_rms{rows, rows.shape.query_heads},
+        key_rms{key_rows, rows.shape.key_heads},
+        forgetting{rows},
+        mixture{rows, config, c.inputs, c.queries, c.keys, c.values},
+        window{rows, rotations, c.queries, c.keys, c.values, c.window},
+        output{rows, c.finish} {}
 
-/// One forward pass of a layer over packed rows.
+  Projection<S> projection;
+  Convolution<S> convolution, key_convolution;
+  UnitRms<S> query_rms, key_rms;
+  Forgetting<S> forgetting;
+  MixtureAttention<S> mixture;
+  Window<S> window;
+  Output<S> output;
+};
+
 template <class S, class Map>
 struct LayerForward {
   const CompiledLayer<S, Map>& layer;
-  LayerShape shape;
+  const PassRows<S>&rows, &key_rows;
   LayerCache<S>& cache;
-  LayerState<S>* const* states;  // one a sequence, or null
-  const Executor* executor;
+  StatePointers<LayerState<S>> states;
   bool is_in_place;  // the states' memories are advanced where they are
 
   void run() {
-    size_outputs();
-    product_of_rows(executor, cache.input, layer.in_weights, cache.projected);
-    part(0, shape.queries, cache.queries);
-    part(shape.queries, shape.keys, cache.keys);
-    part(shape.queries + shape.keys, shape.values, cache.values);
-    scale();
-    if (shape.window > 0) window().attend([&](Index i) { return state_of(i); });
-    if (shape.forgetting > 0) forget();
-    attend();
-    if (shape.window > 0) window().mix(cache.projected, layer.window_bias, cache.mixed);
-    if (is_finished()) finish();
-    product_of_rows(executor, final_mixed(), layer.out_weights, cache.output);
-    if (states != nullptr) advance();
-  }
+    const LayerShape& shape = rows.shape;
+    const LayerParts<S> parts(rows, key_rows, layer.config, layer.rotations, cache);
+    const StatePointers<const LayerState<S>> before{states.states};
+    // Nothing is to be allocated once the memories may have changed.
+    resize(cache.mixed, rows.count(), shape.mixed());
+    parts.output.reserve(cache.output);
 
-  /// What is filled once the memories may have changed: nothing is to be allocated then.
-  void size_outputs() {
-    const Index rows = cache.input.rows();
-    resize(cache.mixed, rows, shape.mixed());
-    if (layer.config.has_output_norm) resize(cache.mixed_inverse_rms, rows, shape.query_heads);
-    if (is_finished()) resize(cache.finished, rows, shape.mixed());
-    resize(cache.output, rows, shape.width);
-  }
-
-  bool is_finished() const { return layer.config.has_output_norm || layer.config.has_output_gate; }
-  const Matrix<S>& final_mixed() const { return is_finished() ? cache.finished : cache.mixed; }
-
-  LayerWindow<S> window() const {
-    return {shape,         layer.config.window, layer.rotations, cache.inputs.sequences.offsets,
-            cache.queries, cache.keys,          cache.values,    cache.window,
-            executor,      cache.workspace};
-  }
-  const LayerState<S>* state_of(Index sequence) const { return states == nullptr ? nullptr : states[sequence]; }
-
-  Index sequences() const { return static_cast<Index>(cache.inputs.sequences.offsets.size()) - 1; }
-  Index first_row(Index sequence) const {
-    return static_cast<Index>(cache.inputs.sequences.offsets[static_cast<std::size_t>(sequence)]);
-  }
-  Index row_count(Index sequence) const { return first_row(sequence + 1) - first_row(sequence); }
-
-  ConstTile<S> history(Index sequence, Index begin, Index count) const {
-    if (states == nullptr) return ConstTile<S>(nullptr, 0, count, Eigen::OuterStride<>(count));
-    return columns(std::as_const(states[sequence]->history), begin, count);
-  }
-
-  /// Columns [begin, begin + count) of the projection, convolved.
-  void part(Index begin, Index count, Matrix<S>& y) {
-    resize(y, cache.projected.rows(), count);
-    if (layer.config.convolution == 1) {
-      y = columns(std::as_const(cache.projected), begin, count);
-      return;
-    }
-    const Matrix<S>& taps = layer.taps;
-    for_blocks(executor, count, channels_of_task, [&](Index first, Index channels) {
-      for (Index i = 0; i < sequences(); ++i) {
-        const ConstTile<S> x = read_only(columns(cache.projected, begin + first, channels));
-        short_convolution(rows(x, first_row(i), row_count(i)), columns(taps, begin + first, channels),
-                          history(i, begin + first, channels),
-                          rows(columns(y, first, channels), first_row(i), row_count(i)));
-      }
-    });
-  }
-
-  /// Every head's query and key to unit root mean square, so that means and temperature have a scale to live on.
-  void scale() {
-    resize(cache.inverse_rms, cache.input.rows(), shape.query_heads + shape.key_heads);
-    for_blocks(executor, cache.input.rows(), rows_of_task, [&](Index begin, Index count) {
-      for (Index t = begin; t < begin + count; ++t) {
-        scale_heads(cache.queries.row(t).data(), shape.query_heads, shape.head_width, &cache.inverse_rms(t, 0));
-        scale_heads(cache.keys.row(t).data(), shape.key_heads, shape.head_width,
-                    &cache.inverse_rms(t, shape.query_heads));
-      }
-    });
-  }
-
-  static void scale_heads(S* row, Index heads, Index width, S* inverse) {
-    using std::sqrt;
-    for (Index h = 0; h < heads; ++h) {
-      Eigen::Map<RowVector<S>> z(row + h * width, width);
-      const S squares = kernels::dot(z.data(), z.data(), width);
-      inverse[h] = S(1) / sqrt(squares / S(static_cast<double>(width)) + S(rms_epsilon));
-      z *= inverse[h];
-    }
-  }
-
-  /// g = -softplus(z) exp(a).
-  void forget() {
-    Matrix<S>& g = cache.inputs.log_forgetting;
-    assign(g, columns(std::as_const(cache.projected), shape.channels(), shape.forgetting));
-    for (Index t = 0; t < g.rows(); ++t) g.row(t) += layer.forget_bias;
-    softplus(g.data(), g.size());
-    for (Index t = 0; t < g.rows(); ++t) g.row(t).array() *= -layer.forget_factor.array();
-    for (Index t = 0; t < g.rows(); ++t) {
-      for (Index h = 0; h < g.cols(); ++h) {
-        if (!(g(t, h) <= S(0))) report_gate(t, h);
-      }
-    }
-  }
-
-  [[noreturn]] void report_gate(Index t, Index head) const {
-    const S& g = cache.inputs.log_forgetting(t, head);
-    Index sequence = 0;
-    while (first_row(sequence + 1) <= t) ++sequence;
-    const Index row = cache.placement.row(cache.placement[sequence].begin + t - first_row(sequence));
-    for (Index column = 0; column < cache.input.cols(); ++column) {
-      if (is_finite(cache.input(t, column))) continue;
-      invalid_argument("forward", "x is ", cache.input(t, column), " at row ", row, ", column ", column,
-                       ", expected finite numbers: log_forgetting is ", g, " there for head ", head);
-    }
-    invalid_argument("forward", "log_forgetting is ", g, " at row ", row, " of x for head ", head,
-                     ", expected a number <= 0: gma::validate(layer) finds parameters that are not finite");
-  }
-
-  void attend() {
-    Options options;
-    options.normalization = layer.config.normalization;
-    options.executor = executor;
-    const HeadTensor<S> out = split_heads(cache.mixed, shape.query_heads);
-    const HeadTensor<S> q = split_heads(cache.queries, shape.query_heads), k = split_heads(cache.keys, shape.key_heads),
-                        v = split_heads(cache.values, shape.key_heads);
-    if (layer.config.is_causal) {
-      Advance advance(*this);
-      causal_heads(HeadsSink<S>(out), layer.mixtures, HeadsView<S>(q), HeadsView<S>(k), HeadsView<S>(v), options,
-                   cache.inputs, cache.workspace,
-                   [&](const HeadCall&, const auto&, const auto&) { return advance.begin(); });
+    const bool has_context = cache.pass.has_context;
+    if (has_context) {
+      parts.projection.forward(cache.input, cache.context, layer.in_weights, cache.projected, cache.context_projected);
     } else {
-      bidirectional_into(out, layer.mixtures, q, k, v, options, cache.inputs, cache.workspace);
+      parts.projection.forward(cache.input, layer.in_weights, cache.projected);
     }
+    const Matrix<S>& key_projected = has_context ? cache.context_projected : cache.projected;
+    parts.convolution.forward(shape.columns(Projected::queries), cache.projected, layer.taps, before, cache.queries);
+    parts.key_convolution.forward(shape.columns(Projected::keys), key_projected, layer.taps, before, cache.keys);
+    parts.key_convolution.forward(shape.columns(Projected::values), key_projected, layer.taps, before, cache.values);
+    parts.query_rms.forward_in_place(cache.queries, cache.unit_rms.queries);
+    parts.key_rms.forward_in_place(cache.keys, cache.unit_rms.keys);
+    if (shape.window > 0) parts.window.attend(before);
+    Matrix<S>& g = cache.inputs.log_forgetting;
+    if (shape.forgetting == 0) resize(g, 0, 0);
+    if (shape.forgetting > 0) {
+      parts.forgetting.forward(cache.projected, layer.forget_bias, layer.forget_factor, g);
+      parts.forgetting.check(g, cache.input, cache.placement);
+    }
+    parts.mixture.forward(layer.mixtures, states, is_in_place, cache.memories, cache.mixed);
+    if (shape.window > 0) parts.window.mix_in_place(cache.projected, layer.window_bias, cache.mixed);
+    parts.output.forward(cache.mixed, cache.projected, layer.norm_gain, layer.out_weights, cache.output);
+    if (states.states != nullptr) advance(parts);
   }
 
-  /// The memories that the heads advance, side by side in the cache: copies, which the states get at the end, or, in
-  /// place, the states' own for as long as the heads take.
-  class Advance {
-   public:
-    explicit Advance(LayerForward& pass) : pass_(pass) {
-      if (pass.states == nullptr) return;
-      pass.cache.memories.resize(static_cast<std::size_t>(pass.sequences() * pass.shape.key_heads));
-      if (pass.is_in_place) return;
-      pass.for_each_memory([](Memory<S>& memory, Memory<S>& copy) { copy_memory(memory, copy); });
+ private:
+  void advance(const LayerParts<S>& parts) {
+    for (Index i = 0; i < rows.sequences(); ++i) states[i]->is_torn = true;
+    if (!is_in_place) exchange_memories(states, rows.sequences(), cache.memories);
+    parts.convolution.advance(cache.projected, states);
+    parts.window.advance(states);
+    for (Index i = 0; i < rows.sequences(); ++i) {
+      states[i]->position += rows.count(i);
+      states[i]->is_torn = false;
     }
-    ~Advance() {
-      if (is_lent_) exchange();
+  }
+};
+
+template <class S, class Covariance>
+struct LayerBackward {
+  const AttentionLayer<S, Covariance>& layer;
+  const PassRows<S>&rows, &key_rows;
+  LayerCache<S>& cache;
+  LayerGradientCache<S, Covariance>& scratch;
+  AttentionLayer<S, Covariance>& gradient;
+  const LayerOptions& options;
+
+  /// `has_d_states`: the gradients of the states before the pass are wanted, in scratch.d_states.
+  void run(const std::vector<LayerState<S>>* initial, const std::vector<LayerState<S>>* d_final, bool has_d_states) {
+    const LayerShape& shape = rows.shape;
+    if (shape.window > 0) set_rotations(scratch.rotations, shape.window_length, shape.head_width);
+    const LayerParts<S> parts(rows, key_rows, layer.config, scratch.rotations, cache);
+    const StatePointers<const LayerState<S>> before = pointers<Before>(initial), d_after = pointers<After>(d_final);
+    StatePointers<LayerState<S>> d_before;
+    if (has_d_states) {
+      scratch.d_states.resize(static_cast<std::size_t>(rows.sequences()));
+      for (LayerState<S>& state : scratch.d_states) set_beginning(layer, state);
+      d_before = pointers<GradientBefore>(&scratch.d_states);
     }
-    Advance(const Advance&) = delete;
-    Advance& operator=(const Advance&) = delete;
-
-    /// Null: zeros, and nothing is left.
-    std::vector<Memory<S>>* begin() {
-      if (pass_.states == nullptr) return nullptr;
-      is_lent_ = pass_.is_in_place;
-      if (is_lent_) {
-        pass_.set_torn(true);
-        exchange();
-      }
-      return &pass_.cache.memories;
+    auto& d_heads = scratch.heads;
+    resize(scratch.d_projected, cache.projected.rows(), cache.projected.cols());
+    if (cache.pass.has_context) {
+      resize(scratch.d_context_projected, cache.context_projected.rows(), cache.context_projected.cols());
     }
+    gather_memories(before, rows.sequences(), scratch.memories);
+    gather_memories(d_after, rows.sequences(), scratch.d_memories);
 
-   private:
-    void exchange() { pass_.exchange_memories(); }
+    parts.output.backward(cache.mixed, cache.projected, layer.norm_gain, layer.output_weight, scratch.d_output,
+                          scratch.d_mixed, scratch.d_projected, gradient.norm_gain, gradient.output_weight);
+    if (shape.window > 0) {
+      parts.window.mix_backward_in_place(cache.mixed, scratch.d_mixed, scratch.d_window, scratch.d_projected,
+                                         gradient.window_bias);
+    }
+    parts.mixture.backward(layer.mixtures, scratch.d_mixed, scratch.memories, scratch.d_memories, d_heads,
+                           gradient.mixtures);
+    if (has_d_states) exchange_memories(d_before, rows.sequences(), d_heads.memories);
+    scratch.usage_penalty = 0;
+    if (options.usage_penalty != 0) {
+      scratch.usage_penalty =
+          parts.mixture.add_usage_penalty(layer.mixtures, options.usage_penalty, d_heads.keys, gradient.mixtures);
+    }
+    if (shape.forgetting > 0) {
+      parts.forgetting.backward(cache.projected, layer.forget_bias, layer.forget_rate, cache.inputs.log_forgetting,
+                                d_heads.log_forgetting, scratch.d_projected, gradient.forget_bias,
+                                gradient.forget_rate);
+    }
+    if (shape.window > 0) {
+      parts.window.advance_backward(d_after, cache.pass.positions, d_heads.keys, d_heads.values, d_before);
+      parts.window.attend_backward(before, scratch.d_window, d_heads.queries, d_heads.keys, d_heads.values, d_before);
+    }
+    parts.key_rms.backward_in_place(cache.keys, cache.unit_rms.keys, d_heads.keys);
+    parts.query_rms.backward_in_place(cache.queries, cache.unit_rms.queries, d_heads.queries);
+    convolution_backward(parts, before, d_after, d_before);
+    const ProjectionSide<S> tokens{cache.input, scratch.d_projected, scratch.d_input},
+        context{cache.context, scratch.d_context_projected, scratch.d_context};
+    parts.projection.backward(layer, tokens, cache.pass.has_context ? context : tokens, gradient);
+  }
 
-    LayerForward& pass_;
-    bool is_lent_ = false;
+ private:
+  void convolution_backward(const LayerParts<S>& parts, const StatePointers<const LayerState<S>>& before,
+                            const StatePointers<const LayerState<S>>& d_after,
+                            const StatePointers<LayerState<S>>& d_before) {
+    const LayerShape& shape = rows.shape;
+    const bool has_context = cache.pass.has_context;
+    const Matrix<S>& key_projected = has_context ? cache.context_projected : cache.projected;
+    Matrix<S>& d_key_projected = has_context ? scratch.d_context_projected : scratch.d_projected;
+    compile_taps(layer, scratch.taps);
+    set_constant(scratch.d_taps, scratch.taps.rows(), scratch.taps.cols(), S(0));
+    parts.key_convolution.backward(shape.columns(Projected::values), key_projected, scratch.taps, before,
+                                   scratch.heads.values, d_key_projected, scratch.d_taps, d_before);
+    parts.key_convolution.backward(shape.columns(Projected::keys), key_projected, scratch.taps, before,
+                                   scratch.heads.keys, d_key_projected, scratch.d_taps, d_before);
+    parts.convolution.backward(shape.columns(Projected::queries), cache.projected, scratch.taps, before,
+                               scratch.heads.queries, scratch.d_projected, scratch.d_taps, d_before);
+    parts.convolution.advance_backward(d_after, scratch.d_projected, d_before);
+    add_gradient_of_taps(scratch.d_taps, gradient);
+  }
+
+  struct Before {
+    std::vector<const LayerState<S>*> states;
+  };
+  struct After {
+    std::vector<const LayerState<S>*> states;
+  };
+  struct GradientBefore {
+    std::vector<LayerState<S>*> states;
   };
 
-  /// f(a state's memory, the cache's for it) for all of them.
-  template <class F>
-  void for_each_memory(const F& f) {
-    std::size_t i = 0;
-    for (Index s = 0; s < sequences(); ++s) {
-      for (Memory<S>& memory : states[s]->memories) f(memory, cache.memories[i++]);
-    }
-  }
-  void exchange_memories() {
-    for_each_memory([](Memory<S>& memory, Memory<S>& other) { std::swap(memory, other); });
-  }
-  void set_torn(bool is_torn) {
-    for (Index s = 0; s < sequences(); ++s) states[s]->is_torn = is_torn;
-  }
-
-  /// Output norm, then output gate.
-  void finish() {
-    Matrix<S>& y = cache.finished;
-    y = cache.mixed;
-    const Index gate = shape.channels() + shape.forgetting;
-    for_blocks(executor, y.rows(), rows_of_task, [&](Index begin, Index count) {
-      for (Index t = begin; t < begin + count; ++t) {
-        if (layer.config.has_output_norm) {
-          scale_heads(y.row(t).data(), shape.query_heads, shape.value_width, &cache.mixed_inverse_rms(t, 0));
-          y.row(t).array() *= layer.norm_gain.array();
-        }
-        if (layer.config.has_output_gate) {
-          multiply_by_sigmoid(cache.projected.row(t).data() + gate, shape.gate, y.row(t).data());
-        }
-      }
-    });
-  }
-
-  void advance() {
-    set_torn(true);
-    if (!is_in_place) exchange_memories();
-    for (Index i = 0; i < sequences(); ++i) {
-      advance_history(rows(read_only(columns(cache.projected, 0, shape.channels())), first_row(i), row_count(i)),
-                      as_tile(states[i]->history));
-      if (shape.window > 0) window().advance(*states[i], first_row(i), row_count(i));
-      states[i]->position += row_count(i);
-    }
-    set_torn(false);
+  /// Addresses, which stay in the scratch under the name of Kept; null for null.
+  template <class Kept, class States>
+  auto pointers(States* states) {
+    auto& kept = scratch.workspace.template keep<Kept>().states;
+    StatePointers<std::remove_pointer_t<typename std::decay_t<decltype(kept)>::value_type>> result;
+    if (states == nullptr) return result;
+    kept.clear();
+    for (auto& state : *states) kept.push_back(&state);
+    result.states = kept.data();
+    return result;
   }
 };
 

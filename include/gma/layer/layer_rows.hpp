@@ -4,6 +4,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <vector>
 
 #include "gma/core/parallel.hpp"
 #include "gma/core/resize.hpp"
@@ -11,6 +13,7 @@
 #include "gma/core/workspace.hpp"
 #include "gma/heads/sequences.hpp"
 #include "gma/kernels/products.hpp"
+#include "gma/layer/layer_config.hpp"
 
 namespace gma::detail {
 
@@ -47,6 +50,53 @@ void product_of_rows(const Executor* executor, const Matrix<S>& a, const Matrix<
   for_blocks(executor, a.rows(), rows_of_task,
              [&](Index begin, Index count) { product(rows(as_tile(a), begin, count), b, rows(c, begin, count)); });
 }
+
+/// Columns `range` of c = a b; c has its size.
+template <class S>
+void product_of_rows(const Executor* executor, const Matrix<S>& a, const Matrix<S>& b, ColumnRange range,
+                     Matrix<S>& c) {
+  const ConstTile<S> b_part = columns(b, range.begin, range.count);
+  for_blocks(executor, a.rows(), rows_of_task, [&](Index begin, Index count) {
+    product(rows(as_tile(a), begin, count), b_part, rows(columns(c, range.begin, range.count), begin, count));
+  });
+}
+
+/// c += a^T b for many rows: blocks of c side by side, the rows summed in two levels.
+template <class S>
+void add_product_over_rows(const Executor* executor, const ConstTile<S>& a, const Matrix<S>& b, Matrix<S>& c) {
+  constexpr Index depth = 256;
+  for_blocks(executor, a.cols(), channels_of_task, [&](Index begin, Index count) {
+    for (Index row = 0; row < a.rows(); row += depth) {
+      const Index now = (std::min)(depth, a.rows() - row);
+      const ConstTile<S> part(a.data() + row * a.outerStride() + begin, now, count,
+                              Eigen::OuterStride<>(a.outerStride()));
+      add_transposed_product(part, rows(as_tile(b), row, now), rows(c, begin, count));
+    }
+  });
+}
+
+/// What every part of a pass knows: the layer's widths, the rows of all sequences one below the other, and who does the
+/// work.
+template <class S>
+struct PassRows {
+  const LayerShape& shape;
+  const std::vector<std::int64_t>& offsets;  // sequence i is rows [offsets[i], offsets[i + 1])
+  const Executor* executor;
+  Workspace<S>& workspace;
+
+  Index count() const { return static_cast<Index>(offsets.back()); }
+  Index sequences() const { return static_cast<Index>(offsets.size()) - 1; }
+  Index first(Index sequence) const { return static_cast<Index>(offsets[static_cast<std::size_t>(sequence)]); }
+  Index count(Index sequence) const { return first(sequence + 1) - first(sequence); }
+
+  /// f(row) for all of them, side by side.
+  template <class F>
+  void for_each(const F& f) const {
+    for_blocks(executor, count(), rows_of_task, [&](Index begin, Index block) {
+      for (Index t = begin; t < begin + block; ++t) f(t);
+    });
+  }
+};
 
 /// The value of an expression, which keeps its memory.
 template <class T>

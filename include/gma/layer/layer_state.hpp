@@ -71,20 +71,38 @@ void load(LayerState<S>& state, std::istream& stream);
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
+namespace detail {
+
+/// One state per sequence wherever they are kept, or null for all.
+template <class State>
+struct StatePointers {
+  State* const* states = nullptr;
+  State* operator[](Index i) const { return states == nullptr ? nullptr : states[i]; }
+};
+
+/// Zeros of the layer's sizes; what is of them keeps its memory.
+template <class L, class S>
+void set_beginning(const L& layer, LayerState<S>& state) {
+  const LayerShape shape(layer.config);
+  state.memories.resize(static_cast<std::size_t>(shape.key_heads));
+  for (std::size_t h = 0; h < state.memories.size(); ++h) {
+    set_zero(state.memories[h], layer.mixtures[h].components(), shape.value_width);
+  }
+  set_constant(state.history, layer.config.convolution - 1, shape.channels(), S(0));
+  set_constant(state.window_keys, shape.past, shape.past > 0 ? shape.keys : 0, S(0));
+  set_constant(state.window_values, shape.past, shape.past > 0 ? shape.values : 0, S(0));
+  state.position = 0;
+  state.is_torn = false;
+}
+
+}  // namespace detail
+
 template <class L>
 LayerState<typename L::Scalar> begin_stream(const L& layer) {
-  using S = typename L::Scalar;
   if (!layer.config.is_causal)
     detail::invalid_argument("begin_stream", "layer is bidirectional, expected a causal one");
-  const detail::LayerShape shape(layer.config);
-  LayerState<S> state;
-  for (Index h = 0; h < shape.key_heads; ++h) {
-    const Index components = layer.mixtures[static_cast<std::size_t>(h)].components();
-    state.memories.push_back(empty_memory<S>(components, shape.value_width));
-  }
-  state.history = Matrix<S>::Constant(layer.config.convolution - 1, shape.channels(), S(0));
-  state.window_keys = Matrix<S>::Constant(shape.past, shape.past > 0 ? shape.keys : 0, S(0));
-  state.window_values = Matrix<S>::Constant(shape.past, shape.past > 0 ? shape.values : 0, S(0));
+  LayerState<typename L::Scalar> state;
+  detail::set_beginning(layer, state);
   return state;
 }
 

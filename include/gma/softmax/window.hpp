@@ -72,6 +72,12 @@ struct WindowPast {
   Index row(Index j) const { return (position + j) % keys.rows(); }
 };
 
+/// Its gradient, added to in the same rows; no rows: not wanted.
+template <class S>
+struct WindowPastGradient {
+  Tile<S> keys, values;
+};
+
 /// One key head and the query heads that share it, in one sequence of n tokens.
 template <class S>
 struct WindowHead {
@@ -111,9 +117,10 @@ struct WindowHead {
     }
   }
 
-  /// Adds to the gradients of the queries, n x d, keys, n x d, and values, n x e. The past gets no gradient.
+  /// Adds to the gradients of the queries, n x d, keys, n x d, values, n x e, and of the past.
   void backward(const ConstTile<S>& queries, const ConstTile<S>& output, const S* log_sum_exp,
-                const ConstTile<S>& d_output, Tile<S> d_queries, Tile<S> d_keys, Tile<S> d_values) const {
+                const ConstTile<S>& d_output, Tile<S> d_queries, Tile<S> d_keys, Tile<S> d_values,
+                WindowPastGradient<S> d_past) const {
     const Index d = keys.cols(), e = values.cols();
     for (Index begin = 0; begin < keys.rows(); begin += window_block) {
       const typename Workspace<S>::Frame frame(workspace);
@@ -126,10 +133,12 @@ struct WindowHead {
       for (Index t = 0; t < block.count; ++t) {
         rotate(d_q.data() + t * d, query_rotation(t), d / 2, true, true, row_of(d_queries, begin + t));
       }
-      for (Index m = (std::max)(Index(0), -block.key_begin); m < block.keys(); ++m) {
-        const Index j = block.key_begin + m;
-        rotate(d_k.data() + m * d, key_rotation(block, m), d / 2, true, true, row_of(d_keys, j));
-        d_values.row(j) += d_v.row(m);
+      const Index wanted = d_past.keys.rows() > 0 ? 0 : (std::max)(Index(0), -block.key_begin);
+      for (Index m = wanted; m < block.keys(); ++m) {
+        const Index j = block.key_begin + m, row = j < 0 ? past.row(j) : j;
+        Tile<S>&keys_to = j < 0 ? d_past.keys : d_keys, &values_to = j < 0 ? d_past.values : d_values;
+        rotate(d_k.data() + m * d, key_rotation(block, m), d / 2, true, true, row_of(keys_to, row));
+        values_to.row(row) += d_v.row(m);
       }
     }
   }

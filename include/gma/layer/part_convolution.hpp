@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT
+// A part of the layer: the short causal depthwise convolution. Every channel sees its own last few values, so that a
+// token's query, key and value depend on the tokens just before it.
+//
+//   y_t  = sum_{i < W} taps_i o x_{t-i}          taps W x C, row i for the token i back; no activation
+//   dx_t = sum_{i < W} taps_i o dy_{t+i}         d_taps_i = sum_t dy_t o x_{t-i}
+//
+// Tokens before the first come from a history of W - 1 tokens, oldest first, and get gradients as all others do.
+#pragma once
+
+#include <algorithm>
+
+#include "gma/core/tokens.hpp"
+#include "gma/kernels/rows.hpp"
+#include "gma/layer/layer_rows.hpp"
+#include "gma/layer/layer_state.hpp"
+
+namespace gma {
+
+/// y_t = sum_{i < W} taps_i o x_{t-i}: x and y are N x C, taps W x C, row i for the token i back; no activation.
+/// `history` holds the W - 1 tokens before x, oldest first; with no rows it stands for zeros. Cost 2 N C W.
+template <class S>
+void short_convolution(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history, Tile<S> y);
+
+/// dx_t = sum_i taps_i o dy_{t+i} is assigned, d_taps_i += sum_t dy_t o x_{t-i}. The history gets no gradient.
+template <class S>
+void short_convolution_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
+                                const ConstTile<S>& dy, Tile<S> dx, Tile<S> d_taps);
+/// The same, and the gradient of the history, W - 1 x C, is added to d_history.
+template <class S>
+void short_convolution_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
+                                const ConstTile<S>& dy, Tile<S> dx, Tile<S> d_taps, Tile<S> d_history);
+
+/// Moves the history on past x: its last rows are x's.
+template <class S>
+void advance_history(const ConstTile<S>& x, Tile<S> history);
+/// d_after: the gradient of the history behind x. Adds to those of x and of the history before it.
+template <class S>
+void advance_history_backward(const ConstTile<S>& d_after, Tile<S> dx, Tile<S> d_before);
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+namespace detail {
+
+/// x_{t-i}, or the history's where that lies before x; null: zeros.
+template <class S>
+const S* token_before(const ConstTile<S>& x, const ConstTile<S>& history, Index t, Index i) {
+  if (t >= i) return x.data() + (t - i) * x.outerStride();
+  return history.rows() == 0 ? nullptr : history.data() + (history.rows() + t - i) * history.outerStride();
+}
+
+/// y = sum_i taps_i o row_of(i) over the taps whose row_of(i) is not null.
+template <class S, class RowOf>
+void weigh_tokens(const ConstTile<S>& taps, const RowOf& row_of, S* y) {
+  constexpr int most = 8;
+  const S *rows[most], *weights[most];
+  int terms = 0;
+  bool adds = false;
+  for (Index i = 0; i < taps.rows(); ++i) {
+    const S* row = row_of(i);
+    if (row != nullptr) {
+      rows[terms] = row;
+      weights[terms++] = taps.data() + i * taps.outerStride();
+    }
+    if (terms == most || i + 1 == taps.rows()) {
+      kernels::sum_of_products(rows, weights, terms, taps.cols(), adds, y);
+      adds = true;
+      terms = 0;
+    }
+  }
+}
+
+}  // namespace detail
+
+template <class S>
+void short_convolution(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history, Tile<S> y) {
+  for (Index t = 0; t < x.rows(); ++t) {
+    detail::weigh_tokens(
+        taps, [&](Index i) { return detail::token_before(x, history, t, i); }, y.data() + t * y.outerStride());
+  }
+}
+
+template <class S>
+void short_convolution_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
+                                const ConstTile<S>& dy, Tile<S> dx, Tile<S> d_taps) {
+  const auto later = [&](Index t, Index i) -> const S* {
+    return t + i < dy.rows() ? dy.data() + (t + i) * dy.outerStride() : nullptr;
+  };
+  for (Index t = 0; t < x.rows(); ++t) {
+    detail::weigh_tokens(
+        taps, [&](Index i) { return later(t, i); }, dx.data() + t * dx.outerStride());
+    for (Index i = 0; i < taps.rows(); ++i) {
+      const S* before = detail::token_before(x, history, t, i);
+      if (before == nullptr) continue;
+      d_taps.row(i) += dy.row(t).cwiseProduct(Eigen::Map<const RowVector<S>>(before, x.cols()));
+    }
+  }
+}
+
+template <class S>
+void short_convolution_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
+                                const ConstTile<S>& dy, Tile<S> dx, Tile<S> d_taps, Tile<S> d_history) {
+  short_convolution_backward(x, taps, history, dy, dx, d_taps);
+  for (Index t = 0; t < (std::min)(dy.rows(), taps.rows() - 1); ++t) {
+    for (Index i = t + 1; i < taps.rows(); ++i) {
+      d_history.row(d_history.rows() + t - i) += taps.row(i).cwiseProduct(dy.row(t));
+    }
+  }
+}
+
+template <class S>
+void advance_history(const ConstTile<S>& x, Tile<S> history) {
+  const Index past = history.rows(), fresh = (std::min)(past, x.rows());
+  for (Index i = 0; i < past - fresh; ++i) history.row(i) = history.row(i + fresh);
+  if (fresh > 0) history.bottomRows(fresh) = x.bottomRows(fresh);
+}
+
+template <class S>
+void advance_history_backward(const ConstTile<S>& d_after, Tile<S> dx, Tile<S> d_before) {
+  const Index past = d_after.rows(), fresh = (std::min)(past, dx.rows());
+  for (Index i = 0; i < past - fresh; ++i) d_before.row(i + fresh) += d_after.row(i);
+  if (fresh > 0) dx.bottomRows(fresh) += d_after.bottomRows(fresh);
+}
+
+namespace detail {
+
+/// Over the packed rows of a pass; the projected tokens and the states are of all channels.
+template <class S>
+struct Convolution {
+  const PassRows<S>& rows;
+
+  /// Channels `range` of the projection, convolved by columns `range` of `taps`, W x all channels; y has those alone.
+  void forward(ColumnRange range, const Matrix<S>& projected, const Matrix<S>& taps,
+               const StatePointers<const LayerState<S>>& before, Matrix<S>& y) const {
+    resize(y, projected.rows(), range.count);
+    if (rows.shape.taps == 0) {
+      y = columns(projected, range.begin, range.count);
+      return;
+    }
+    for_each_block(range, [&](Index i, Index first, Index channels) {
+      short_convolution(of(i, columns(projected, range.begin + first, channels)),
+                        columns(taps, range.begin + first, channels), history(before[i], range.begin + first, channels),
+                        of(i, columns(y, first, channels)));
+    });
+  }
+
+  /// The gradient of channels `range` of the projection is assigned, that of their taps is added to the same columns of
+  /// d_taps, that of the states' histories to d_before.
+  void backward(ColumnRange range, const Matrix<S>& projected, const Matrix<S>& taps,
+                const StatePointers<const LayerState<S>>& before, const Matrix<S>& dy, Matrix<S>& d_projected,
+                Matrix<S>& d_taps, const StatePointers<LayerState<S>>& d_before) const {
+    if (rows.shape.taps == 0) {
+      columns(d_projected, range.begin, range.count) = dy;
+      return;
+    }
+    for_each_block(range, [&](Index i, Index first, Index channels) {
+      const Index begin = range.begin + first;
+      const ConstTile<S> x = of(i, columns(projected, begin, channels)), w = columns(taps, begin, channels),
+                         past = history(before[i], begin, channels), d = of(i, columns(dy, first, channels));
+      Tile<S> dx = of(i, columns(d_projected, begin, channels)), dw = columns(d_taps, begin, channels);
+      if (d_before[i] == nullptr) return short_convolution_backward(x, w, past, d, dx, dw);
+      short_convolution_backward(x, w, past, d, dx, dw, columns(d_before[i]->history, begin, channels));
+    });
+  }
+
+  /// The states' histories move on past the tokens of the pass.
+  void advance(const Matrix<S>& projected, const StatePointers<LayerState<S>>& states) const {
+    for (Index i = 0; i < rows.sequences(); ++i) {
+      advance_history(of(i, columns(projected, 0, rows.shape.channels())), as_tile(states[i]->history));
+    }
+  }
+
+  /// Adds what the histories behind the pass give to the gradients of the tokens and of the histories before it.
+  void advance_backward(const StatePointers<const LayerState<S>>& d_after, Matrix<S>& d_projected,
+                        const StatePointers<LayerState<S>>& d_before) const {
+    for (Index i = 0; i < rows.sequences() && d_after[i] != nullptr; ++i) {
+      advance_history_backward(as_tile(d_after[i]->history), of(i, columns(d_projected, 0, rows.shape.channels())),
+                               as_tile(d_before[i]->history));
+    }
+  }
+
+ private:
+  template <class T>
+  T of(Index sequence, const T& tile) const {
+    return detail::rows(tile, rows.first(sequence), rows.count(sequence));
+  }
+  static ConstTile<S> history(const LayerState<S>* state, Index begin, Index count) {
+    if (state == nullptr) return ConstTile<S>(nullptr, 0, count, Eigen::OuterStride<>(count));
+    return columns(state->history, begin, count);
+  }
+
+  /// f(sequence, first channel of a block, its channels) for all of them, blocks side by side.
+  template <class F>
+  void for_each_block(ColumnRange range, const F& f) const {
+    for_blocks(rows.executor, range.count, channels_of_task, [&](Index first, Index channels) {
+      for (Index i = 0; i < rows.sequences(); ++i) f(i, first, channels);
+    });
+  }
+};
+
+}  // namespace detail
+}  // namespace gma

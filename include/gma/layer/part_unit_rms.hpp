@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+// A part of the layer: every head's query and key to unit root mean square, so that means and temperature have a scale
+// to live on. The output norm does the same to the heads' outputs.
+//
+//   n  = i z        i = 1 / sqrt(|z|^2 / width + 1e-5)
+//   dz = i (dn - n <n, dn> / width)
+//
+// Nothing needs z behind it: n takes the place of z, and dz that of dn, as the names say.
+#pragma once
+
+#include <cmath>
+
+#include "gma/kernels/rows.hpp"
+#include "gma/layer/layer_rows.hpp"
+
+namespace gma {
+
+/// What a forward pass leaves of it for the backward pass.
+template <class S>
+struct UnitRmsCache {
+  Matrix<S> queries, keys;  ///< i of each, N x Hq and N x H
+};
+
+namespace detail {
+
+/// Under the root of every root mean square.
+inline constexpr double rms_epsilon = 1e-5;
+
+/// One row of `heads` heads; leaves i of each in `inverse`.
+template <class S>
+void unit_rms_in_place(S* row, Index heads, Index width, S* inverse) {
+  using std::sqrt;
+  for (Index h = 0; h < heads; ++h) {
+    Eigen::Map<RowVector<S>> z(row + h * width, width);
+    const S squares = kernels::dot(z.data(), z.data(), width);
+    inverse[h] = S(1) / sqrt(squares / S(static_cast<double>(width)) + S(rms_epsilon));
+    z *= inverse[h];
+  }
+}
+
+/// `row` holds n; d_row holds dn and becomes dz.
+template <class S>
+void unit_rms_backward_in_place(const S* row, Index heads, Index width, const S* inverse, S* d_row) {
+  for (Index h = 0; h < heads; ++h) {
+    const Eigen::Map<const RowVector<S>> n(row + h * width, width);
+    Eigen::Map<RowVector<S>> d(d_row + h * width, width);
+    const S inner = n.dot(d) / S(static_cast<double>(width));
+    d = inverse[h] * (d - inner * n);
+  }
+}
+
+/// Of a matrix of heads side by side, N x heads n.
+template <class S>
+struct UnitRms {
+  const PassRows<S>& rows;
+  Index heads;
+
+  void forward_in_place(Matrix<S>& z, Matrix<S>& inverse) const {
+    resize(inverse, rows.count(), heads);
+    rows.for_each(
+        [&](Index t) { unit_rms_in_place(z.row(t).data(), heads, rows.shape.head_width, inverse.row(t).data()); });
+  }
+
+  void backward_in_place(const Matrix<S>& n, const Matrix<S>& inverse, Matrix<S>& d) const {
+    rows.for_each([&](Index t) {
+      unit_rms_backward_in_place(n.row(t).data(), heads, rows.shape.head_width, inverse.row(t).data(), d.row(t).data());
+    });
+  }
+};
+
+}  // namespace detail
+}  // namespace gma
