@@ -20,6 +20,7 @@ configure_file(cmake/gmaConfigVersion.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/gmaC
 install(FILES
   cmake/GmaCompiled.cmake
   cmake/gma_compiled.cpp
+  cmake/gma_compiled_layer.cpp
   cmake/GmaJson.cmake
   "${CMAKE_CURRENT_BINARY_DIR}/gmaConfig.cmake"
   "${CMAKE_CURRENT_BINARY_DIR}/gmaConfigVersion.cmake"

@@ -16,26 +16,26 @@
 #define GMA_COMPILED_ELSEWHERE extern
 #endif
 
-#define GMA_COMPILED_FOR(S)                                                                                           \
-  GMA_COMPILED_ELSEWHERE template void advance<CompiledMixture<S>, S>(                                                \
-      const CompiledMixture<S>&, const TokenView<S>&, const TokenStream<S>&, const Options&, Memory<S>*,              \
-      const TokenSink<S>&, Workspace<S>&);                                                                            \
-  GMA_COMPILED_ELSEWHERE template void write_into<CompiledMixture<S>, S>(                                             \
-      const CompiledMixture<S>&, const TokenStream<S>&, const Options&, Memory<S>&, Workspace<S>&);                   \
-  GMA_COMPILED_ELSEWHERE template LongMemory<S> write_all<CompiledMixture<S>, S>(                                     \
-      const CompiledMixture<S>&, const TokenStream<S>&, Index, const Executor*, bool, Workspace<S>&);                 \
-  GMA_COMPILED_ELSEWHERE template void read_tokens<CompiledMixture<S>, S>(                                            \
-      const CompiledMixture<S>&, const TokenView<S>&, const MemoryView<S>&, Normalization, Index, const Executor*,    \
-      const TokenSink<S>&, Workspace<S>&);                                                                            \
-  GMA_COMPILED_ELSEWHERE template void read_tokens_backward<CompiledMixture<S>, S>(                                   \
-      const CompiledMixture<S>&, const TokenView<S>&, const LongMemory<S>&, const TokenView<S>&, Normalization,       \
-      Index, const Executor*, const S*, const TokenSink<S>&, LongMemory<S>&, GradientSum<CompiledMixture<S>, S>&,     \
-      Workspace<S>&);                                                                                                 \
-  GMA_COMPILED_ELSEWHERE template void write_tokens_backward<CompiledMixture<S>, S>(                                  \
-      const CompiledMixture<S>&, const TokenStream<S>&, const Memory<S>*, Index, const Executor*, const S*,           \
-      const LongMemory<S>&, TokenGradients<S>, GradientSum<CompiledMixture<S>, S>&, Workspace<S>&);                   \
-  GMA_COMPILED_ELSEWHERE template void causal_backward_tokens<CompiledMixture<S>, S>(                                 \
-      const CompiledMixture<S>&, const TokenView<S>&, const TokenStream<S>&, const TokenView<S>&, const Options&,     \
+#define GMA_COMPILED_FOR(S)                                                                                            \
+  GMA_COMPILED_ELSEWHERE template void advance<CompiledMixture<S>, S>(const CompiledMixture<S>&, const TokenView<S>&,  \
+                                                                      const TokenStream<S>&, const Options&,           \
+                                                                      Memory<S>*, const TokenSink<S>&, Workspace<S>&); \
+  GMA_COMPILED_ELSEWHERE template void write_into<CompiledMixture<S>, S>(                                              \
+      const CompiledMixture<S>&, const TokenStream<S>&, const Options&, Memory<S>&, Workspace<S>&);                    \
+  GMA_COMPILED_ELSEWHERE template LongMemory<S> write_all<CompiledMixture<S>, S>(                                      \
+      const CompiledMixture<S>&, const TokenStream<S>&, Index, const Executor*, bool, Workspace<S>&);                  \
+  GMA_COMPILED_ELSEWHERE template void read_tokens<CompiledMixture<S>, S>(                                             \
+      const CompiledMixture<S>&, const TokenView<S>&, const MemoryView<S>&, Normalization, Index, const Executor*,     \
+      const TokenSink<S>&, Workspace<S>&);                                                                             \
+  GMA_COMPILED_ELSEWHERE template void read_tokens_backward<CompiledMixture<S>, S>(                                    \
+      const CompiledMixture<S>&, const TokenView<S>&, const LongMemory<S>&, const TokenView<S>&, Normalization, Index, \
+      const Executor*, const S*, const TokenSink<S>&, LongMemory<S>&, GradientSum<CompiledMixture<S>, S>&,             \
+      Workspace<S>&);                                                                                                  \
+  GMA_COMPILED_ELSEWHERE template void write_tokens_backward<CompiledMixture<S>, S>(                                   \
+      const CompiledMixture<S>&, const TokenStream<S>&, const Memory<S>*, Index, const Executor*, const S*,            \
+      const LongMemory<S>&, TokenGradients<S>, GradientSum<CompiledMixture<S>, S>&, Workspace<S>&);                    \
+  GMA_COMPILED_ELSEWHERE template void causal_backward_tokens<CompiledMixture<S>, S>(                                  \
+      const CompiledMixture<S>&, const TokenView<S>&, const TokenStream<S>&, const TokenView<S>&, const Options&,      \
       LongMemory<S>&, const S&, bool, const TokenGradients<S>&, GradientSum<CompiledMixture<S>, S>&, Workspace<S>&);
 
 namespace gma::detail {

@@ -41,4 +41,5 @@
 #include "gma/version.hpp"
 #ifdef GMA_COMPILED  // by the target gma::compiled
 #include "gma/compiled.hpp"
+#include "gma/compiled_layer.hpp"
 #endif

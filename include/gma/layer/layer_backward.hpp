@@ -92,6 +92,16 @@ void check_d_final(const char* function, const L& layer, Index sequences, const 
   for (const LayerState<S>& state : d_final) check_state("backward (d_final)", layer, state);
 }
 
+template <class S, class Covariance>
+void run_parts_backward(const AttentionLayer<S, Covariance>& layer, const PassRows<S>& rows,
+                        const PassRows<S>& key_rows, LayerCache<S>& cache, LayerGradientCache<S, Covariance>& scratch,
+                        AttentionLayer<S, Covariance>& gradient, const LayerOptions& options,
+                        const std::vector<LayerState<S>>* initial, const std::vector<LayerState<S>>* d_final,
+                        bool has_d_states) {
+  LayerBackward<S, Covariance>{layer, rows, key_rows, cache, scratch, gradient, options}.run(initial, d_final,
+                                                                                             has_d_states);
+}
+
 /// All of a backward pass except what is particular to states or a context.
 template <class S, class Covariance, class DX, class DY>
 void layer_backward(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covariance>& gradient,
@@ -120,8 +130,7 @@ void layer_backward(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covarian
         &key_offsets = cache.pass.has_context ? cache.inputs.key_sequences->offsets : offsets;
   const PassRows<S> rows{shape, offsets, options.executor, scratch.workspace},
       key_rows{shape, key_offsets, options.executor, scratch.workspace};
-  LayerBackward<S, Covariance>{layer, rows, key_rows, cache, scratch, gradient, options}.run(initial, d_final,
-                                                                                             has_d_states);
+  run_parts_backward(layer, rows, key_rows, cache, scratch, gradient, options, initial, d_final, has_d_states);
   scatter_rows(scratch.d_input, cache.placement, writable(d_x).derived());
 }
 
