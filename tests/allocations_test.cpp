@@ -121,6 +121,28 @@ TEST(Allocations, NoneInALayerAfterTheFirstCall) {
   gma::AttentionLayer<float> gradient(layer.config);
   gma::forward_into(y, layer, x, cache);  // where sequences differ in length, gradients of heads change their size
   EXPECT_EQ(second_call_allocates([&] { gma::backward_into(d_x, gradient, layer, y, cache, scratch); }), 0);
+  const std::vector<gma::LayerState<float>> initial{gma::begin_stream(layer)};
+  std::vector<gma::LayerState<float>> states = initial, d_states = initial;
+  gma::forward_into(y, layer, x, states, cache);
+  EXPECT_EQ(second_call_allocates([&] {
+              gma::backward_into(d_x, gradient, layer, y, cache, scratch, {}, &initial, &d_states, &d_states);
+            }),
+            0);
+}
+
+TEST(Allocations, NoneInCrossAttentionOfALayerAfterTheFirstCall) {
+  gma::LayerConfig config = layer_config();
+  config.window = 0;
+  config.is_causal = config.has_forgetting = false;
+  const auto layer = gma::random_layer<float>(config, 1);
+  Random random(7);
+  const Matrix<float> x = random.matrix<float>(200, 12), context = random.matrix<float>(300, 12);
+  Matrix<float> y(200, 12), d_x(200, 12), d_context(300, 12);
+  gma::LayerCache<float> cache;
+  gma::LayerGradientCache<float> scratch;
+  gma::AttentionLayer<float> gradient(config);
+  EXPECT_EQ(second_call_allocates([&] { gma::forward_into(y, layer, x, context, cache); }), 0);
+  EXPECT_EQ(second_call_allocates([&] { gma::backward_into(d_x, d_context, gradient, layer, y, cache, scratch); }), 0);
 }
 
 TEST(Allocations, NoneInAStepOfALayer) {
