@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Operands of the verbs: any matrix, block, map, expression or storage goes in; outputs and gradients go where the
 // caller says, and what is not asked for is left out. Results have the same bits as those of plain matrices.
+#include <algorithm>
 #include <thread>
 #include <vector>
 
@@ -101,6 +102,47 @@ TEST(Operands, WriteAndReadTakeOptionsAndAWorkspace) {
   EXPECT_TRUE(same_bits(memory, expected));
   EXPECT_TRUE(
       same_bits(gma::read(p.mixture, p.queries, memory, {}, workspace), gma::read(p.mixture, p.queries, memory)));
+}
+
+TEST(MemoryViews, InACallersBufferGiveTheSameBits) {
+  const Problem p;
+  std::vector<S> buffer(static_cast<std::size_t>(gma::MemoryView<S>::size(components, width)), S(0));
+  const gma::MemoryView<S> view(buffer.data(), components, width);
+  Memory<S> memory = gma::empty_memory<S>(components, width), loaded;
+  Matrix<S> y(rows, width), expected(rows, width);
+  gma::write(p.mixture, p.keys, p.values, memory, p.tokens);
+  gma::write(p.mixture, p.keys, p.values, view, {}, p.tokens);
+  for (int round = 0; round < 3; ++round) {
+    gma::causal_into(expected, p.mixture, p.queries, p.keys, p.values, memory, {}, p.tokens);
+    gma::causal_into(y, p.mixture, p.queries, p.keys, p.values, view, {}, p.tokens);
+    EXPECT_TRUE(same_bits(y, expected));
+  }
+  const std::vector<S> fork = buffer;
+  std::fill(buffer.begin(), buffer.end(), S(0));
+  std::copy(fork.begin(), fork.end(), buffer.begin());
+  view.load(loaded);
+  EXPECT_TRUE(same_bits(loaded, memory));
+  gma::read_into(y, p.mixture, p.queries, view);
+  EXPECT_TRUE(same_bits(y, gma::read(p.mixture, p.queries, memory)));
+  Matrix<S> narrow(rows, width - 1);
+  expect_error([&] { gma::causal_into(y, p.mixture, p.queries, p.keys, narrow, view); }, {"gma::causal"});
+  EXPECT_EQ(buffer, fork);
+}
+
+TEST(MemoryViews, HoldTheRemaindersOfLongStreams) {
+  std::vector<float> buffer(static_cast<std::size_t>(gma::MemoryView<float>::size(2, 3)), 0.0F);
+  const gma::MemoryView<float> view(buffer.data(), 2, 3);
+  gma::Mixture<float> mixture(2, 1);
+  mixture.means << -1, 1;
+  const Index count = 40000;
+  const Matrix<float> keys = Random(1).matrix<float>(count, 1), values = Random(2).matrix<float>(count, 3);
+  Memory<float> memory, loaded;
+  gma::write(mixture, keys, values, memory);
+  gma::write(mixture, keys, values, view);
+  view.load(loaded);
+  ASSERT_EQ(memory.slots_remainder.rows(), 2);
+  EXPECT_TRUE(same_bits(loaded, memory) && same_bits(loaded.slots_remainder, memory.slots_remainder));
+  expect_error([] { gma::MemoryView<float>(nullptr, 2, 3); }, {"gma::MemoryView", "null"});
 }
 
 // Gradients where the caller says ------------------------------------------------------------------------------------

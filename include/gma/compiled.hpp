@@ -25,7 +25,7 @@
   GMA_COMPILED_ELSEWHERE template LongMemory<S> write_all<CompiledMixture<S>, S>(                                      \
       const CompiledMixture<S>&, const TokenStream<S>&, Index, const Executor*, bool, Workspace<S>&);                  \
   GMA_COMPILED_ELSEWHERE template void read_tokens<CompiledMixture<S>, S>(                                             \
-      const CompiledMixture<S>&, const TokenView<S>&, const MemoryView<S>&, Normalization, Index, const Executor*,     \
+      const CompiledMixture<S>&, const TokenView<S>&, const MemoryTiles<S>&, Normalization, Index, const Executor*,    \
       const TokenSink<S>&, Workspace<S>&);                                                                             \
   GMA_COMPILED_ELSEWHERE template void read_tokens_backward<CompiledMixture<S>, S>(                                    \
       const CompiledMixture<S>&, const TokenView<S>&, const LongMemory<S>&, const TokenView<S>&, Normalization, Index, \

@@ -17,6 +17,7 @@
 #include "gma/attention/causal.hpp"
 #include "gma/attention/causal_backward.hpp"
 #include "gma/attention/memory.hpp"
+#include "gma/attention/memory_view.hpp"
 #include "gma/attention/options.hpp"
 #include "gma/attention/read.hpp"
 #include "gma/attention/read_backward.hpp"

@@ -48,16 +48,16 @@ namespace detail {
 
 /// The memory of the whole stream, as read_written() wants it: M / m for slot normalisation.
 template <class FeatureMap, class S>
-MemoryView<S> written_memory(const FeatureMap& map, const TokenStream<S>& stream, const Options& options,
-                             Workspace<S>& workspace) {
+MemoryTiles<S> written_memory(const FeatureMap& map, const TokenStream<S>& stream, const Options& options,
+                              Workspace<S>& workspace) {
   const Index tile = tile_size(options, default_tile, stream.size());
-  const MemoryView<S> memory = write_all(map, stream, tile, options.executor, false, workspace).memory;
+  const MemoryTiles<S> memory = write_all(map, stream, tile, options.executor, false, workspace).memory;
   if (options.normalization == Normalization::slot) divide_slots(memory, memory.slots);
   return memory;
 }
 
 template <class FeatureMap, class S>
-void read_written(const FeatureMap& map, const TokenView<S>& queries, const MemoryView<S>& memory,
+void read_written(const FeatureMap& map, const TokenView<S>& queries, const MemoryTiles<S>& memory,
                   const Options& options, const TokenSink<S>& out, Workspace<S>& workspace) {
   read_tokens(map, queries, memory, options.normalization, tile_size(options, default_tile, queries.rows()),
               options.executor, out, workspace);
@@ -88,7 +88,7 @@ void bidirectional_into(const Out<Scalar<M>>& out, const M& mixture, const In<Sc
   typename Workspace<S>::Frame frame(workspace);
   const detail::TokenView<S> view = detail::apart(queries, out, true, workspace);
   const detail::TokenStream<S> stream{keys, values, tokens};
-  const detail::MemoryView<S> memory = detail::written_memory(natural, stream, options, workspace);
+  const detail::MemoryTiles<S> memory = detail::written_memory(natural, stream, options, workspace);
   detail::read_written<detail::FeatureMapOf<M>, S>(natural, view, memory, options, out, workspace);
 }
 

@@ -46,7 +46,7 @@ namespace detail {
 
 /// A single token into a memory with a remainder. Nothing is allocated once a number of the memory has changed.
 template <class S>
-void compensated_token(const CausalTile<S>& tile, const MemoryView<S>& written, LongMemory<S>& state, Tile<S> y) {
+void compensated_token(const CausalTile<S>& tile, const MemoryTiles<S>& written, LongMemory<S>& state, Tile<S> y) {
   const kernels::Decay<S> decay = tile.decay.before(0);
   kernels::compensated_step<S>(
       {1, state.memory.slots.rows(), state.memory.slots.cols(), read_pointer(tile.writes), read_pointer(tile.v),
@@ -68,7 +68,7 @@ void causal_one_tile(const FeatureMap& map, const TokenView<S>& queries, const T
   Tile<S> y = out.tile(begin, count, workspace.take(count, out.cols()), true);
   const S after = tokens_after(stream, begin, tile.decay, tokens);
   if (is_long) {
-    MemoryView<S> written = take_memory(state.memory.slots.rows(), is_step ? Index(0) : out.cols(), workspace);
+    MemoryTiles<S> written = take_memory(state.memory.slots.rows(), is_step ? Index(0) : out.cols(), workspace);
     written.set_zero();
     fill_masses<S>(tile, normalization, false, written.mass.data(), state.memory.mass.data());
     if (is_step) {

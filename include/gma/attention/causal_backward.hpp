@@ -67,7 +67,7 @@ struct CausalCheckpoints {
         masses(workspace.take(count, components)),
         tokens(workspace.take(1, count + 1)) {}
 
-  MemoryView<S> operator[](Index i) const { return memory_at(slots, masses, i); }
+  MemoryTiles<S> operator[](Index i) const { return memory_at(slots, masses, i); }
 
   /// `state` holds `tokens_before` and becomes the memory after the stream where something is forgotten, else that
   /// before the last interval.
@@ -106,7 +106,7 @@ void causal_backward_tokens(const FeatureMap& map, const TokenView<S>& queries, 
   const Index tile = tile_size(options, causal_backward_tile(components), n);
   CausalCheckpoints<S> checkpoints(options, tile, n, components, width, workspace);
   checkpoints.write(map, stream, tokens_before, state, workspace);
-  MemoryView<S> after = take_memory(components, width, workspace);
+  MemoryTiles<S> after = take_memory(components, width, workspace);
   after.copy(state.memory);
   LongMemory<S> d_memory = take_copy(out.memory, components, width, may_be_long, workspace);
   const S* const final_mass = stream.forgets() ? after.mass.data() : nullptr;

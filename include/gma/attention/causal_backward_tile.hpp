@@ -43,7 +43,7 @@ struct CausalBackward {
 
   /// Tiles [begin, end) of one interval, from the memory before it, `state`, which is used up, and which `tokens` are
   /// in. `after`: the memory after it; becomes the one before, where something is forgotten.
-  void interval(Index begin, Index end, LongMemory<S>& state, S tokens, MemoryView<S> after) {
+  void interval(Index begin, Index end, LongMemory<S>& state, S tokens, MemoryTiles<S> after) {
     typename Workspace<S>::Frame frame(workspace);
     const Index tiles = (end - begin + tile - 1) / tile, K = map.components();
     const Tile<S> slots = workspace.take(tiles * K, stream.values.cols()), masses = workspace.take(tiles, K);
@@ -57,7 +57,7 @@ struct CausalBackward {
       tokens = kernels::decay_of(S(written.log_decay)).of(tokens) + written.tokens;
     }
     for (Index i = tiles - 1; i >= 0; --i) {
-      const MemoryView<S> before = memory_at(slots, masses, i);
+      const MemoryTiles<S> before = memory_at(slots, masses, i);
       one_tile(begin + i * tile, (std::min)(tile, end - begin - i * tile), before,
                is_long(S(counts(0, i)), stream.forgets()), after);
       if (stream.forgets()) after.copy(before);
@@ -65,7 +65,7 @@ struct CausalBackward {
   }
 
   /// `before` and `after`: the memory before and after the tile. `is_long`: the scan does not carry what was before.
-  void one_tile(Index begin, Index count, const MemoryView<S>& before, bool is_long, const MemoryView<S>& after) {
+  void one_tile(Index begin, Index count, const MemoryTiles<S>& before, bool is_long, const MemoryTiles<S>& after) {
     typename Workspace<S>::Frame frame(workspace);
     const Index K = map.components();
     const CausalTile<S> opened = open_tile(map, queries, stream, begin, count, true, true, workspace);
@@ -109,7 +109,7 @@ struct CausalBackward {
   // products.
 
   /// dc_t = M_t dy_t, in the units of the scan, and the masses after every token.
-  void reads_backward(const CausalTile<S>& opened, const MemoryView<S>& before, bool is_long, const ConstTile<S>& dy,
+  void reads_backward(const CausalTile<S>& opened, const MemoryTiles<S>& before, bool is_long, const ConstTile<S>& dy,
                       Tile<S> d_r_q) {
     typename Workspace<S>::Frame frame(workspace);
     const Index K = map.components(), e = dy.cols();

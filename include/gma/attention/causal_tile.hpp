@@ -9,7 +9,7 @@
 // included, changes one bit of it, and a restart cuts off all that came before.
 #pragma once
 
-#include "gma/attention/memory_view.hpp"
+#include "gma/attention/memory_tiles.hpp"
 #include "gma/attention/token_stream.hpp"
 #include "gma/core/elementwise.hpp"
 #include "gma/kernels/mass.hpp"

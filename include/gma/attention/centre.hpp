@@ -15,7 +15,7 @@
 #include <type_traits>
 
 #include "gma/attention/gradients.hpp"
-#include "gma/attention/memory_view.hpp"
+#include "gma/attention/memory_tiles.hpp"
 #include "gma/attention/token_stream.hpp"
 
 namespace gma::detail {
@@ -96,7 +96,7 @@ const S* memory_centre(const FeatureMap&, const LongMemory<S>& memory, Normaliza
 
 /// dm + sign dM v0, row by row.
 template <class S>
-void shift_mass_gradient(const S* centre, Wide<S> sign, MemoryView<S> d_memory) {
+void shift_mass_gradient(const S* centre, Wide<S> sign, MemoryTiles<S> d_memory) {
   if (centre == nullptr) return;
   for (Index k = 0; k < d_memory.mass.size(); ++k) {
     Wide<S> sum(0);
@@ -106,11 +106,11 @@ void shift_mass_gradient(const S* centre, Wide<S> sign, MemoryView<S> d_memory) 
 }
 /// From the gradient for values as they are to that for centred values, and back.
 template <class S>
-void centre_gradient(const S* centre, MemoryView<S> d_memory) {
+void centre_gradient(const S* centre, MemoryTiles<S> d_memory) {
   shift_mass_gradient(centre, Wide<S>(1), d_memory);
 }
 template <class S>
-void uncentre_gradient(const S* centre, MemoryView<S> d_memory) {
+void uncentre_gradient(const S* centre, MemoryTiles<S> d_memory) {
   shift_mass_gradient(centre, Wide<S>(-1), d_memory);
 }
 
@@ -118,7 +118,7 @@ void uncentre_gradient(const S* centre, MemoryView<S> d_memory) {
 template <class S>
 void centre_memory(const S* centre, LongMemory<S>& state) {
   if (centre == nullptr) return;
-  MemoryView<S>&high = state.memory, &low = state.remainder;
+  MemoryTiles<S>&high = state.memory, &low = state.remainder;
   for (Index k = 0; k < high.mass.size(); ++k) {
     const Wide<S> mass = Wide<S>(high.mass(k)) + (state.has_remainder ? Wide<S>(low.mass(k)) : Wide<S>(0));
     for (Index j = 0; j < high.slots.cols(); ++j) {
@@ -160,7 +160,7 @@ struct CommonGradient {
 template <class FeatureMap, class S>
 CommonGradient<S> common_gradient(const FeatureMap&, const LongMemory<S>& d_memory, const S* mass,
                                   Workspace<S>& workspace) {
-  const MemoryView<S>&high = d_memory.memory, &low = d_memory.remainder;
+  const MemoryTiles<S>&high = d_memory.memory, &low = d_memory.remainder;
   const Index K = high.slots.rows(), e = high.slots.cols();
   CommonGradient<S> result{workspace.take(e, K), workspace.take(1, K), workspace.take(1, e), S(0)};
   result.slots.setConstant(S(0));

@@ -4,7 +4,7 @@
 
 #include <limits>
 
-#include "gma/attention/memory_view.hpp"
+#include "gma/attention/memory_tiles.hpp"
 
 namespace gma::detail {
 
@@ -19,13 +19,13 @@ class ForgettingEnergy {
   using W = Wide<S>;
 
   /// Before the last token.
-  void start(const MemoryView<S>& memory, const LongMemory<S>& gradient) {
+  void start(const MemoryTiles<S>& memory, const LongMemory<S>& gradient) {
     energy_ = W(0);
     squares_ = square_of(W((std::numeric_limits<double>::max)()));
     restart(memory, gradient);
   }
   /// Between two tiles.
-  void restart(const MemoryView<S>& memory, const LongMemory<S>& gradient) {
+  void restart(const MemoryTiles<S>& memory, const LongMemory<S>& gradient) {
     W sum(0), squares(0);
     add_products(memory.slots, gradient.memory.slots, gradient.remainder.slots, gradient.has_remainder, sum, squares);
     add_products(memory.mass, gradient.memory.mass, gradient.remainder.mass, gradient.has_remainder, sum, squares);

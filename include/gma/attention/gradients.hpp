@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "gma/attention/memory_view.hpp"
+#include "gma/attention/memory_tiles.hpp"
 #include "gma/attention/token_stream.hpp"
 #include "gma/core/operands.hpp"
 #include "gma/core/parallel.hpp"

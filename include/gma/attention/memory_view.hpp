@@ -1,222 +1,139 @@
 // SPDX-License-Identifier: MIT
-// Memories as the inner loops see them: views of a Memory or of scratch.
+// A memory in a caller's buffer, such as a tensor of another framework, as one flat array of numbers.
 #pragma once
 
-#include "gma/attention/memory.hpp"
-#include "gma/core/tokens.hpp"
-#include "gma/core/workspace.hpp"
-#include "gma/kernels/rows.hpp"
-#include "gma/kernels/scan.hpp"
+#include "gma/attention/causal.hpp"
+#include "gma/attention/read.hpp"
+#include "gma/attention/write.hpp"
 
-namespace gma::detail {
+namespace gma {
 
-/// Slots and mass.
+/// A memory of K slots of width e in size(K, e) numbers of the caller's: slots (K e, row by row), mass (K),
+/// log_forgetting, tokens, flags (1: remainders follow, 2: masses may be negative), remainder of the slots (K e) and of
+/// the mass (K). Zeros are a memory that has seen nothing, and a copy of the numbers is a copy of the memory. The
+/// buffer must outlive the view. A verb copies the memory into its workspace and, when nothing can fail any more, back.
 template <class S>
-struct MemoryView {
-  Tile<S> slots;                  // K x e, without gaps
-  Eigen::Map<RowVector<S>> mass;  // K
-
-  void set_zero() {
-    slots.setConstant(S(0));
-    mass.setConstant(S(0));
+class MemoryView {
+ public:
+  MemoryView(S* numbers, Index components, Index width) : numbers_(numbers), components_(components), width_(width) {
+    if (numbers == nullptr || components < 1 || width < 0) {
+      detail::invalid_argument("MemoryView", "the buffer is ", numbers == nullptr ? "null" : "not null", " for ",
+                               components, " x ", width, " slots, expected a buffer and at least one slot");
+    }
   }
 
-  /// *this *= decay; a restart makes it zero, NaN included.
-  void decay(const kernels::Decay<S>& decay) {
-    kernels::decay_all(decay, slots.data(), slots.size());
-    kernels::decay_all(decay, mass.data(), mass.size());
-  }
+  /// Numbers in such a buffer.
+  static Index size(Index components, Index width) { return 2 * (components * width + components) + 3; }
 
-  void add(const MemoryView& other) {
-    slots += other.slots;
-    mass += other.mass;
+  Index components() const { return components_; }
+  Index width() const { return width_; }
+
+  /// The same as a Memory. `memory` keeps its storage where the sizes are the same.
+  void load(Memory<S>& memory) const;
+  /// The way back, of a memory of K x e: allocates nothing.
+  void store(const Memory<S>& memory) const;
+
+ private:
+  using Slots = Eigen::Map<Matrix<S>>;
+  using Mass = Eigen::Map<Vector<S>>;
+
+  S* scalars() const { return numbers_ + components_ * width_ + components_; }  // log_forgetting, tokens, flags
+  Slots slots() const { return Slots(numbers_, components_, width_); }
+  Mass mass() const { return Mass(numbers_ + components_ * width_, components_); }
+  Slots slots_remainder() const { return Slots(scalars() + 3, components_, width_); }
+  Mass mass_remainder() const { return Mass(scalars() + 3 + components_ * width_, components_); }
+
+  S* numbers_;
+  Index components_, width_;
+};
+
+/// write(), read_into() and causal_into() with a memory in a caller's buffer: the same bits, costs and errors.
+template <class M>
+void write(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& values,
+           const MemoryView<Scalar<M>>& memory, const Options& options = {},
+           const TokenInputsView<Scalar<M>>& tokens = {}, const OptionalWorkspace<Scalar<M>>& workspace = {});
+template <class M>
+void read_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries,
+               const MemoryView<Scalar<M>>& memory, const Options& options = {},
+               const OptionalWorkspace<Scalar<M>>& workspace = {});
+template <class M>
+void causal_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                 const In<Scalar<M>>& values, const MemoryView<Scalar<M>>& memory, const Options& options = {},
+                 const TokenInputsView<Scalar<M>>& tokens = {}, const OptionalWorkspace<Scalar<M>>& workspace = {});
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+template <class S>
+void MemoryView<S>::load(Memory<S>& memory) const {
+  const int flags = static_cast<int>(scalars()[2]);
+  const Index remainder = (flags & 1) != 0 ? components_ : 0;
+  detail::assign(memory.slots, slots());
+  detail::assign(memory.mass, mass());
+  detail::assign(memory.slots_remainder, slots_remainder().topRows(remainder));
+  detail::assign(memory.mass_remainder, mass_remainder().head(remainder));
+  memory.log_forgetting = scalars()[0];
+  memory.tokens = scalars()[1];
+  memory.has_signed_mass = (flags & 2) != 0;
+}
+
+template <class S>
+void MemoryView<S>::store(const Memory<S>& memory) const {
+  detail::check_memory("MemoryView::store", "memory", memory, components_, width_);
+  const bool is_long = detail::has_remainder(memory);
+  slots() = memory.slots;
+  mass() = memory.mass;
+  if (is_long) {
+    slots_remainder() = memory.slots_remainder;
+    mass_remainder() = memory.mass_remainder;
+  } else {
+    slots_remainder().setConstant(S(0));
+    mass_remainder().setConstant(S(0));
   }
-  void copy(const MemoryView& other) {
-    slots = other.slots;
-    mass = other.mass;
-  }
+  scalars()[0] = memory.log_forgetting;
+  scalars()[1] = memory.tokens;
+  scalars()[2] = S((is_long ? 1 : 0) + (memory.has_signed_mass ? 2 : 0));
+}
+
+namespace detail {
+
+/// The memory of a call that comes from a buffer: kept in the workspace.
+template <class S>
+struct MemoryOfBuffer {
+  Memory<S> memory;
 };
 
 template <class S>
-MemoryView<S> view(Memory<S>& memory) {
-  return {as_tile(memory.slots), Eigen::Map<RowVector<S>>(memory.mass.data(), memory.mass.size())};
+Memory<S>& loaded(const MemoryView<S>& view, Workspace<S>& workspace) {
+  Memory<S>& memory = workspace.template keep<MemoryOfBuffer<S>>().memory;
+  view.load(memory);
+  return memory;
 }
 
-/// Memory number i of n in two matrices: slots (n K) x e, masses n x K.
-template <class S>
-MemoryView<S> memory_at(Tile<S> slots, Tile<S> masses, Index i) {
-  const Index K = masses.cols();
-  return {Tile<S>(slots.data() + i * K * slots.cols(), K, slots.cols(), Eigen::OuterStride<>(slots.cols())),
-          Eigen::Map<RowVector<S>>(masses.data() + i * K, K)};
+}  // namespace detail
+
+template <class M>
+void write(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& values,
+           const MemoryView<Scalar<M>>& memory, const Options& options, const TokenInputsView<Scalar<M>>& tokens,
+           const OptionalWorkspace<Scalar<M>>& workspace) {
+  Memory<Scalar<M>>& copy = detail::loaded(memory, workspace.get());
+  write(mixture, keys, values, copy, options, tokens, workspace);
+  memory.store(copy);
 }
 
-template <class S>
-MemoryView<S> take_memory(Index components, Index width, Workspace<S>& workspace) {
-  return memory_at(workspace.take(components, width), workspace.take(1, components), Index(0));
+template <class M>
+void read_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries,
+               const MemoryView<Scalar<M>>& memory, const Options& options,
+               const OptionalWorkspace<Scalar<M>>& workspace) {
+  read_into(out, mixture, queries, detail::loaded(memory, workspace.get()), options, workspace);
 }
 
-/// <M, dM> + <m, dm>.
-template <class S>
-Wide<S> inner_product(const MemoryView<S>& a, const MemoryView<S>& b) {
-  using W = Wide<S>;
-  return (a.slots.template cast<W>()).cwiseProduct(b.slots.template cast<W>()).sum() +
-         (a.mass.template cast<W>()).cwiseProduct(b.mass.template cast<W>()).sum();
+template <class M>
+void causal_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
+                 const In<Scalar<M>>& values, const MemoryView<Scalar<M>>& memory, const Options& options,
+                 const TokenInputsView<Scalar<M>>& tokens, const OptionalWorkspace<Scalar<M>>& workspace) {
+  Memory<Scalar<M>>& copy = detail::loaded(memory, workspace.get());
+  causal_into(out, mixture, queries, keys, values, copy, options, tokens, workspace);
+  memory.store(copy);
 }
 
-/// The same of a memory and a gradient with respect to it.
-template <class S>
-Wide<S> inner_product(const Memory<S>& memory, const Memory<S>& gradient) {
-  using W = Wide<S>;
-  W sum(0);
-  for (Index k = 0; k < memory.mass.size(); ++k) {
-    const W mass = W(memory.mass(k)) + (has_remainder(memory) ? W(memory.mass_remainder(k)) : W(0));
-    sum += mass * W(gradient.mass(k));
-    for (Index j = 0; j < memory.slots.cols(); ++j) {
-      const W slot = W(memory.slots(k, j)) + (has_remainder(memory) ? W(memory.slots_remainder(k, j)) : W(0));
-      sum += slot * W(gradient.slots(k, j));
-    }
-  }
-  return sum;
-}
-
-/// `given` (empty: zeros) as the gradient of a memory of K x e numbers.
-template <class S>
-void start_gradient(const Memory<S>& given, Index components, Index width, Memory<S>& gradient) {
-  const S log_forgetting = given.log_forgetting;
-  if (given.empty()) {
-    set_zero(gradient, components, width);
-  } else if (&given != &gradient) {
-    assign(gradient.slots, given.slots);
-    assign(gradient.mass, given.mass);
-  }
-  gradient.tokens = S(0);
-  gradient.log_forgetting = log_forgetting;
-  clear_remainder(gradient);
-}
-
-/// A memory as the sum of two views: what is read, and the remainder, which counts only where the stream is long.
-template <class S>
-struct LongMemory {
-  MemoryView<S> memory, remainder;
-  bool has_remainder = false;
-  bool has_mass_remainder = false;  // the mass has one, though the slots have none
-
-  void decay(const kernels::Decay<S>& decay) {
-    memory.decay(decay);
-    if (has_remainder) remainder.decay(decay);
-  }
-
-  /// decay *this + change; the remainder takes what the addition rounds away.
-  void settle(const kernels::Decay<S>& decay, const MemoryView<S>& change) {
-    if (!has_remainder) {
-      memory.decay(decay);
-      memory.add(change);
-      return;
-    }
-    kernels::settle<S>(decay, change.slots.data(), change.slots.size(), memory.slots.data(), remainder.slots.data());
-    kernels::settle<S>(decay, change.mass.data(), change.mass.size(), memory.mass.data(), remainder.mass.data());
-  }
-
-  void set_zero() {
-    memory.set_zero();
-    has_remainder = false;
-  }
-
-  /// From here on with a remainder, if the tokens so far call for it and there is room; it stays.
-  void prepare(const S& tokens, bool forgets) {
-    if (has_remainder || has_mass_remainder || remainder.mass.size() == 0 || !is_long(tokens, forgets)) return;
-    remainder.set_zero();
-    has_remainder = true;
-  }
-};
-
-/// A view without room for a remainder.
-template <class S>
-LongMemory<S> without_remainder(const MemoryView<S>& memory) {
-  return {memory, {Tile<S>(nullptr, 0, 0, Eigen::OuterStride<>(0)), Eigen::Map<RowVector<S>>(nullptr, 0)}, false};
-}
-
-/// The same with a remainder for the mass alone, in `low`, n x K (n x 0: without).
-template <class S>
-LongMemory<S> long_memory_at(Tile<S> slots, Tile<S> masses, Tile<S> low, Index i) {
-  return {memory_at(slots, masses, i),
-          {Tile<S>(nullptr, 0, 0, Eigen::OuterStride<>(0)),
-           Eigen::Map<RowVector<S>>(low.data() + i * low.cols(), low.cols())},
-          false,
-          low.cols() != 0};
-}
-template <class S>
-LongMemory<S> zeros_with_mass_remainder(Tile<S> slots, Tile<S> masses, Tile<S> low, Index i) {
-  LongMemory<S> result = long_memory_at(slots, masses, low, i);
-  result.memory.set_zero();
-  result.remainder.mass.setConstant(S(0));
-  return result;
-}
-
-/// memory <- decay memory + part, where the part may have a remainder for its mass.
-template <class S>
-void settle_part(const kernels::Decay<S>& decay, const LongMemory<S>& part, LongMemory<S>& memory) {
-  memory.settle(decay, part.memory);
-  if (memory.has_remainder && part.has_mass_remainder) memory.remainder.mass += part.remainder.mass;
-}
-
-/// mass <- decay mass + the sums of the tile's columns, which are summed from zero.
-template <class S>
-void add_mass(const kernels::Decay<S>& decay, const Tile<S>& r, LongMemory<S>& memory, Workspace<S>& workspace) {
-  if (!memory.has_mass_remainder) {
-    kernels::decay_all(decay, memory.memory.mass.data(), r.cols());
-    kernels::add_column_sums(r, memory.memory.mass.data());
-    return;
-  }
-  Tile<S> sums = workspace.take(1, r.cols());
-  sums.setConstant(S(0));
-  kernels::add_column_sums(r, sums.data());
-  kernels::settle<S>(decay, sums.data(), r.cols(), memory.memory.mass.data(), memory.remainder.mass.data());
-}
-
-template <class S>
-LongMemory<S> view_long(Memory<S>& memory) {
-  return {view(memory),
-          {as_tile(memory.slots_remainder),
-           Eigen::Map<RowVector<S>>(memory.mass_remainder.data(), memory.mass_remainder.size())},
-          has_remainder(memory)};
-}
-
-/// A copy of `memory`, or zeros where it is empty, with room for a remainder if `may_be_long`.
-template <class S>
-LongMemory<S> take_copy(const Memory<S>& memory, Index components, Index width, bool may_be_long,
-                        Workspace<S>& workspace) {
-  const bool has_room = may_be_long || has_remainder(memory);
-  LongMemory<S> copy{take_memory(components, width, workspace),
-                     take_memory(has_room ? components : Index(0), width, workspace), has_remainder(memory)};
-  if (memory.empty()) {
-    copy.memory.set_zero();
-    return copy;
-  }
-  copy.memory.slots = memory.slots;
-  copy.memory.mass = memory.mass.transpose();
-  if (copy.has_remainder) {
-    copy.remainder.slots = memory.slots_remainder;
-    copy.remainder.mass = memory.mass_remainder.transpose();
-  }
-  return copy;
-}
-
-/// The way back, into a memory of that size which has a remainder if `result` has one: cannot fail.
-template <class S>
-void store(const LongMemory<S>& result, Memory<S>& memory) {
-  memory.slots = result.memory.slots;
-  memory.mass = result.memory.mass.transpose();
-  if (!result.has_remainder) return;
-  memory.slots_remainder = result.remainder.slots;
-  memory.mass_remainder = result.remainder.mass.transpose();
-}
-
-/// From here on with a remainder, zero if there was none, where there is room.
-template <class S>
-void start_remainder(LongMemory<S>& memory) {
-  if (!memory.has_remainder) memory.remainder.set_zero();
-  memory.has_remainder = memory.remainder.mass.size() != 0;
-}
-
-}  // namespace gma::detail
+}  // namespace gma

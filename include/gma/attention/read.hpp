@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "gma/attention/memory_view.hpp"
+#include "gma/attention/memory_tiles.hpp"
 #include "gma/attention/options.hpp"
 #include "gma/attention/token_stream.hpp"
 #include "gma/core/operands.hpp"
@@ -29,13 +29,13 @@ namespace detail {
 
 /// M / m for slot normalisation, row by row, once per call: K x e.
 template <class S>
-void divide_slots(const MemoryView<S>& memory, Tile<S> quotients) {
+void divide_slots(const MemoryTiles<S>& memory, Tile<S> quotients) {
   quotients = reciprocal_mass(memory.mass.transpose()).asDiagonal() * memory.slots;
 }
 
 /// Outputs of all queries; tiles are independent. For slot normalisation `memory` holds M / m.
 template <class FeatureMap, class S>
-void read_tokens(const FeatureMap& map, const TokenView<S>& queries, const MemoryView<S>& memory,
+void read_tokens(const FeatureMap& map, const TokenView<S>& queries, const MemoryTiles<S>& memory,
                  Normalization normalization, Index tile, const Executor* executor, const TokenSink<S>& out,
                  Workspace<S>& workspace) {
   const Chunks chunks(queries.rows(), tile);
@@ -85,7 +85,7 @@ void read_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>&
   detail::check_shape("read", "out", out.rows(), out.cols(), queries.rows(), memory.slots.cols(),
                       "queries x value width");
   typename Workspace<S>::Frame frame(workspace);
-  detail::MemoryView<S> scratch = detail::take_memory(natural.components(), memory.slots.cols(), workspace);
+  detail::MemoryTiles<S> scratch = detail::take_memory(natural.components(), memory.slots.cols(), workspace);
   scratch.mass = memory.mass.transpose();
   scratch.slots = memory.slots;
   if (options.normalization == Normalization::slot) detail::divide_slots(scratch, scratch.slots);

@@ -36,17 +36,17 @@ struct ReadBackward {
   const TokenView<S>&queries, &d_output;
   Normalization normalization;
   Index tile;
-  const MemoryView<S>& memory;  // M / m for slot normalisation
-  Tile<S> transposed_slots;     // of it, e x K
-  const S* centre;              // what was taken off the values, null: nothing
-  Tile<S> output_centre;        // slot: what is taken off the outputs' gradients before they are summed, 1 x e
-  bool some_are_small;          // of the masses, or, for a row, of what it may read: below tiny_mass
+  const MemoryTiles<S>& memory;  // M / m for slot normalisation
+  Tile<S> transposed_slots;      // of it, e x K
+  const S* centre;               // what was taken off the values, null: nothing
+  Tile<S> output_centre;         // slot: what is taken off the outputs' gradients before they are summed, 1 x e
+  bool some_are_small;           // of the masses, or, for a row, of what it may read: below tiny_mass
   const TokenSink<S>& d_queries;
 
   /// Queries [begin, end): d_queries is assigned, d_memory and gradient are added to. Slot: d_memory.mass gets the sums
   /// of the queries' responsibilities.
   void tiles(Index begin, Index end, LongMemory<S>& part, FeatureMap& gradient, Workspace<S>& workspace) const {
-    MemoryView<S>& d_memory = part.memory;
+    MemoryTiles<S>& d_memory = part.memory;
     const Index K = map.components();
     for (; begin < end; begin += tile) {
       typename Workspace<S>::Frame frame(workspace);
@@ -90,7 +90,7 @@ struct ReadBackward {
 
   /// With z = q . m and s = (a . q) / z: c = q / z, a becomes dq = a / z - s m / z, and dm -= s q / z. Below tiny_mass
   /// z has no gradient.
-  void row_backward(const Tile<S>& q, Tile<S> c, Tile<S> a, const S* shift, MemoryView<S> d_memory) const {
+  void row_backward(const Tile<S>& q, Tile<S> c, Tile<S> a, const S* shift, MemoryTiles<S> d_memory) const {
     Eigen::Map<const RowVector<S>> mass(memory.mass.data(), memory.mass.size());
     for (Index t = 0; t < q.rows(); ++t) {
       const S z = kernels::dot(q.row(t).data(), mass.data(), q.cols()), scale = S(1) / divisor(z);
@@ -105,7 +105,7 @@ struct ReadBackward {
 
 /// Whether a slot, or a row that reads slots of its size, may be below tiny_mass.
 template <class S>
-bool has_small_mass(const MemoryView<S>& memory) {
+bool has_small_mass(const MemoryTiles<S>& memory) {
   return memory.mass.size() == 0 || !(memory.mass.minCoeff() > S(tiny_mass));
 }
 
@@ -150,13 +150,13 @@ void read_tokens_backward(const FeatureMap& map, const TokenView<S>& queries, co
                           const TokenView<S>& d_output, Normalization normalization, Index tile,
                           const Executor* executor, const S* centre, const TokenSink<S>& d_queries,
                           LongMemory<S>& d_memory, GradientSum<FeatureMap, S>& gradient, Workspace<S>& workspace) {
-  const MemoryView<S>& memory = long_memory.memory;
+  const MemoryTiles<S>& memory = long_memory.memory;
   typename Workspace<S>::Frame frame(workspace);
   const Index K = map.components(), e = d_output.cols();
   const bool by_slot = normalization == Normalization::slot;
   Tile<S> quotients = workspace.take(K, e);
   if (by_slot) divide_slots(memory, quotients);
-  const MemoryView<S> read{by_slot ? quotients : memory.slots, memory.mass};
+  const MemoryTiles<S> read{by_slot ? quotients : memory.slots, memory.mass};
   ReadBackward<FeatureMap, S> pass{map,
                                    queries,
                                    d_output,

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "gma/attention/memory_view.hpp"
+#include "gma/attention/memory_tiles.hpp"
 #include "gma/attention/options.hpp"
 #include "gma/attention/token_stream.hpp"
 #include "gma/core/elementwise.hpp"
@@ -98,7 +98,7 @@ Written<S> write_tiles(const FeatureMap& map, const TokenStream<S>& stream, Inde
       add_mass(decay, r, memory, workspace);
       continue;
     }
-    MemoryView<S> change = take_memory(map.components(), v.cols(), workspace);
+    MemoryTiles<S> change = take_memory(map.components(), v.cols(), workspace);
     change.set_zero();
     add_transposed_product(r, v, change.slots);
     kernels::add_column_sums(r, change.mass.data());
@@ -161,7 +161,7 @@ inline constexpr double vanished_mass = 0x1p-100;
 template <class FeatureMap, class S>
 void drop_vanished(const FeatureMap&, LongMemory<S>& state) {
   if constexpr (is_compiled<FeatureMap> && std::is_floating_point_v<S>) {
-    MemoryView<S>& memory = state.memory;
+    MemoryTiles<S>& memory = state.memory;
     if (!kernels::any_between_zero_and(S(vanished_mass), memory.mass.data(), memory.mass.size())) return;
     for (Index k = 0; k < memory.mass.size(); ++k) {
       if (!(memory.mass(k) < S(vanished_mass))) continue;

@@ -59,8 +59,8 @@ struct WriteBackward {
   const TokenStream<S>& stream;
   Index tile;
   TokenGradients<S> out;
-  MemoryView<S> d_memory;  // the gradient of the memory afterwards, for values less the stream's centre
-  CommonGradient<S> over;  // of d_memory
+  MemoryTiles<S> d_memory;  // the gradient of the memory afterwards, for values less the stream's centre
+  CommonGradient<S> over;   // of d_memory
 
   /// Tokens [begin, end); `later` is the log of the decay of all tokens after them.
   void tiles(Index begin, Index end, Wide<S> later, FeatureMap& gradient, Workspace<S>& workspace) const {

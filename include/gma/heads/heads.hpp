@@ -117,7 +117,7 @@ struct ForwardJob : HeadJob<S, HeadsSink<S>> {
   void bidirectional(const Map& mixture, const Options& options, const TokenInputs<S>& tokens) const {
     typename Workspace<S>::Frame frame(workspace);
     const TokenStream<S> stream{this->keys(), this->values(), tokens};
-    const MemoryView<S> memory = written_memory(mixture, stream, options, workspace);
+    const MemoryTiles<S> memory = written_memory(mixture, stream, options, workspace);
     for (Index g = 0; g < call.group(); ++g) {
       typename Workspace<S>::Frame head_frame(workspace);
       const TokenView<S> q = this->queries(g);
