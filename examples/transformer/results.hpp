@@ -37,7 +37,14 @@ class Results {
 
   void add(nlohmann::json run) {
     runs_.push_back(std::move(run));
-    write_file(path_, runs_.dump(1) + "\n");
+    write_file(path_, text());
+  }
+
+  // A list of JSON with one line per run.
+  std::string text() const {
+    std::string result = "[";
+    for (const auto& run : runs_) result += (result == "[" ? "\n" : ",\n") + run.dump();
+    return result + "\n]\n";
   }
 
   const nlohmann::json& runs() const { return runs_; }
