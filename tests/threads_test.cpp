@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Executors: whatever runs the stretches, in whatever order and on however many threads, the results are the same to
-// the bit, forward and backward.
+// Executors: for any executor, order and number of threads the results have the same
+// bits, forward and backward.
 #include <vector>
 
 #include "executors.hpp"
@@ -13,7 +13,7 @@ namespace {
 template <class M>
 std::vector<Matrix<double>> everything(const M& mixture, const Options& options, bool with_tokens) {
   using S = typename M::Scalar;
-  constexpr Index count = 2100;  // several stretches, the last one short
+  constexpr Index count = 2100;  // several chunks, the last one short
   Random random(3);
   const Matrix<S> queries = random.matrix<S>(count, 4), keys = random.matrix<S>(count, 4);
   const Matrix<S> values = random.matrix<S>(count, 5), d_output = random.matrix<S>(count, 5);

@@ -112,13 +112,13 @@ ForgettingReport forgetting_report(const HeadStatistics& statistics) {
 void read_statistics(RoutingReader& routing, const Text& text, const Reader& reader, const InspectOptions& options,
                      Inspection& result) {
   const Index context = (std::min)(result.context, text.held_out());
-  const Index stretches = (std::max)(Index(1), (std::min)(options.tokens, text.held_out()) / context);
+  const Index segments = (std::max)(Index(1), (std::min)(options.tokens, text.held_out()) / context);
   const ComponentStatistics none(result.components, options.strongest);
   const HeadStatistics empty{none, none, {}, {}};
   std::vector<HeadStatistics> heads(result.heads.size(), empty);
   std::vector<SeenToken> seen(static_cast<std::size_t>(context));
-  for (Index s = 0; s < stretches; ++s) {
-    const Index begin = text.split + (text.held_out() - context) * s / (std::max)(Index(1), stretches - 1);
+  for (Index s = 0; s < segments; ++s) {
+    const Index begin = text.split + (text.held_out() - context) * s / (std::max)(Index(1), segments - 1);
     for (Index t = 0; t < context; ++t) seen[std::size_t(t)] = reader.seen(begin + t);
     routing.read(text.data() + begin, context, [&](Index layer, Index head, const HeadRouting& routed) {
       HeadStatistics& statistics = heads[std::size_t(layer * result.model.heads + head)];
@@ -133,7 +133,7 @@ void read_statistics(RoutingReader& routing, const Text& text, const Reader& rea
       }
     });
   }
-  result.tokens = stretches * context;
+  result.tokens = segments * context;
   for (std::size_t i = 0; i < heads.size(); ++i) {
     HeadReport& report = result.heads[i];
     report.keys = side_report(heads[i].keys, reader);

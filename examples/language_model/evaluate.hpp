@@ -57,12 +57,12 @@ class Evaluator {
   }
 
   double streamed(const Vector<S>& parameters) {
-    constexpr Index stretches = 16, lead = 1024, chunk = 256;
-    std::vector<double> nats(std::size_t(stretches), 0.0);
-    std::vector<Index> counted(std::size_t(stretches), 0);
-    pool_.parallel_for(stretches, [&](Index task, Index worker) {
-      const Index begin = text_.split + text_.held_out() * task / stretches;
-      const Index end = text_.split + text_.held_out() * (task + 1) / stretches;
+    constexpr Index segments = 16, lead = 1024, chunk = 256;
+    std::vector<double> nats(std::size_t(segments), 0.0);
+    std::vector<Index> counted(std::size_t(segments), 0);
+    pool_.parallel_for(segments, [&](Index task, Index worker) {
+      const Index begin = text_.split + text_.held_out() * task / segments;
+      const Index end = text_.split + text_.held_out() * (task + 1) / segments;
       auto& cache = caches_[std::size_t(worker)];
       auto state = model_.make_state();
       for (Index first = (std::max)(begin - lead, Index(0)); first + 1 < end; first += chunk) {
