@@ -337,6 +337,23 @@ TEST(FailingAllocations, Layers) {
                   },
                   [s] { return bytes_of(s->d_x) + bytes_of(s->gradient.output_weight); }};
     });
+    sweep("backward through states", [is_warm] {
+      const auto s = std::make_shared<Layers>(is_warm);
+      s->states.pop_back();
+      const auto d_states = std::make_shared<std::vector<gma::LayerState<S>>>(1, gma::begin_stream(s->layer));
+      const auto initial = std::make_shared<std::vector<gma::LayerState<S>>>(s->states);
+      const auto gradients = [d_states] {
+        const gma::LayerState<S>& state = d_states->front();
+        return bytes_of(state.history) + bytes_of(state.window_values) + bytes_of(state.memories[0].slots);
+      };
+      gma::forward_into(s->y, s->layer, s->x, s->states, s->cache);
+      return Call{[s, d_states, initial] {
+                    gma::set_zero(s->gradient);
+                    gma::backward_into(s->d_x, s->gradient, s->layer, s->x, s->cache, s->scratch, {}, initial.get(),
+                                       d_states.get(), d_states.get());
+                  },
+                  [s, gradients] { return bytes_of(s->d_x) + gradients(); }, gradients};
+    });
   }
 }
 
