@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// No heap allocation after the first call with a workspace, decoding steps included, except where a memory becomes long.
+// No heap allocation after the first call with a workspace, decoding steps included, except where a memory becomes
+// long.
 #include "allocation_counter.hpp"
 // after it
 #include "gma/softmax/sdpa.hpp"
