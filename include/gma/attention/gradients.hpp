@@ -64,8 +64,10 @@ class GradientDestination {
  public:
   using S = Scalar<M>;
 
+  // Made implicitly. NOLINTBEGIN(google-explicit-constructor)
   GradientDestination(Gradients<M>& all) : all_(&all) {}
   GradientDestination(const GradientTargets<M>& targets) : targets_(&targets) {}
+  // NOLINTEND(google-explicit-constructor)
 
   void check(const GradientShapes& shapes) const {
     if (all_ != nullptr) return;

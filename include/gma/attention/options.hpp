@@ -44,7 +44,7 @@ struct TokenInputsView {
   Numbers log_forgetting{nullptr, 0};
 
   TokenInputsView() = default;
-  TokenInputsView(const TokenInputs<S>& inputs)
+  TokenInputsView(const TokenInputs<S>& inputs)  // NOLINT(google-explicit-constructor): made implicitly
       : key_weights(inputs.key_weights.data(), inputs.key_weights.size()),
         log_forgetting(inputs.log_forgetting.data(), inputs.log_forgetting.size()) {}
   TokenInputsView(const Numbers& weights, const Numbers& forgetting)

@@ -38,6 +38,8 @@ struct EvaluatedExpression {
 
 }  // namespace detail
 
+// NOLINTBEGIN(google-explicit-constructor): operands are made implicitly.
+
 /// A matrix that is read. Numbers in memory are viewed and must outlive the call; an expression (a product, a sum) is
 /// evaluated once, here. Row-major rows with inner stride 1 are never copied; others are, a tile of rows at a time.
 template <class S>
@@ -92,5 +94,7 @@ class OptionalWorkspace {
   Workspace<S>* given_ = nullptr;
   mutable Workspace<S> own_;
 };
+
+// NOLINTEND(google-explicit-constructor)
 
 }  // namespace gma

@@ -275,6 +275,8 @@ HeadTensor<typename Derived::Scalar> split_heads(Eigen::MatrixBase<Derived>& mat
   return detail::columns_as_heads<typename Derived::Scalar>(matrix.derived().data(), matrix.derived(), heads);
 }
 
+// NOLINTBEGIN(google-explicit-constructor): operands are made implicitly.
+
 /// The tokens of several heads that a verb reads: a HeadTensor, or a matrix, block, map or expression whose columns are
 /// the heads in order. Numbers in memory are viewed and must outlive the call; an expression is evaluated once, here.
 template <class S>
@@ -316,5 +318,7 @@ class HeadsOut : public detail::HeadsSink<S> {
     static_assert(!std::is_same_v<Derived, Derived>, "gma: an output must not be constant");
   }
 };
+
+// NOLINTEND(google-explicit-constructor)
 
 }  // namespace gma

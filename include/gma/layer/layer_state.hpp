@@ -29,8 +29,8 @@ struct LayerState {
 
   LayerState() = default;
   LayerState(const LayerState&) = default;
-  LayerState(LayerState&&) = default;
-  LayerState& operator=(LayerState&&) = default;
+  LayerState(LayerState&&) = default;             // NOLINT(performance-noexcept-move-constructor): it is, where S's is
+  LayerState& operator=(LayerState&&) = default;  // NOLINT(performance-noexcept-move-constructor)
   ~LayerState() = default;
   /// Allocates nothing where the sizes are the same, and changes nothing where memory runs out.
   LayerState& operator=(const LayerState& other);
