@@ -56,7 +56,7 @@ void expect_family_files() {
   io::put_layer(of_larger, larger, "attention.");
   std::size_t as_large = 0;
   for (const auto& [name, tensor] : of_larger.tensors)
-    as_large += tensor.shape == parsed.tensors.at(name).shape ? 1 : 0;
+    if (tensor.shape == parsed.tensors.at(name).shape) ++as_large;
   if (as_large == of_larger.tensors.size()) return;  // a routing that does not look at the components
   EXPECT_ANY_THROW(io::get_layer(parsed, larger, "attention."));
 }
