@@ -78,7 +78,7 @@ class Out : public detail::TokenSink<S> {
 };
 
 /// A verb's last argument: the caller's workspace, whose buffers are reused from call to call, or nothing: the call
-/// then uses one of its own.
+/// then allocates what it needs.
 template <class S>
 class OptionalWorkspace {
  public:

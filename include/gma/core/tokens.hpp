@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <initializer_list>
 #include <type_traits>
 
 #include "gma/core/types.hpp"
@@ -233,16 +232,6 @@ TokenView<S> copied(const TokenView<S>& input, Workspace<S>& workspace) {
   const ConstTile<S> rows = input.tile(0, input.rows(), copy);
   if (rows.data() != copy.data()) copy = rows;
   return TokenView<S>(copy);
-}
-
-/// `input`, or a copy of it where a matrix that will be written to shares memory with it.
-template <class S>
-TokenView<S> apart(const TokenView<S>& input, std::initializer_list<const Matrix<S>*> outputs,
-                   Workspace<S>& workspace) {
-  for (const Matrix<S>* output : outputs) {
-    if (input.overlap(TokenView<S>(*output)) != Overlap::none) return copied(input, workspace);
-  }
-  return input;
 }
 
 /// `input` as it is before anything is written to `out`: a copy where the two share memory, else itself.

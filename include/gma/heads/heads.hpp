@@ -268,8 +268,7 @@ namespace detail {
 template <class M>
 Matrix<Scalar<M>> output_for(const char* function, const std::vector<M>& mixtures, const HeadRows& queries,
                              const HeadRows& values) {
-  const Index query_heads =
-      queries.layout.heads != 0 ? queries.layout.heads : query_heads_of(function, mixtures, queries.layout.width);
+  const Index query_heads = query_heads_of(function, mixtures, queries);
   HeadRows split_values = values;
   split_values.split(function, "values", (std::max)(Index(1), static_cast<Index>(mixtures.size())));
   return Matrix<Scalar<M>>(queries.rows(), query_heads * split_values.layout.width);

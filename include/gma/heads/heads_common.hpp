@@ -123,6 +123,12 @@ Index query_heads_of(const char* function, const std::vector<M>& mixtures, Index
   return columns / dim;
 }
 
+/// The query heads of a call: those of a tensor, or what the columns of a matrix hold.
+template <class M>
+Index query_heads_of(const char* function, const std::vector<M>& mixtures, const HeadRows& queries) {
+  return queries.layout.heads != 0 ? queries.layout.heads : query_heads_of(function, mixtures, queries.layout.width);
+}
+
 /// The operands of a call: matrices are split into heads. `like_queries` is the output, or its gradient.
 template <class S, class LikeQueries>
 struct HeadOperands {
@@ -133,8 +139,7 @@ struct HeadOperands {
   HeadOperands(const char* function, const std::vector<M>& mixtures, const HeadsView<S>& q, const HeadsView<S>& k,
                const HeadsView<S>& v, const char* like_name, const LikeQueries& like)
       : queries(q), keys(k), values(v), like_queries(like) {
-    const Index query_heads =
-        queries.layout.heads != 0 ? queries.layout.heads : query_heads_of(function, mixtures, queries.layout.width);
+    const Index query_heads = query_heads_of(function, mixtures, queries);
     const Index key_heads = (std::max)(Index(1), static_cast<Index>(mixtures.size()));
     queries.split(function, "queries", query_heads);
     keys.split(function, "keys", key_heads);

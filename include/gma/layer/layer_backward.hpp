@@ -24,7 +24,7 @@ namespace gma {
 /// Throws std::invalid_argument on shapes that do not fit; where the gradient's config is not the layer's; where the
 /// cache is not from a forward pass of a layer of that config and of that many rows that came to its end; where
 /// `initial` is missing or stands at other positions than that pass began; and where d_final or d_initial is given for
-/// a bidirectional layer. On any other exception `gradient` holds part of the sum, and d_initial is as it was.
+/// a bidirectional layer. On any other exception `gradient` holds part of the sum, and d_initial is unchanged.
 template <class DX, class S, class Covariance, class DY>
 void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covariance>& gradient,
                    const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<DY>& d_output,

@@ -65,7 +65,7 @@ std::size_t serialized_size(const LayerState<S>& state);
 /// Reads what save() wrote, also in version 3, whose memories have neither tokens nor remainders, into a state of the
 /// same shape, as begin_stream() makes it for the same layer; a stream that goes on from there gives the same bits as
 /// one that was never saved. Throws std::runtime_error on anything else (a foreign or corrupt stream, another scalar,
-/// another layer's shapes), and leaves `state` as it was.
+/// another layer's shapes), and leaves `state` unchanged.
 template <class S>
 void load(LayerState<S>& state, std::istream& stream);
 

@@ -40,7 +40,7 @@ class Rollback {
   Index capacity() const { return capacity_; }
 
   /// Makes `state`, to the bit, what it was `tokens` records ago, and drops those records. 0 changes nothing. Throws
-  /// std::invalid_argument if `tokens` is negative or more than available(), and leaves `state` as it was. Allocates
+  /// std::invalid_argument if `tokens` is negative or more than available(), and leaves `state` unchanged. Allocates
   /// nothing where State is swapped without.
   void rewind(State& state, Index tokens);
 

@@ -46,7 +46,7 @@ template <class A, class B>
   return ::testing::AssertionFailure() << "relative error " << error << " exceeds " << tolerance;
 }
 
-/// Equal to the bit, NaN included.
+/// The same bits, NaN included.
 template <class A, class B>
 bool same_bits(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
   using S = typename A::Scalar;

@@ -3,7 +3,7 @@
 //
 //   TEST(MyFamily, GoesIntoFiles) { GMA_EXPECT_FAMILY_FILES(MyFamily); }
 //
-// Expects that a layer of it comes back from a safetensors file to the bit, and that a file of another layer is
+// Expects that a layer of it comes back from a safetensors file with the same bits, and that a file of another layer is
 // refused.
 #pragma once
 

@@ -4,7 +4,7 @@
 //   TEST(MyFeatures, KeepTheContract) { GMA_EXPECT_FEATURE_MAP(MyFeatures<double>(5)); }
 //
 // - a map made without arguments is refused, the given one is not;
-// - features are finite, and not negative unless the map is_signed; a token's features are the same to the bit whatever
+// - features are finite, and not negative unless the map is_signed; a token's features have the same bits whatever
 //   tokens are around it;
 // - backward() equals difference quotients of fourth order;
 // - causal() and its gradients equal the recurrence (8) of DERIVATION.md in plain loops, and its difference quotients.
