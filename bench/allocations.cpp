@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// For binaries that count memory: replaces malloc and its relatives by functions that count and then call glibc.
+// Replaces malloc and its relatives by functions that count and then call glibc.
 #include "allocations.hpp"
 
 #include <malloc.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// For binaries that time: memory is not counted.
+// Where the C library is not glibc: memory is not counted.
 #include "allocations.hpp"
 
 namespace bench {

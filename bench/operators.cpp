@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Google Benchmark over N, K, covariance family, causal or not, forward and backward, and decoding: GMA against dense
-// and tiled softmax attention. It is linked twice: gma_bench_operators times, gma_bench_operators_memory counts memory.
+// Google Benchmark over N, K, covariance family, causal or not, forward and backward, and decoding: time and memory of
+// GMA, and of dense and tiled softmax attention.
 //
 //   gma_bench_operators --benchmark_filter='forward/.*/N:4096' --benchmark_out=out.json --benchmark_out_format=json
 #include <benchmark/benchmark.h>
@@ -19,7 +19,7 @@ using bench::Operator;
 using bench::Pass;
 using bench::Problem;
 
-/// Checks the result of `program`, counts its memory if this binary does, then times it.
+/// Checks the result of `program`, counts its memory, then times it.
 void measure(benchmark::State& state, bench::Program& program, const Problem& problem, double flops, Index tokens) {
   const std::optional<std::size_t> peak = bench::peak_extra_bytes([&] { program.run(); });
   const double error = program.error();

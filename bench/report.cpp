@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-// The comparison of GMA with softmax attention in one command: checks every output, times all programs in turn, prints
-// the tables, and writes report.md, report.json and the figure time_memory.svg and .png.
+// The comparison of GMA with softmax attention in one command: checks every output, times all programs in turn, counts
+// their memory, prints the tables, and writes report.md, report.json and the figure time_memory.svg and .png. Fails if
+// the library breaks a promise about memory.
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <stdexcept>
@@ -39,6 +39,7 @@ void measure(Report& report, Pass pass, Index tokens, bench::Stops& stops) {
   for (Problem problem : bench::lineup(report.options, pass, tokens)) {
     problem.heads = stops.heads(problem);
     if (problem.heads == 0) continue;
+    bench::count_memory(report, problem);
     std::unique_ptr<bench::Program> program = bench::make_program(problem);
     results.push_back({problem, {}, program->error()});
     if (!(results.back().error <= bench::tolerated_error(problem))) {
@@ -64,20 +65,15 @@ void measure(Report& report, Pass pass, Index tokens, bench::Stops& stops) {
 
 int run(int argc, char** argv) {
   Report report;
-  std::string folder = "report", memory;
+  std::string folder = "report";
   CLI::App app("GMA against softmax attention: time and memory from N = 256 to 131,072");
   bench::add_options(app, report.options);
-  app.add_option("--memory", memory, "Counts from gma_bench_memory --out")->check(CLI::ExistingFile);
   app.add_option("--out", folder, "Folder for report.md, report.json and the figure")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   bench::apply_quick(report.options);
 
   const bench::Pinned pinned(report.options.cpu);
   report.machine = bench::describe_machine(pinned.cpu());
-  if (!memory.empty()) {
-    std::ifstream file(memory);
-    report.memory = nlohmann::json::parse(file);
-  }
   bench::Stops stops(report.options);
   for (const Pass pass : bench::passes(report.options)) {
     for (const Index tokens : bench::lengths(report.options)) {
@@ -94,6 +90,7 @@ int run(int argc, char** argv) {
   gma::io::write_file(folder + "/report.json", bench::to_json(report).dump(1) + "\n");
   if (!bench::draw_figure(report, folder)) std::cerr << "gnuplot could not draw the figure; is it installed?\n";
   std::cerr << "written: " << folder << "/report.md, report.json, time_memory.svg, time_memory.png\n";
+  if (!bench::keeps_memory_promises(report.options)) throw std::runtime_error("a promise about memory is broken");
   return 0;
 }
 

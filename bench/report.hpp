@@ -37,7 +37,7 @@ struct Report {
   std::vector<Result> results;
   std::vector<Yardstick> yardsticks;
   std::vector<std::string> stopped;                 // one sentence each
-  nlohmann::json memory = nlohmann::json::array();  // as gma_bench_memory wrote it
+  nlohmann::json memory = nlohmann::json::array();  // one entry per program and length; empty where it is not counted
 
   const Result* find(Pass pass, const std::string& program, Index tokens) const;
   const Yardstick* yardstick(Pass pass, Index tokens) const;
@@ -53,6 +53,18 @@ struct Report {
 inline constexpr Index yardstick_size = 1024;  // of Eigen's product
 
 Machine describe_machine(int pinned_to);
+
+/// Whether this binary counts memory: with glibc.
+bool counts_memory();
+
+/// Adds the peak extra memory of a program to the report: the heap in use during the first call of one head, less
+/// inputs, outputs and what was in use before.
+void count_memory(Report& report, Problem problem);
+
+/// Checks what the library promises about every forward operator with a compiled mixture and a workspace, and prints
+/// it: the second call allocates nothing, and a workspace does not grow with the tokens, except once, when a stream
+/// becomes long and its sums get a second number each. True where memory is not counted.
+bool keeps_memory_promises(const LineupOptions& options);
 
 std::string to_markdown(const Report& report);
 nlohmann::json to_json(const Report& report);
