@@ -10,6 +10,7 @@
 #define GMA_COMPILED_LAYER_ELSEWHERE extern
 #endif
 
+// NOLINTBEGIN(bugprone-macro-parentheses): types take none
 #define GMA_COMPILED_LAYER_FOR(S)                                                                          \
   GMA_COMPILED_LAYER_ELSEWHERE template void run_parts<S, CompiledMixture<S>>(                             \
       const CompiledLayer<S, CompiledMixture<S>>&, const PassRows<S>&, const PassRows<S>&, LayerCache<S>&, \
@@ -18,6 +19,7 @@
       const AttentionLayer<S, Diagonal>&, const PassRows<S>&, const PassRows<S>&, LayerCache<S>&,          \
       LayerGradientCache<S, Diagonal>&, AttentionLayer<S, Diagonal>&, const LayerOptions&,                 \
       const std::vector<LayerState<S>>*, const std::vector<LayerState<S>>*, bool);
+// NOLINTEND(bugprone-macro-parentheses)
 
 namespace gma::detail {
 

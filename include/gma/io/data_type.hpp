@@ -41,6 +41,7 @@ inline constexpr bool is_float = std::is_same_v<S, double> || std::is_same_v<S, 
 template <class F>
 void with_type(DataType type, F&& f) {
   static_assert(std::numeric_limits<double>::is_iec559 && std::numeric_limits<float>::is_iec559);
+  // NOLINTBEGIN(bugprone-branch-clone): the branches differ in a type
   switch (type) {
     case DataType::f64:
       return f(double());
@@ -71,6 +72,7 @@ void with_type(DataType type, F&& f) {
     case DataType::other:
       gma::detail::invalid_argument("io::DataType", "the numbers of a type other than gma's are not known");
   }
+  // NOLINTEND(bugprone-branch-clone)
   gma::detail::invalid_argument("io::DataType", "no enumerator has the value ", static_cast<int>(type));
 }
 

@@ -209,9 +209,8 @@ AttentionLayer<S, Covariance> layer_of(const std::string& origin, const SafeTens
       },
       layer);
   for (std::size_t h = 0; h < layer.mixtures.size(); ++h) {
-    const auto get = [&](const std::string& member, const std::vector<Index>&) {
-      return numbers_of(prefix + "mixtures." + std::to_string(h) + "." + member);
-    };
+    const std::string of_head = prefix + "mixtures." + std::to_string(h) + ".";
+    const auto get = [&](const std::string& member, const std::vector<Index>&) { return numbers_of(of_head + member); };
     gma::detail::LayerRouting<S, Covariance>::get_constants(get, config, gma::detail::LayerShape(config).head_width,
                                                             layer.mixtures[h]);
   }

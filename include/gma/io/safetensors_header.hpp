@@ -276,7 +276,7 @@ inline SafeTensorsHeader read_safetensors_header(Input& input) {
 inline std::string json_string(const char* function, const std::string& text) {
   using Json = nlohmann::json;
   const Json json(text);
-  const std::string quoted = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  std::string quoted = json.dump(-1, ' ', false, Json::error_handler_t::replace);
   if (quoted != json.dump(-1, ' ', false, Json::error_handler_t::ignore)) {  // one marks invalid UTF-8, one drops it
     gma::detail::invalid_argument(function, "the name or metadata ", excerpt(text), " is not UTF-8");
   }
