@@ -62,6 +62,15 @@ void expect_no_allocations_backward(const M& mixture, const char* name) {
                                         workspace);
             }),
             0);
+  Memory<S> memory = gma::empty_memory<S>(mixture.components(), 5);
+  gma::write(mixture, x, values, memory);
+  EXPECT_EQ(second_call_allocates(
+                [&] { gma::read_backward_into(gradients, mixture, x, memory, values, Options{}, workspace); }),
+            0);
+  EXPECT_EQ(second_call_allocates([&] {
+              gma::write_backward_into(gradients, mixture, x, values, none, memory, Options{}, tokens, workspace);
+            }),
+            0);
 }
 
 TEST(Allocations, NoneAfterTheFirstCall) {

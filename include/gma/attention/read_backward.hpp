@@ -217,9 +217,11 @@ void read_backward_to(GradientDestination<M> gradients, const M& mixture, const 
   typename Workspace<S>::Frame frame(workspace);
   const TokenView<S> query_view = gradients.apart(queries, workspace), dy = gradients.apart(d_output, workspace);
   GradientSum<FeatureMapOf<M>, S> sum(natural, gradients.mixture() != nullptr, workspace);
-  Memory<S> copy = memory;
-  if (keeps_remainder<S>) ensure_remainder(copy);  // for what centring rounds away
-  LongMemory<S> read = view_long(copy);
+  LongMemory<S> read = take_copy(memory, natural.components(), e, keeps_remainder<S>, workspace);
+  if (keeps_remainder<S> && !read.has_remainder) {  // for what centring rounds away
+    read.remainder.set_zero();
+    read.has_remainder = true;
+  }
   const S* const centre = memory_centre(natural, read, options.normalization, workspace);
   centre_memory(centre, read);
   const TokenGradients<S> out = gradients.open(shapes, workspace);
