@@ -225,53 +225,52 @@ struct Heads {
   }
 };
 
-TEST(FailingAllocations, MultiHeadVerbs) {
-  for (const bool is_warm : {false, true}) {
-    for (const bool is_step : {false, true}) {
-      SCOPED_TRACE(testing::Message() << (is_warm ? "warm" : "cold") << (is_step ? ", steps" : ""));
-      const auto make = [&](const auto& verb, const auto& result) {
-        return [is_warm, is_step, verb, result] {
-          const auto s = std::make_shared<Heads>(is_warm, is_step);
-          return Call{[s, verb] { verb(*s); }, [s, result] { return result(*s); }, [s] { return saved(s->memories); }};
-        };
+void sweep_multi_head_verbs(bool is_warm) {
+  for (const bool is_step : {false, true}) {
+    SCOPED_TRACE(testing::Message() << (is_warm ? "warm" : "cold") << (is_step ? ", steps" : ""));
+    const auto make = [&](const auto& verb, const auto& result) {
+      return [is_warm, is_step, verb, result] {
+        const auto s = std::make_shared<Heads>(is_warm, is_step);
+        return Call{[s, verb] { verb(*s); }, [s, result] { return result(*s); }, [s] { return saved(s->memories); }};
       };
-      const auto output = [](const Heads& s) { return bytes_of(s.out) + saved(s.memories); };
-      const auto gradients = [](const Heads& s) {
-        return bytes_of(s.gradients.queries) + bytes_of(s.gradients.keys) + bytes_of(s.gradients.log_forgetting) +
-               bytes_of(s.gradients.mixtures[1].factors[1].means) + bytes_of(s.gradients.memories[3].slots);
-      };
-      sweep("causal", make([](Heads& s) { s.causal(s.memories, Options{}); }, output));
-      sweep("causal into its values", make(
-                                          [](Heads& s) {
-                                            Matrix<S> values = s.values;
-                                            gma::causal_into(gma::split_heads(s.out, 4), s.mixtures, s.q(), s.k(),
-                                                             gma::split_heads(values, 2), s.memories, Options{},
-                                                             s.inputs, s.workspace);
-                                          },
-                                          output));
-      sweep("bidirectional", make(
+    };
+    const auto output = [](const Heads& s) { return bytes_of(s.out) + saved(s.memories); };
+    const auto gradients = [](const Heads& s) {
+      return bytes_of(s.gradients.queries) + bytes_of(s.gradients.keys) + bytes_of(s.gradients.log_forgetting) +
+             bytes_of(s.gradients.mixtures[1].factors[1].means) + bytes_of(s.gradients.memories[3].slots);
+    };
+    sweep("causal", make([](Heads& s) { s.causal(s.memories, Options{}); }, output));
+    sweep("causal into its values", make(
+                                        [](Heads& s) {
+                                          Matrix<S> values = s.values;
+                                          gma::causal_into(gma::split_heads(s.out, 4), s.mixtures, s.q(), s.k(),
+                                                           gma::split_heads(values, 2), s.memories, Options{}, s.inputs,
+                                                           s.workspace);
+                                        },
+                                        output));
+    sweep("bidirectional", make(
+                               [](Heads& s) {
+                                 gma::bidirectional_into(gma::split_heads(s.out, 4), s.mixtures, s.q(), s.k(), s.v(),
+                                                         Options{}, s.inputs, s.workspace);
+                               },
+                               output));
+    sweep("causal_backward", make(
                                  [](Heads& s) {
-                                   gma::bidirectional_into(gma::split_heads(s.out, 4), s.mixtures, s.q(), s.k(), s.v(),
-                                                           Options{}, s.inputs, s.workspace);
+                                   gma::causal_backward_into(s.gradients, s.mixtures, s.q(), s.k(), s.v(), s.dy(),
+                                                             s.memories, s.memories, Options{}, s.inputs, s.workspace);
                                  },
-                                 output));
-      sweep("causal_backward", make(
-                                   [](Heads& s) {
-                                     gma::causal_backward_into(s.gradients, s.mixtures, s.q(), s.k(), s.v(), s.dy(),
-                                                               s.memories, s.memories, Options{}, s.inputs,
-                                                               s.workspace);
-                                   },
-                                   gradients));
-      sweep("bidirectional_backward", make(
-                                          [](Heads& s) {
-                                            gma::bidirectional_backward_into(s.gradients, s.mixtures, s.q(), s.k(),
-                                                                             s.v(), s.dy(), Options{}, s.inputs,
-                                                                             s.workspace);
-                                          },
-                                          [](const Heads& s) { return bytes_of(s.gradients.keys); }));
-    }
+                                 gradients));
+    sweep("bidirectional_backward", make(
+                                        [](Heads& s) {
+                                          gma::bidirectional_backward_into(s.gradients, s.mixtures, s.q(), s.k(), s.v(),
+                                                                           s.dy(), Options{}, s.inputs, s.workspace);
+                                        },
+                                        [](const Heads& s) { return bytes_of(s.gradients.keys); }));
   }
 }
+
+TEST(FailingAllocations, MultiHeadVerbs) { sweep_multi_head_verbs(false); }
+TEST(FailingAllocations, MultiHeadVerbsInAWarmWorkspace) { sweep_multi_head_verbs(true); }
 
 gma::LayerConfig layer_config() {
   gma::LayerConfig config;
