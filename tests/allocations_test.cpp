@@ -3,6 +3,7 @@
 // long.
 #include "allocation_counter.hpp"
 // after it
+#include "gma/attention/delta_backward.hpp"
 #include "gma/softmax/sdpa.hpp"
 #include "support.hpp"
 
@@ -35,6 +36,8 @@ void expect_no_allocations(const M& mixture, const char* name) {
                 0);
       EXPECT_EQ(
           second_call_allocates([&] { gma::causal_into(out, mixture, x, x, values, options, *tokens, workspace); }), 0);
+      EXPECT_EQ(second_call_allocates([&] { gma::causal_delta_into(out, mixture, x, x, values, {}, none, workspace); }),
+                0);
       Memory<S> memory = gma::empty_memory<S>(mixture.components(), 5);
       EXPECT_EQ(second_call_allocates([&] { gma::write(mixture, x, values, memory, *tokens, workspace); }), 0);
       EXPECT_EQ(second_call_allocates([&] { gma::read_into(out, mixture, x, memory, options, workspace); }), 0);
@@ -60,6 +63,13 @@ void expect_no_allocations_backward(const M& mixture, const char* name) {
   EXPECT_EQ(second_call_allocates([&] {
               gma::causal_backward_into(gradients, mixture, x, x, values, values, none, none, Options{}, tokens,
                                         workspace);
+            }),
+            0);
+  TokenInputs<S> strengths = tokens;
+  strengths.key_weights = strengths.key_weights.cwiseMin(S(1));
+  EXPECT_EQ(second_call_allocates([&] {
+              gma::causal_delta_backward_into(gradients, mixture, x, x, values, values, none, none, {}, strengths,
+                                              workspace);
             }),
             0);
   Memory<S> memory = gma::empty_memory<S>(mixture.components(), 5);

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: MIT
+// One tile of T tokens under the gated delta rule (9), forward and backward. With M the memory before the tile,
+// lambda_t the forgetting, Gamma_ij = lambda_{j+1} ... lambda_i and gamma_i = lambda_1 ... lambda_i:
+//
+//   E = V - gamma K M - tril(Gamma o K K^T, -1) U          U = b E, row by row from the first
+//   Y = gamma Q M + tril(Gamma o Q K^T) U                  M' = gamma_T M + (Gamma_T K)^T U
+//
+// Row i uses rows j <= i only, from the last restart on: nothing that comes later, NaN included, changes one bit of it,
+// and a restart cuts off all that came before.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "gma/attention/gradients.hpp"
+#include "gma/attention/token_stream.hpp"
+#include "gma/core/elementwise.hpp"
+#include "gma/kernels/decay.hpp"
+#include "gma/kernels/products.hpp"
+#include "gma/kernels/scan.hpp"
+#include "gma/mixture/responsibilities.hpp"
+
+namespace gma::detail {
+
+/// Tokens in a tile: the work within a tile grows with them, that with the memory does not.
+inline constexpr Index default_delta_tile = 32;
+
+/// Added to the square of a length before its root is taken: what has no length stays without.
+inline constexpr double unit_epsilon = 1e-6;
+
+/// Features f of a tile become f / |f|; centred, (f - 1/K) / |f - 1/K|. `lengths` (1 x T) is assigned.
+template <class S>
+void make_unit(bool is_centred, Tile<S> f, Tile<S> lengths) {
+  using std::sqrt;
+  const S mean = S(1) / S(static_cast<double>(f.cols()));
+  for (Index t = 0; t < f.rows(); ++t) {
+    if (is_centred) f.row(t).array() -= mean;
+    const S* const row = f.row(t).data();
+    lengths(0, t) = sqrt(S(kernels::dot(row, row, f.cols()) + S(unit_epsilon)));
+    f.row(t) *= S(S(1) / lengths(0, t));
+  }
+}
+
+/// `d`, the gradient of what make_unit() made, becomes that of what it was given.
+template <class S>
+void make_unit_backward(const Tile<S>& unit, const Tile<S>& lengths, Tile<S> d) {
+  for (Index t = 0; t < d.rows(); ++t) {
+    const S along = kernels::dot(unit.row(t).data(), d.row(t).data(), d.cols());
+    d.row(t) = (d.row(t) - along * unit.row(t)) * S(S(1) / lengths(0, t));
+  }
+}
+
+/// What forgetting leaves from token to token of a tile. Where nothing is forgotten the tiles are without rows.
+template <class S>
+struct DeltaGates {
+  bool forgets;
+  Tile<S> between;                  // Gamma, T x T, its lower triangle
+  Tile<S> from_start, to_end;       // gamma_i, Gamma_Ti; 1 x T
+  kernels::Decay<S> whole;          // gamma_T
+  const std::vector<Index>& first;  // of every token, the first one since the last restart
+
+  /// The first token that the tile's end still knows of.
+  Index first_at_end() const { return first.back(); }
+};
+
+struct DeltaRestarts {
+  std::vector<Index> first;
+};
+
+template <class S>
+DeltaGates<S> delta_gates(const TokenStream<S>& stream, Index begin, Index count, Workspace<S>& workspace) {
+  using W = Wide<S>;
+  const Index there = stream.forgets() ? count : 0;
+  std::vector<Index>& first = workspace.template keep<DeltaRestarts>().first;
+  first.assign(static_cast<std::size_t>(count), 0);
+  DeltaGates<S> gates{
+      stream.forgets(), workspace.take(there, there), workspace.take(1, there), workspace.take(1, there), {}, first};
+  if (!gates.forgets) return gates;
+  W of_tile(0);
+  Index restart = 0;
+  for (Index i = 0; i < count; ++i) {
+    const W g = stream.log_decay(begin + i);
+    of_tile += g;
+    if (!is_finite(g)) restart = i;
+    first[static_cast<std::size_t>(i)] = restart;
+    gates.from_start(0, i) = S(of_tile);
+    W since(0);
+    for (Index j = i; j >= 0; --j) {
+      gates.between(i, j) = S(since);
+      since += stream.log_decay(begin + j);
+    }
+    exponentials(gates.between.row(i).data(), i + 1);
+  }
+  gates.to_end = gates.between.row(count - 1);
+  gates.whole = kernels::decay_of(S(of_tile));
+  exponentials(gates.from_start.data(), count);
+  return gates;
+}
+
+/// A tile of a stream: unit features, and what the rule makes of them. All but `values` is workspace memory.
+template <class S>
+struct DeltaTile {
+  Index begin, count;
+  ConstTile<S> x_q, x_k, values;  // T x d, T x d, T x e
+  Tile<S> q, k;                   // unit features, T x K
+  Tile<S> q_lengths, k_lengths;   // 1 x T
+  DeltaGates<S> gates;
+  Tile<S> strengths;        // b, 1 x T
+  Tile<S> errors, writes;   // E and U, T x e
+  Tile<S> reads, overlaps;  // Gamma o Q K^T and Gamma o K K^T, T x T; above the diagonal they are not used
+  Tile<S> kept_q, kept_k;   // gamma Q M and gamma K M, T x e
+};
+
+/// Times gamma, row by row; a row that knows nothing of the memory is zero, NaN included.
+template <class S>
+void scale_by_start(const DeltaGates<S>& gates, Tile<S> rows) {
+  if (!gates.forgets) return;
+  kernels::scale_rows(rows, gates.from_start.data());
+  for (Index t = 0; t < rows.rows(); ++t) {
+    if (gates.from_start(0, t) == S(0)) rows.row(t).setConstant(S(0));
+  }
+}
+
+/// Everything that may fail, and the unit features.
+template <class FeatureMap, class S>
+DeltaTile<S> open_delta_tile(const FeatureMap& map, bool is_centred, const TokenView<S>& queries,
+                             const TokenStream<S>& stream, Index begin, Index count, Workspace<S>& workspace) {
+  const Index K = map.components(), e = stream.values.cols();
+  DeltaTile<S> tile{begin,
+                    count,
+                    load_tile(queries, begin, count, workspace),
+                    load_keys(stream, begin, count, workspace),
+                    load_values(stream, begin, count, workspace),
+                    workspace.take_spread(count, K),
+                    workspace.take_spread(count, K),
+                    workspace.take(1, count),
+                    workspace.take(1, count),
+                    delta_gates(stream, begin, count, workspace),
+                    workspace.take(1, count),
+                    workspace.take(count, e),
+                    workspace.take(count, e),
+                    workspace.take(count, count),
+                    workspace.take(count, count),
+                    workspace.take(count, e),
+                    workspace.take(count, e)};
+  evaluate(map, tile.x_q, tile.q, workspace);
+  evaluate(map, tile.x_k, tile.k, workspace);
+  make_unit(is_centred, tile.q, tile.q_lengths);
+  make_unit(is_centred, tile.k, tile.k_lengths);
+  for (Index t = 0; t < count; ++t) {
+    tile.strengths(0, t) = stream.weighted() ? S(stream.tokens.key_weights(begin + t)) : S(1);
+  }
+  Tile<S> transposed = workspace.take(K, count);
+  transposed = tile.k.transpose();
+  product(tile.q, transposed, tile.reads);
+  product(tile.k, transposed, tile.overlaps);
+  for (Index t = 0; t < count && tile.gates.forgets; ++t) {
+    tile.reads.row(t).head(t + 1).array() *= tile.gates.between.row(t).head(t + 1).array();
+    tile.overlaps.row(t).head(t + 1).array() *= tile.gates.between.row(t).head(t + 1).array();
+  }
+  return tile;
+}
+
+/// sums = sum_j factors(i, j) rows(j) for j in [first, end), 1 x e.
+template <class S>
+void combine_rows(const Tile<S>& factors, Index i, Index first, Index end, const Tile<S>& from, Tile<S> sums) {
+  const Index stride = factors.outerStride();
+  product<S>(ConstTile<S>(factors.data() + i * stride + first, 1, end - first, Eigen::OuterStride<>(stride)),
+             rows(from, first, end - first), sums);
+}
+
+/// y = Y, and the errors and writes of the tile, from the memory before it. `sums` is scratch, 1 x e.
+template <class S>
+void delta_forward(DeltaTile<S>& tile, const Tile<S>& memory, Tile<S> y, Tile<S> sums) {
+  product(tile.q, memory, tile.kept_q);
+  product(tile.k, memory, tile.kept_k);
+  scale_by_start(tile.gates, tile.kept_q);
+  scale_by_start(tile.gates, tile.kept_k);
+  for (Index i = 0; i < tile.count; ++i) {
+    const Index first = tile.gates.first[static_cast<std::size_t>(i)];
+    combine_rows(tile.overlaps, i, first, i, tile.writes, sums);
+    tile.errors.row(i) = tile.values.row(i) - tile.kept_k.row(i) - sums.row(0);
+    if (tile.strengths(0, i) == S(0)) {
+      tile.writes.row(i).setConstant(S(0));
+    } else {
+      tile.writes.row(i) = tile.strengths(0, i) * tile.errors.row(i);
+    }
+    combine_rows(tile.reads, i, first, i + 1, tile.writes, sums);
+    y.row(i) = tile.kept_q.row(i) + sums.row(0);
+  }
+}
+
+/// The memory before the tile becomes that after it. `scaled` is scratch, T x K.
+template <class S>
+void delta_advance(const DeltaTile<S>& tile, Tile<S> memory, Tile<S> scaled) {
+  const Index first = tile.gates.first_at_end(), known = tile.count - first;
+  kernels::decay_all(tile.gates.whole, memory.data(), memory.size());
+  scaled = tile.k;
+  if (tile.gates.forgets) kernels::scale_rows(scaled, tile.gates.to_end.data());
+  add_transposed_product(rows(scaled, first, known), rows(tile.writes, first, known), memory);
+}
+
+/// The gradients of a tile, T rows each. Those of q and k are of the features as the map made them.
+template <class S>
+struct DeltaTileGradients {
+  Tile<S> q, k, values, strengths;
+  Tile<S> balance;  // of token i and those after it: with <M', dM'> the sum is the gradient of g_i
+};
+
+template <class S>
+DeltaTileGradients<S> take_delta_gradients(Index count, Index components, Index width, Workspace<S>& workspace) {
+  return {workspace.take_spread(count, components), workspace.take_spread(count, components),
+          workspace.take(count, width), workspace.take(1, count), workspace.take(1, count)};
+}
+
+/// `d_memory` is the gradient of the memory after the tile and becomes that before it; `memory` is the one before it.
+/// With A = diag(b) tril(Gamma o K K^T, -1):
+///
+///   dU = tril(Gamma o Q K^T)^T dY + Gamma_T K dM'     Z = (I + A)^-T dU     dV = b Z     db = rowsum(Z o E)
+///   dP = tril(Gamma o dY U^T)                         dB = -tril(Gamma o dV U^T, -1)
+///   dQ = gamma dY M^T + dP K                          dM = gamma_T dM' + (gamma Q)^T dY - (gamma K)^T dV
+///   dK = dP^T Q + (dB + dB^T) K + Gamma_T U dM'^T - gamma dV M^T
+template <class S>
+void delta_backward(const DeltaTile<S>& tile, const Tile<S>& memory, const ConstTile<S>& dy, Tile<S> d_memory,
+                    DeltaTileGradients<S> d, Workspace<S>& workspace) {
+  typename Workspace<S>::Frame frame(workspace);
+  const Index T = tile.count, K = tile.k.cols(), e = tile.writes.cols();
+  const DeltaGates<S>& gates = tile.gates;
+  Tile<S> lower = workspace.take(T, T), to_end = workspace.take(T, K), memory_t = workspace.take(e, K);
+  Tile<S> z = workspace.take(T, e), sums = workspace.take(1, e), writes_t = workspace.take(e, T);
+  Tile<S> from_end = workspace.take(T, K), of_start = workspace.take(T, K);
+  const Index at_end = gates.first_at_end();
+
+  to_end = tile.k;
+  if (gates.forgets) kernels::scale_rows(to_end, gates.to_end.data());
+  for (Index t = 0; t < at_end; ++t) to_end.row(t).setConstant(S(0));
+  product(to_end, d_memory, z);
+  lower.setConstant(S(0));
+  for (Index i = 0; i < T; ++i) {
+    const Index first = gates.first[static_cast<std::size_t>(i)], seen = i + 1 - first;
+    lower.row(i).segment(first, seen) = tile.reads.row(i).segment(first, seen);
+  }
+  add_transposed_product(lower, dy, z);
+
+  // Z, from the last token: (I + A)^T is an upper triangle, whose rows are those of the transposed overlaps.
+  lower.setConstant(S(0));
+  for (Index i = 0; i < T; ++i) {
+    for (Index j = gates.first[static_cast<std::size_t>(i)]; j < i; ++j) {
+      lower(j, i) = tile.strengths(0, i) * tile.overlaps(i, j);
+    }
+  }
+  for (Index i = T - 1; i >= 0; --i) {
+    combine_rows(lower, i, i + 1, T, z, sums);
+    z.row(i) -= sums.row(0);
+    d.strengths(0, i) = kernels::dot(z.row(i).data(), tile.errors.row(i).data(), e);
+  }
+  for (Index i = 0; i < T; ++i) d.values.row(i) = tile.strengths(0, i) * z.row(i);
+
+  // The parts through the memory before the tile and the one after it.
+  memory_t = memory.transpose();
+  product(dy, memory_t, d.q);
+  scale_by_start(gates, d.q);
+  product(d.values, memory_t, d.k);
+  scale_by_start(gates, d.k);
+  memory_t = d_memory.transpose();
+  product(tile.writes, memory_t, from_end);
+  if (gates.forgets) kernels::scale_rows(from_end, gates.to_end.data());
+  for (Index i = 0; i < T; ++i) {
+    if (i < at_end) from_end.row(i).setConstant(S(0));
+    d.balance(0, i) = kernels::dot(tile.kept_q.row(i).data(), dy.row(i).data(), e) -
+                      kernels::dot(tile.kept_k.row(i).data(), d.values.row(i).data(), e) -
+                      kernels::dot(tile.k.row(i).data(), from_end.row(i).data(), K);
+    d.k.row(i) = from_end.row(i) - d.k.row(i);
+  }
+  kernels::decay_all(gates.whole, d_memory.data(), d_memory.size());
+  of_start = tile.q;
+  scale_by_start(gates, of_start);
+  add_transposed_product(of_start, dy, d_memory);
+  of_start = -tile.k;
+  scale_by_start(gates, of_start);
+  add_transposed_product(of_start, d.values, d_memory);
+
+  // The parts within the tile.
+  writes_t = tile.writes.transpose();
+  const auto pairs = [&](const auto& rows_of, const Tile<S>& gated, Index diagonal, const S& sign) {
+    product(rows_of, writes_t, lower);
+    for (Index i = 0; i < T; ++i) {
+      const Index first = gates.first[static_cast<std::size_t>(i)], end = i + diagonal;
+      for (Index j = 0; j < T; ++j) {
+        if (j < first || j >= end) {
+          lower(i, j) = S(0);
+          continue;
+        }
+        lower(i, j) *= sign;
+        if (!gates.forgets) continue;
+        const S pull = lower(i, j) * gated(i, j);
+        d.balance(0, i) += pull;
+        d.balance(0, j) -= pull;
+        lower(i, j) *= gates.between(i, j);
+      }
+    }
+  };
+  pairs(dy, tile.reads, 1, S(1));
+  add_product(lower, tile.k, d.q);
+  add_transposed_product(lower, tile.q, d.k);
+  pairs(d.values, tile.overlaps, 0, S(-1));
+  add_product(lower, tile.k, d.k);
+  add_transposed_product(lower, tile.k, d.k);
+}
+
+}  // namespace gma::detail
