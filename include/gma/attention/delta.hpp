@@ -77,11 +77,15 @@ void delta_tokens(const FeatureMap& map, bool is_centred, const TokenView<S>& qu
   for (Index begin = 0; begin < stream.size(); begin += tile) {
     typename Workspace<S>::Frame frame(workspace);
     const Index count = (std::min)(tile, stream.size() - begin);
-    DeltaTile<S> opened = open_delta_tile(map, is_centred, queries, stream, begin, count, workspace);
+    DeltaTile<S> opened = open_delta_tile(map, is_centred, &queries, stream, begin, count, workspace);
     Tile<S> y = out.tile(begin, count, workspace.take(count, out.cols()), true);
-    const Tile<S> sums = workspace.take(1, out.cols()), scaled = workspace.take(count, map.components());
-    delta_forward(opened, memory, y, sums);
-    delta_advance(opened, memory, scaled);
+    const Tile<S> scaled = workspace.take(count, map.components());
+    if (count == 1) {
+      delta_step(opened, memory, y);
+    } else {
+      delta_forward(opened, memory, y);
+      delta_advance(opened, memory, scaled);
+    }
     out.store(begin, y);
   }
 }

@@ -56,23 +56,25 @@ struct DeltaBackward {
   Tile<S> d_memory;  // K x e, runs
   Wide<S> energy;    // <M', dM'> of the tile that comes next, plus what the tokens since have added
   GradientSum<FeatureMap, S>& sum;
+  FeatureMap& part;  // of it, summed from zero
   Workspace<S>& workspace;
 
   /// The memory before the tokens [begin, end) becomes that after them.
   void advance(Index begin, Index end, Tile<S> memory) {
     typename Workspace<S>::Frame frame(workspace);
-    DeltaTile<S> tile = open_delta_tile(map, options.is_centred, queries, stream, begin, end - begin, workspace);
-    const Tile<S> y = workspace.take(tile.count, memory.cols()), sums = workspace.take(1, memory.cols());
-    delta_forward(tile, memory, y, sums);
+    DeltaTile<S> tile =
+        open_delta_tile<FeatureMap, S>(map, options.is_centred, nullptr, stream, begin, end - begin, workspace);
+    const Tile<S> y = workspace.take(tile.count, memory.cols());
+    delta_forward(tile, memory, y);
     delta_advance(tile, memory, workspace.take(tile.count, memory.rows()));
   }
 
   void tile(Index begin, Index end, const Tile<S>& memory) {
     typename Workspace<S>::Frame frame(workspace);
     const Index count = end - begin, K = memory.rows(), e = memory.cols();
-    DeltaTile<S> opened = open_delta_tile(map, options.is_centred, queries, stream, begin, count, workspace);
-    const Tile<S> y = workspace.take(count, e), sums = workspace.take(1, e);
-    delta_forward(opened, memory, y, sums);
+    DeltaTile<S> opened = open_delta_tile(map, options.is_centred, &queries, stream, begin, count, workspace);
+    const Tile<S> y = workspace.take(count, e);
+    delta_forward(opened, memory, y);
     const ConstTile<S> dy = load_tile(d_output, begin, count, workspace);
     const DeltaTileGradients<S> d = take_delta_gradients(count, K, e, workspace);
     delta_backward(opened, memory, dy, d_memory, d, workspace);
@@ -81,8 +83,7 @@ struct DeltaBackward {
       drop_absent_rows(begin, rows);
     });
     token_inputs(opened, d);
-    features(opened, opened.x_q, opened.q, opened.q_lengths, d.q, out.queries, false);
-    features(opened, opened.x_k, opened.k, opened.k_lengths, d.k, out.keys, true);
+    features(opened, d);
   }
 
   void drop_absent_rows(Index begin, Tile<S> rows) {
@@ -91,22 +92,28 @@ struct DeltaBackward {
     }
   }
 
-  /// From the gradient of unit features to those of the tokens and of the map.
-  void features(const DeltaTile<S>& tile, const ConstTile<S>& x, const Tile<S>& unit, const Tile<S>& lengths,
-                Tile<S> d_unit, const TokenSink<S>& to, bool is_key) {
-    if (!to.is_wanted() && !sum.is_wanted()) return;
+  /// From the gradient of unit features to those of the tokens and of the map; queries and keys as one tile.
+  void features(const DeltaTile<S>& tile, const DeltaTileGradients<S>& d) {
+    if (!out.queries.is_wanted() && !out.keys.is_wanted() && !sum.is_wanted()) return;
     typename Workspace<S>::Frame frame(workspace);
-    make_unit_backward(unit, lengths, d_unit);
-    if (is_key) drop_absent_rows(tile.begin, d_unit);
-    Tile<S> r = workspace.take_spread(tile.count, d_unit.cols());
-    evaluate(map, x, r, workspace);
-    Tile<S> d_x = gradient_rows(to, tile.begin, tile.count, x.cols(), workspace);
-    FeatureMap& part = sum.part(map);
-    backward(map, x, r, d_unit, d_x, part, workspace);
-    sum.add(map, part);
-    if (!to.is_wanted()) return;
-    if (is_key) drop_absent_rows(tile.begin, d_x);
-    to.store(tile.begin, d_x);
+    const Index count = tile.count, dim = tile.x_k.cols();
+    make_unit_backward(tile.q, tile.q_lengths, d.q);
+    make_unit_backward(tile.k, tile.k_lengths, d.k);
+    drop_absent_rows(tile.begin, d.k);
+    undo_unit(options.is_centred, tile.q_lengths, tile.q);
+    undo_unit(options.is_centred, tile.k_lengths, tile.k);
+    Tile<S> x = workspace.take(2 * count, dim);
+    x.topRows(count) = tile.x_q;
+    x.bottomRows(count) = tile.x_k;
+    const bool wants_tokens = out.queries.is_wanted() || out.keys.is_wanted();
+    Tile<S> d_x = workspace.take(2 * count, wants_tokens ? dim : Index(0));
+    backward(map, ConstTile<S>(x.data(), 2 * count, dim, Eigen::OuterStride<>(dim)), tile.both, d.both, d_x, part,
+             workspace);
+    fill_rows(out.queries, tile.begin, count, workspace, [&](Tile<S> to) { to = rows(d_x, 0, count); });
+    fill_rows(out.keys, tile.begin, count, workspace, [&](Tile<S> to) {
+      to = rows(d_x, count, count);
+      drop_absent_rows(tile.begin, to);
+    });
   }
 
   void token_inputs(const DeltaTile<S>& tile, const DeltaTileGradients<S>& d) {
@@ -169,7 +176,8 @@ void delta_backward_to(GradientDestination<M> gradients, const M& mixture, const
   out.memory.mass.setConstant(S(0));
   GradientSum<FeatureMapOf<M>, S> sum(natural, gradients.mixture() != nullptr, workspace);
   DeltaBackward<FeatureMapOf<M>, S> pass{
-      natural, options, query_view, stream, dy, out, workspace.take(components, width), Wide<S>(0), sum, workspace};
+      natural,    options, query_view,        stream,   dy, out, workspace.take(components, width),
+      Wide<S>(0), sum,     sum.part(natural), workspace};
   pass.d_memory = out.memory.slots;
   for (Index i = 0; i < intervals; ++i) {
     at(kept, i + 1) = at(kept, i);
@@ -189,6 +197,7 @@ void delta_backward_to(GradientDestination<M> gradients, const M& mixture, const
       pass.tile(i * interval + t * tile, (std::min)(end, i * interval + (t + 1) * tile), at(tiles, t));
       if (stream.forgets()) pass.energy = delta_energy(at(tiles, t), pass.d_memory);
     }
+    sum.add(natural, pass.part);
   }
   out.memory.slots = pass.d_memory;
   gradients.close();

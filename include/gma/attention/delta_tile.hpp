@@ -16,6 +16,7 @@
 #include "gma/attention/token_stream.hpp"
 #include "gma/core/elementwise.hpp"
 #include "gma/kernels/decay.hpp"
+#include "gma/kernels/delta.hpp"
 #include "gma/kernels/products.hpp"
 #include "gma/kernels/scan.hpp"
 #include "gma/mixture/responsibilities.hpp"
@@ -41,6 +42,13 @@ void make_unit(bool is_centred, Tile<S> f, Tile<S> lengths) {
   }
 }
 
+/// The way back.
+template <class S>
+void undo_unit(bool is_centred, const Tile<S>& lengths, Tile<S> unit) {
+  const S mean = is_centred ? S(S(1) / S(static_cast<double>(unit.cols()))) : S(0);
+  for (Index t = 0; t < unit.rows(); ++t) unit.row(t).array() = unit.row(t).array() * lengths(0, t) + mean;
+}
+
 /// `d`, the gradient of what make_unit() made, becomes that of what it was given.
 template <class S>
 void make_unit_backward(const Tile<S>& unit, const Tile<S>& lengths, Tile<S> d) {
@@ -54,7 +62,7 @@ void make_unit_backward(const Tile<S>& unit, const Tile<S>& lengths, Tile<S> d) 
 template <class S>
 struct DeltaGates {
   bool forgets;
-  Tile<S> between;                  // Gamma, T x T, its lower triangle
+  Tile<S> between;                  // Gamma, T x T; used are the lower triangle and what comes after restarts
   Tile<S> from_start, to_end;       // gamma_i, Gamma_Ti; 1 x T
   kernels::Decay<S> whole;          // gamma_T
   const std::vector<Index>& first;  // of every token, the first one since the last restart
@@ -63,8 +71,13 @@ struct DeltaGates {
   Index first_at_end() const { return first.back(); }
 };
 
+/// Both are kept from tile to tile.
 struct DeltaRestarts {
   std::vector<Index> first;
+};
+template <class S>
+struct DeltaSums {
+  std::vector<Wide<S>> since_restart;
 };
 
 template <class S>
@@ -76,21 +89,24 @@ DeltaGates<S> delta_gates(const TokenStream<S>& stream, Index begin, Index count
   DeltaGates<S> gates{
       stream.forgets(), workspace.take(there, there), workspace.take(1, there), workspace.take(1, there), {}, first};
   if (!gates.forgets) return gates;
-  W of_tile(0);
+  std::vector<W>& since = workspace.template keep<DeltaSums<S>>().since_restart;
+  since.resize(static_cast<std::size_t>(count));
+  W of_tile(0), of_run(0);
   Index restart = 0;
   for (Index i = 0; i < count; ++i) {
     const W g = stream.log_decay(begin + i);
+    const bool restarts = !is_finite(g);
+    if (restarts) restart = i;
+    of_run = restarts ? W(0) : W(of_run + g);
     of_tile += g;
-    if (!is_finite(g)) restart = i;
+    since[static_cast<std::size_t>(i)] = of_run;
     first[static_cast<std::size_t>(i)] = restart;
     gates.from_start(0, i) = S(of_tile);
-    W since(0);
-    for (Index j = i; j >= 0; --j) {
-      gates.between(i, j) = S(since);
-      since += stream.log_decay(begin + j);
-    }
-    exponentials(gates.between.row(i).data(), i + 1);
+    S* const row = gates.between.data() + i * count;
+    for (Index j = 0; j < count; ++j)
+      row[j] = j < restart || j > i ? S(0) : S(of_run - since[static_cast<std::size_t>(j)]);
   }
+  exponentials(gates.between.data(), count * count);
   gates.to_end = gates.between.row(count - 1);
   gates.whole = kernels::decay_of(S(of_tile));
   exponentials(gates.from_start.data(), count);
@@ -102,13 +118,13 @@ template <class S>
 struct DeltaTile {
   Index begin, count;
   ConstTile<S> x_q, x_k, values;  // T x d, T x d, T x e
-  Tile<S> q, k;                   // unit features, T x K
+  Tile<S> both, q, k;             // unit features, T x K; both, one below the other
   Tile<S> q_lengths, k_lengths;   // 1 x T
   DeltaGates<S> gates;
-  Tile<S> strengths;        // b, 1 x T
-  Tile<S> errors, writes;   // E and U, T x e
-  Tile<S> reads, overlaps;  // Gamma o Q K^T and Gamma o K K^T, T x T; above the diagonal they are not used
-  Tile<S> kept_q, kept_k;   // gamma Q M and gamma K M, T x e
+  Tile<S> strengths;             // b, 1 x T
+  Tile<S> errors, writes;        // E and U, T x e
+  Tile<S> reads, overlaps;       // Gamma o Q K^T and Gamma o K K^T, T x T; above the diagonal they are not used
+  Tile<S> kept, kept_q, kept_k;  // gamma Q M and gamma K M, T x e; both, one below the other
 };
 
 /// Times gamma, row by row; a row that knows nothing of the memory is zero, NaN included.
@@ -121,42 +137,60 @@ void scale_by_start(const DeltaGates<S>& gates, Tile<S> rows) {
   }
 }
 
-/// Everything that may fail, and the unit features.
+/// Everything that may fail, and the unit features. Without queries (null) the tile can only be written.
 template <class FeatureMap, class S>
-DeltaTile<S> open_delta_tile(const FeatureMap& map, bool is_centred, const TokenView<S>& queries,
+DeltaTile<S> open_delta_tile(const FeatureMap& map, bool is_centred, const TokenView<S>* queries,
                              const TokenStream<S>& stream, Index begin, Index count, Workspace<S>& workspace) {
-  const Index K = map.components(), e = stream.values.cols();
+  const Index K = map.components(), e = stream.values.cols(), reads = queries != nullptr ? count : 0;
+  const Tile<S> both = workspace.take_spread(reads + count, K), kept = workspace.take(reads + count, e);
+  const Tile<S> nothing = workspace.take(0, map.dim());
   DeltaTile<S> tile{begin,
                     count,
-                    load_tile(queries, begin, count, workspace),
+                    queries != nullptr
+                        ? load_tile(*queries, begin, count, workspace)
+                        : ConstTile<S>(nothing.data(), 0, nothing.cols(), Eigen::OuterStride<>(nothing.cols())),
                     load_keys(stream, begin, count, workspace),
                     load_values(stream, begin, count, workspace),
-                    workspace.take_spread(count, K),
-                    workspace.take_spread(count, K),
-                    workspace.take(1, count),
+                    both,
+                    rows(both, 0, reads),
+                    rows(both, reads, count),
+                    workspace.take(1, reads),
                     workspace.take(1, count),
                     delta_gates(stream, begin, count, workspace),
                     workspace.take(1, count),
                     workspace.take(count, e),
                     workspace.take(count, e),
+                    workspace.take(reads, count),
                     workspace.take(count, count),
-                    workspace.take(count, count),
-                    workspace.take(count, e),
-                    workspace.take(count, e)};
-  evaluate(map, tile.x_q, tile.q, workspace);
-  evaluate(map, tile.x_k, tile.k, workspace);
+                    kept,
+                    rows(kept, 0, reads),
+                    rows(kept, reads, count)};
+  if (reads > 0 && count <= few_tokens) {  // as one tile: the natural parameters come through the cache once
+    Tile<S> x = workspace.take(2 * count, tile.x_k.cols());
+    x.topRows(count) = tile.x_q;
+    x.bottomRows(count) = tile.x_k;
+    evaluate(map, ConstTile<S>(x.data(), x.rows(), x.cols(), x.stride()), tile.both, workspace);
+  } else {
+    if (reads > 0) evaluate(map, tile.x_q, tile.q, workspace);
+    evaluate(map, tile.x_k, tile.k, workspace);
+  }
   make_unit(is_centred, tile.q, tile.q_lengths);
   make_unit(is_centred, tile.k, tile.k_lengths);
   for (Index t = 0; t < count; ++t) {
     tile.strengths(0, t) = stream.weighted() ? S(stream.tokens.key_weights(begin + t)) : S(1);
   }
+  if (count == 1) {
+    if (reads > 0) tile.reads(0, 0) = kernels::dot(tile.q.data(), tile.k.data(), K);
+    tile.overlaps(0, 0) = S(0);  // is not used
+    return tile;
+  }
   Tile<S> transposed = workspace.take(K, count);
   transposed = tile.k.transpose();
   product(tile.q, transposed, tile.reads);
   product(tile.k, transposed, tile.overlaps);
-  for (Index t = 0; t < count && tile.gates.forgets; ++t) {
-    tile.reads.row(t).head(t + 1).array() *= tile.gates.between.row(t).head(t + 1).array();
-    tile.overlaps.row(t).head(t + 1).array() *= tile.gates.between.row(t).head(t + 1).array();
+  if (tile.gates.forgets) {
+    if (reads > 0) tile.reads = tile.reads.cwiseProduct(tile.gates.between);
+    tile.overlaps = tile.overlaps.cwiseProduct(tile.gates.between);
   }
   return tile;
 }
@@ -169,25 +203,18 @@ void combine_rows(const Tile<S>& factors, Index i, Index first, Index end, const
              rows(from, first, end - first), sums);
 }
 
-/// y = Y, and the errors and writes of the tile, from the memory before it. `sums` is scratch, 1 x e.
+/// y = Y, and the errors and writes of the tile, from the memory before it. Without queries, y is scratch.
 template <class S>
-void delta_forward(DeltaTile<S>& tile, const Tile<S>& memory, Tile<S> y, Tile<S> sums) {
-  product(tile.q, memory, tile.kept_q);
-  product(tile.k, memory, tile.kept_k);
+void delta_forward(DeltaTile<S>& tile, const Tile<S>& memory, Tile<S> y) {
+  const bool reads = tile.q.rows() > 0;
+  product(tile.both, memory, tile.kept);
   scale_by_start(tile.gates, tile.kept_q);
   scale_by_start(tile.gates, tile.kept_k);
-  for (Index i = 0; i < tile.count; ++i) {
-    const Index first = tile.gates.first[static_cast<std::size_t>(i)];
-    combine_rows(tile.overlaps, i, first, i, tile.writes, sums);
-    tile.errors.row(i) = tile.values.row(i) - tile.kept_k.row(i) - sums.row(0);
-    if (tile.strengths(0, i) == S(0)) {
-      tile.writes.row(i).setConstant(S(0));
-    } else {
-      tile.writes.row(i) = tile.strengths(0, i) * tile.errors.row(i);
-    }
-    combine_rows(tile.reads, i, first, i + 1, tile.writes, sums);
-    y.row(i) = tile.kept_q.row(i) + sums.row(0);
-  }
+  tile.errors = tile.values - tile.kept_k;
+  kernels::delta_rows<S>({tile.count, tile.errors.cols(), tile.overlaps.data(),
+                          reads ? tile.reads.data() : tile.overlaps.data(), tile.strengths.data(),
+                          tile.gates.first.data(), reads ? tile.kept_q.data() : tile.kept_k.data(), tile.errors.data(),
+                          tile.writes.data(), y.data(), y.outerStride()});
 }
 
 /// The memory before the tile becomes that after it. `scaled` is scratch, T x K.
@@ -200,17 +227,40 @@ void delta_advance(const DeltaTile<S>& tile, Tile<S> memory, Tile<S> scaled) {
   add_transposed_product(rows(scaled, first, known), rows(tile.writes, first, known), memory);
 }
 
+/// Both for a single token: the memory is read once for its errors, and once to write and to answer.
+template <class S>
+void delta_step(DeltaTile<S>& tile, Tile<S> memory, Tile<S> y) {
+  product(tile.k, memory, tile.kept_k);
+  scale_by_start(tile.gates, tile.kept_k);
+  tile.errors = tile.values - tile.kept_k;
+  tile.writes = tile.strengths(0, 0) * tile.errors;
+  kernels::scan<S>({1,
+                    memory.rows(),
+                    memory.cols(),
+                    {tile.k.data(), tile.k.outerStride()},
+                    {tile.writes.data(), tile.writes.outerStride()},
+                    {tile.q.data(), tile.q.outerStride()},
+                    {y.data(), y.outerStride()},
+                    memory.data(),
+                    tile.gates.whole});
+}
+
 /// The gradients of a tile, T rows each. Those of q and k are of the features as the map made them.
 template <class S>
 struct DeltaTileGradients {
-  Tile<S> q, k, values, strengths;
+  Tile<S> both, q, k, values, strengths;  // both: q and k, one below the other
   Tile<S> balance;  // of token i and those after it: with <M', dM'> the sum is the gradient of g_i
 };
 
 template <class S>
 DeltaTileGradients<S> take_delta_gradients(Index count, Index components, Index width, Workspace<S>& workspace) {
-  return {workspace.take_spread(count, components), workspace.take_spread(count, components),
-          workspace.take(count, width), workspace.take(1, count), workspace.take(1, count)};
+  const Tile<S> both = workspace.take_spread(2 * count, components);
+  return {both,
+          rows(both, 0, count),
+          rows(both, count, count),
+          workspace.take(count, width),
+          workspace.take(1, count),
+          workspace.take(1, count)};
 }
 
 /// `d_memory` is the gradient of the memory after the tile and becomes that before it; `memory` is the one before it.
@@ -228,7 +278,7 @@ void delta_backward(const DeltaTile<S>& tile, const Tile<S>& memory, const Const
   const DeltaGates<S>& gates = tile.gates;
   Tile<S> lower = workspace.take(T, T), to_end = workspace.take(T, K), memory_t = workspace.take(e, K);
   Tile<S> z = workspace.take(T, e), sums = workspace.take(1, e), writes_t = workspace.take(e, T);
-  Tile<S> from_end = workspace.take(T, K), of_start = workspace.take(T, K);
+  Tile<S> from_end = workspace.take(T, K), of_start = workspace.take(2 * T, K), upstream = workspace.take(2 * T, e);
   const Index at_end = gates.first_at_end();
 
   to_end = tile.k;
@@ -258,9 +308,10 @@ void delta_backward(const DeltaTile<S>& tile, const Tile<S>& memory, const Const
 
   // The parts through the memory before the tile and the one after it.
   memory_t = memory.transpose();
-  product(dy, memory_t, d.q);
+  upstream.topRows(T) = dy;
+  upstream.bottomRows(T) = d.values;
+  product(upstream, memory_t, d.both);
   scale_by_start(gates, d.q);
-  product(d.values, memory_t, d.k);
   scale_by_start(gates, d.k);
   memory_t = d_memory.transpose();
   product(tile.writes, memory_t, from_end);
@@ -273,12 +324,11 @@ void delta_backward(const DeltaTile<S>& tile, const Tile<S>& memory, const Const
     d.k.row(i) = from_end.row(i) - d.k.row(i);
   }
   kernels::decay_all(gates.whole, d_memory.data(), d_memory.size());
-  of_start = tile.q;
-  scale_by_start(gates, of_start);
-  add_transposed_product(of_start, dy, d_memory);
-  of_start = -tile.k;
-  scale_by_start(gates, of_start);
-  add_transposed_product(of_start, d.values, d_memory);
+  of_start.topRows(T) = tile.q;
+  of_start.bottomRows(T) = -tile.k;
+  scale_by_start(gates, rows(of_start, 0, T));
+  scale_by_start(gates, rows(of_start, T, T));
+  add_transposed_product(of_start, upstream, d_memory);
 
   // The parts within the tile.
   writes_t = tile.writes.transpose();

@@ -130,8 +130,10 @@ template <class S>
 void EluFeatures<S>::evaluate(const ConstTile<S>& x, Tile<S> r) const {
   for (Index t = 0; t < x.rows(); ++t) {
     r.row(t) = x.row(t);
-    feature_maps::in_chunks(r.row(t).data(), r.cols(),
-                            [](feature_maps::Chunk<S>& z) { z = (z > S(0)).select(z + S(1), (z.min)(S(0)).exp()); });
+    feature_maps::in_chunks(r.row(t).data(), r.cols(), [](feature_maps::Chunk<S>& z) {
+      const feature_maps::Chunk<S> below = (z.min)(S(0)).exp();
+      z = (z > S(0)).select(z + S(1), below);
+    });
   }
 }
 

@@ -34,7 +34,10 @@ void exponentials(S* values, Index count) {
   using std::exp;
   if constexpr (std::is_floating_point_v<S>) {
     const S lowest = std::log((std::numeric_limits<S>::min)());
-    in_chunks(values, count, [&](Chunk<S>& z) { z = (z < lowest).select(S(0), z.exp()); });
+    in_chunks(values, count, [&](Chunk<S>& z) {
+      const Chunk<S> e = z.exp();  // within select() Eigen would compute them one by one
+      z = (z < lowest).select(S(0), e);
+    });
   } else {
     for (Index i = 0; i < count; ++i) values[i] = exp(values[i]);
   }
