@@ -3,7 +3,7 @@
 // long.
 #include "allocation_counter.hpp"
 // after it
-#include "gma/attention/delta_backward.hpp"
+#include "gma/baselines/delta_backward.hpp"
 #include "gma/softmax/sdpa.hpp"
 #include "support.hpp"
 
@@ -36,7 +36,8 @@ void expect_no_allocations(const M& mixture, const char* name) {
                 0);
       EXPECT_EQ(
           second_call_allocates([&] { gma::causal_into(out, mixture, x, x, values, options, *tokens, workspace); }), 0);
-      EXPECT_EQ(second_call_allocates([&] { gma::causal_delta_into(out, mixture, x, x, values, {}, none, workspace); }),
+      EXPECT_EQ(second_call_allocates(
+                    [&] { gma::baselines::causal_delta_into(out, mixture, x, x, values, {}, none, workspace); }),
                 0);
       Memory<S> memory = gma::empty_memory<S>(mixture.components(), 5);
       EXPECT_EQ(second_call_allocates([&] { gma::write(mixture, x, values, memory, *tokens, workspace); }), 0);
@@ -68,8 +69,8 @@ void expect_no_allocations_backward(const M& mixture, const char* name) {
   TokenInputs<S> strengths = tokens;
   strengths.key_weights = strengths.key_weights.cwiseMin(S(1));
   EXPECT_EQ(second_call_allocates([&] {
-              gma::causal_delta_backward_into(gradients, mixture, x, x, values, values, none, none, {}, strengths,
-                                              workspace);
+              gma::baselines::causal_delta_backward_into(gradients, mixture, x, x, values, values, none, none, {},
+                                                         strengths, workspace);
             }),
             0);
   Memory<S> memory = gma::empty_memory<S>(mixture.components(), 5);

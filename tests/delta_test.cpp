@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT
 // The gated delta rule: against its recurrence, in any split, its gradients against differences and automatic ones.
-#include "gma/attention/delta_backward.hpp"
+#include "gma/baselines/delta_backward.hpp"
 
 #include <unsupported/Eigen/AutoDiff>
 
-#include "gma/attention/reference_delta.hpp"
+#include "gma/baselines/delta_reference.hpp"
 #include "gma/baselines/feature_maps.hpp"
 #include "support.hpp"
 
 namespace gma_test {
 namespace {
 
-using gma::DeltaOptions;
 using gma::Gradients;
+using gma::baselines::DeltaOptions;
 
 template <class M>
 struct Problem {
@@ -46,7 +46,7 @@ struct Problem {
   }
 
   Matrix<S> expected(Memory<S>& m) const {
-    return gma::reference::causal_delta(mixture, queries, keys, values, m, options.is_centred, tokens);
+    return gma::baselines::reference::causal_delta(mixture, queries, keys, values, m, options.is_centred, tokens);
   }
 };
 
@@ -64,12 +64,13 @@ TYPED_TEST(Delta, IsTheRecurrence) {
                                         << (has_tokens ? ", weights and forgetting" : ""));
         const Problem<gma::ProductMixture<S>> p(count, is_centred, has_tokens, 3);
         Memory<S> memory = p.memory, expected_memory = p.memory;
-        const Matrix<S> y = gma::causal_delta(p.mixture, p.queries, p.keys, p.values, memory, p.options, p.tokens);
+        const Matrix<S> y =
+            gma::baselines::causal_delta(p.mixture, p.queries, p.keys, p.values, memory, p.options, p.tokens);
         EXPECT_TRUE(close(y, p.expected(expected_memory), forward_tolerance<S>()));
         EXPECT_TRUE(close(memory.slots, expected_memory.slots, forward_tolerance<S>()));
         EXPECT_EQ(memory.mass, Vector<S>::Zero(6));
         Memory<S> zeros;
-        EXPECT_TRUE(close(gma::causal_delta(p.mixture, p.queries, p.keys, p.values, p.options, p.tokens),
+        EXPECT_TRUE(close(gma::baselines::causal_delta(p.mixture, p.queries, p.keys, p.values, p.options, p.tokens),
                           p.expected(zeros), forward_tolerance<S>()));
       }
     }
@@ -81,13 +82,13 @@ TYPED_TEST(Delta, GivesTheSameInAnySplitAndForAnyTile) {
   const Index count = 150;
   const Problem<gma::Mixture<S>> p(count, true, true, 5);
   Memory<S> whole = p.memory;
-  const Matrix<S> y = gma::causal_delta(p.mixture, p.queries, p.keys, p.values, whole, p.options, p.tokens);
+  const Matrix<S> y = gma::baselines::causal_delta(p.mixture, p.queries, p.keys, p.values, whole, p.options, p.tokens);
   for (const Index tile : {1, 7, 64, 1000}) {
     DeltaOptions options = p.options;
     options.tile = tile;
     Memory<S> memory = p.memory;
-    EXPECT_TRUE(close(gma::causal_delta(p.mixture, p.queries, p.keys, p.values, memory, options, p.tokens), y,
-                      forward_tolerance<S>()));
+    EXPECT_TRUE(close(gma::baselines::causal_delta(p.mixture, p.queries, p.keys, p.values, memory, options, p.tokens),
+                      y, forward_tolerance<S>()));
   }
   for (const Index part : {1, 40, 149}) {
     Memory<S> memory = p.memory;
@@ -96,8 +97,9 @@ TYPED_TEST(Delta, GivesTheSameInAnySplitAndForAnyTile) {
       const Index now = std::min(part, count - begin);
       const TokenInputs<S> tokens{p.tokens.key_weights.segment(begin, now),
                                   p.tokens.log_forgetting.segment(begin, now)};
-      gma::causal_delta_into(parts.middleRows(begin, now), p.mixture, p.queries.middleRows(begin, now),
-                             p.keys.middleRows(begin, now), p.values.middleRows(begin, now), memory, p.options, tokens);
+      gma::baselines::causal_delta_into(parts.middleRows(begin, now), p.mixture, p.queries.middleRows(begin, now),
+                                        p.keys.middleRows(begin, now), p.values.middleRows(begin, now), memory,
+                                        p.options, tokens);
     }
     EXPECT_TRUE(close(parts, y, forward_tolerance<S>()));
     EXPECT_TRUE(close(memory.slots, whole.slots, forward_tolerance<S>()));
@@ -110,14 +112,14 @@ TYPED_TEST(Delta, ChangesNoBitForLaterTokensAbsentOnesOrWhatARestartCutsOff) {
   const S nan = std::numeric_limits<S>::quiet_NaN();
   const Index count = 90;
   Problem<gma::Mixture<S>> p(count, true, true, 7);
-  const Matrix<S> y = gma::causal_delta(p.mixture, p.queries, p.keys, p.values, p.options, p.tokens);
+  const Matrix<S> y = gma::baselines::causal_delta(p.mixture, p.queries, p.keys, p.values, p.options, p.tokens);
   for (const Index seen : {1, 20, 33, 64}) {
     Problem<gma::Mixture<S>> changed = p;
     changed.queries.bottomRows(count - seen).setConstant(nan);
     changed.keys.bottomRows(count - seen).setConstant(nan);
     changed.values.bottomRows(count - seen).setConstant(nan);
     const Matrix<S> prefix =
-        gma::causal_delta(p.mixture, changed.queries, changed.keys, changed.values, p.options, p.tokens);
+        gma::baselines::causal_delta(p.mixture, changed.queries, changed.keys, changed.values, p.options, p.tokens);
     EXPECT_TRUE(same_bits(Matrix<S>(prefix.topRows(seen)), Matrix<S>(y.topRows(seen)))) << seen;
   }
   Problem<gma::Mixture<S>> absent = p;
@@ -126,8 +128,8 @@ TYPED_TEST(Delta, ChangesNoBitForLaterTokensAbsentOnesOrWhatARestartCutsOff) {
     absent.values.row(t).setConstant(std::numeric_limits<S>::infinity());
     absent.tokens.log_forgetting(t) = nan;
   }
-  EXPECT_TRUE(
-      same_bits(gma::causal_delta(p.mixture, p.queries, absent.keys, absent.values, p.options, absent.tokens), y));
+  EXPECT_TRUE(same_bits(
+      gma::baselines::causal_delta(p.mixture, p.queries, absent.keys, absent.values, p.options, absent.tokens), y));
   for (const Index restart : {33, 64, 70}) {
     Problem<gma::Mixture<S>> cut = p;
     cut.tokens.key_weights(restart) = S(0.5);
@@ -137,12 +139,12 @@ TYPED_TEST(Delta, ChangesNoBitForLaterTokensAbsentOnesOrWhatARestartCutsOff) {
     const Index left = count - restart;
     cut.values.topRows(restart).setConstant(nan);
     const Matrix<S> after =
-        gma::causal_delta(p.mixture, p.queries, p.keys, cut.values, poisoned, p.options, cut.tokens);
+        gma::baselines::causal_delta(p.mixture, p.queries, p.keys, cut.values, poisoned, p.options, cut.tokens);
     Memory<S> fresh;
     const TokenInputs<S> tokens{cut.tokens.key_weights.tail(left), cut.tokens.log_forgetting.tail(left)};
     const auto rest = [&](const Matrix<S>& x) { return Matrix<S>(x.bottomRows(left)); };
-    const Matrix<S> alone =
-        gma::reference::causal_delta(p.mixture, rest(p.queries), rest(p.keys), rest(p.values), fresh, true, tokens);
+    const Matrix<S> alone = gma::baselines::reference::causal_delta(p.mixture, rest(p.queries), rest(p.keys),
+                                                                    rest(p.values), fresh, true, tokens);
     EXPECT_TRUE(close(Matrix<S>(after.bottomRows(left)), alone, forward_tolerance<S>())) << restart;
     EXPECT_TRUE(close(poisoned.slots, fresh.slots, forward_tolerance<S>()));
   }
@@ -188,7 +190,7 @@ TEST(DeltaBackward, AgreesWithDifferences) {
         }
         p.options.tile = 16;
         p.options.checkpoint_interval = 20;
-        const Gradients<gma::ProductMixture<double>> g = gma::causal_delta_backward(
+        const Gradients<gma::ProductMixture<double>> g = gma::baselines::causal_delta_backward(
             p.mixture, p.queries, p.keys, p.values, p.d_output, p.memory, p.d_memory, p.options, p.tokens);
         EXPECT_TRUE(close(g.queries, differences(p, p.queries), 1e-7));
         EXPECT_TRUE(close(g.keys, differences(p, p.keys), 1e-7));
@@ -262,12 +264,12 @@ TEST(DeltaBackward, AgreesWithAutomaticDifferentiation) {
       }
     });
     Memory<Autodiff> memory = lifted.memory;
-    const Matrix<Autodiff> y = gma::causal_delta(lifted.mixture, lifted.queries, lifted.keys, lifted.values, memory,
-                                                 lifted.options, lifted.tokens);
+    const Matrix<Autodiff> y = gma::baselines::causal_delta(lifted.mixture, lifted.queries, lifted.keys, lifted.values,
+                                                            memory, lifted.options, lifted.tokens);
     const Autodiff loss =
         y.cwiseProduct(lift(p.d_output)).sum() + memory.slots.cwiseProduct(lift(p.d_memory.slots)).sum();
 
-    Gradients<gma::ProductMixture<double>> g = gma::causal_delta_backward(
+    Gradients<gma::ProductMixture<double>> g = gma::baselines::causal_delta_backward(
         p.mixture, p.queries, p.keys, p.values, p.d_output, p.memory, p.d_memory, p.options, p.tokens);
     TokenInputs<double> d_tokens{g.key_weights, g.log_forgetting};
     index = 0;
@@ -285,6 +287,25 @@ TEST(DeltaBackward, AgreesWithAutomaticDifferentiation) {
 }
 #endif
 
+TEST(Delta, InFloatIsCloseToDoubleAlongALongStream) {
+  constexpr Index count = 200000;
+  for (const bool is_centred : {false, true}) {
+    Problem<gma::ProductMixture<float>> p(count, is_centred, false, 43);  // nothing is forgotten
+    p.values.array() += 3;
+    const auto wide = [](const auto& x) { return x.template cast<double>().eval(); };
+    Memory<float> memory;
+    Memory<double> exact_memory;
+    const Matrix<float> y = gma::baselines::causal_delta(p.mixture, p.queries, p.keys, p.values, memory, p.options);
+    const Matrix<double> exact = gma::baselines::causal_delta(p.mixture.cast<double>(), wide(p.queries), wide(p.keys),
+                                                              wide(p.values), exact_memory, p.options);
+    EXPECT_TRUE(close(wide(y), exact, 1e-5));
+    EXPECT_TRUE(close(Matrix<double>(wide(y).bottomRows(100)), Matrix<double>(exact.bottomRows(100)), 1e-5));
+    // Unit responsibilities that are not centred are nearly parallel: they determine the slots less well than the
+    // reads.
+    EXPECT_TRUE(close(wide(memory.slots), exact_memory.slots, is_centred ? 1e-5 : 2e-3));
+  }
+}
+
 TEST(DeltaBackward, InFloatIsCloseToDoubleAlongALongStream) {
   constexpr Index count = 20000;
   Problem<gma::ProductMixture<float>> p(count, true, true, 19);
@@ -292,8 +313,8 @@ TEST(DeltaBackward, InFloatIsCloseToDoubleAlongALongStream) {
   const gma::ProductMixture<double> mixture = p.mixture.cast<double>();
   const TokenInputs<double> tokens{wide(p.tokens.key_weights), wide(p.tokens.log_forgetting)};
   const Gradients<gma::ProductMixture<float>> g =
-      gma::causal_delta_backward(p.mixture, p.queries, p.keys, p.values, p.d_output, p.options, p.tokens);
-  const Gradients<gma::ProductMixture<double>> exact = gma::causal_delta_backward(
+      gma::baselines::causal_delta_backward(p.mixture, p.queries, p.keys, p.values, p.d_output, p.options, p.tokens);
+  const Gradients<gma::ProductMixture<double>> exact = gma::baselines::causal_delta_backward(
       mixture, wide(p.queries), wide(p.keys), wide(p.values), wide(p.d_output), p.options, tokens);
   EXPECT_TRUE(close(wide(g.queries), exact.queries, 1e-5));
   EXPECT_TRUE(close(wide(g.keys), exact.keys, 1e-5));
@@ -307,14 +328,14 @@ TEST(DeltaBackward, InFloatIsCloseToDoubleAlongALongStream) {
 TEST(DeltaBackward, ComputesWhatIsAskedForAndNothingElse) {
   using M = gma::Mixture<double>;
   const Problem<M> p(50, false, true, 23);
-  const Gradients<M> all = gma::causal_delta_backward(p.mixture, p.queries, p.keys, p.values, p.d_output, p.memory,
-                                                      p.d_memory, p.options, p.tokens);
+  const Gradients<M> all = gma::baselines::causal_delta_backward(p.mixture, p.queries, p.keys, p.values, p.d_output,
+                                                                 p.memory, p.d_memory, p.options, p.tokens);
   Matrix<double> keys(50, 4), forgetting(50, 1);
   gma::GradientTargets<M> targets;
   targets.keys = keys;
   targets.log_forgetting = forgetting;
-  gma::causal_delta_backward_into(targets, p.mixture, p.queries, p.keys, p.values, p.d_output, p.memory, p.d_memory,
-                                  p.options, p.tokens);
+  gma::baselines::causal_delta_backward_into(targets, p.mixture, p.queries, p.keys, p.values, p.d_output, p.memory,
+                                             p.d_memory, p.options, p.tokens);
   EXPECT_TRUE(same_bits(keys, all.keys));
   EXPECT_TRUE(same_bits(Matrix<double>(forgetting), Matrix<double>(all.log_forgetting)));
   // Inputs may lie in the gradients.
@@ -323,8 +344,8 @@ TEST(DeltaBackward, ComputesWhatIsAskedForAndNothingElse) {
   g.keys = p.keys;
   g.values = p.values;
   g.memory = p.memory;
-  gma::causal_delta_backward_into(g, p.mixture, g.queries, g.keys, g.values, p.d_output, g.memory, p.d_memory,
-                                  p.options, p.tokens);
+  gma::baselines::causal_delta_backward_into(g, p.mixture, g.queries, g.keys, g.values, p.d_output, g.memory,
+                                             p.d_memory, p.options, p.tokens);
   EXPECT_TRUE(same_bits(g.queries, all.queries));
   EXPECT_TRUE(same_bits(g.values, all.values));
   EXPECT_TRUE(same_bits(g.memory.slots, all.memory.slots));
@@ -337,8 +358,8 @@ TEST(Delta, OverTheTokensThemselvesIsGatedDeltaNet) {
   const TokenInputs<double> tokens{Vector<double>::Constant(70, 0.6), Vector<double>::Constant(70, -0.05)};
   const gma::baselines::IdentityFeatures<double> features(8);
   Matrix<double> slots = Matrix<double>::Zero(8, 3);
-  EXPECT_TRUE(close(gma::causal_delta(features, queries, keys, values, {}, tokens),
-                    gma::reference::delta<double>(queries, keys, values, slots, tokens), 1e-12));
+  EXPECT_TRUE(close(gma::baselines::causal_delta(features, queries, keys, values, {}, tokens),
+                    gma::baselines::reference::delta<double>(queries, keys, values, slots, tokens), 1e-12));
 }
 
 TEST(Delta, RecallsAValueThatWasOverwritten) {
@@ -346,7 +367,7 @@ TEST(Delta, RecallsAValueThatWasOverwritten) {
   const gma::baselines::IdentityFeatures<double> features(4);
   Matrix<double> keys = Matrix<double>::Identity(4, 4), values = Random(31).matrix<double>(4, 2);
   keys.row(3) = keys.row(0);
-  const Matrix<double> y = gma::causal_delta(features, keys, keys, values);
+  const Matrix<double> y = gma::baselines::causal_delta(features, keys, keys, values);
   EXPECT_TRUE(close(y, values, 1e-5));
 }
 
@@ -354,25 +375,26 @@ TEST(Delta, RefusesWhatDoesNotFitAndNamesIt) {
   using M = gma::Mixture<float>;
   Problem<M> p(6, false, true, 37);
   p.tokens.key_weights(4) = 2.5F;
-  expect_error([&] { gma::causal_delta(p.mixture, p.queries, p.keys, p.values, {}, p.tokens); },
+  expect_error([&] { gma::baselines::causal_delta(p.mixture, p.queries, p.keys, p.values, {}, p.tokens); },
                {"gma::causal_delta: tokens.key_weights is 2.5 at token 4, expected a write strength of at most 2"});
   Memory<float> other = gma::empty_memory<float>(5, 5);
-  expect_error([&] { gma::causal_delta(p.mixture, p.queries, p.keys, p.values, other); },
+  expect_error([&] { gma::baselines::causal_delta(p.mixture, p.queries, p.keys, p.values, other); },
                {"gma::causal_delta: memory.slots is 5 x 5, expected 6 x 5 (components x value width)"});
   const Matrix<float> short_output = p.d_output.topRows(5);
-  expect_error([&] { gma::causal_delta_backward(p.mixture, p.queries, p.keys, p.values, short_output); },
+  expect_error([&] { gma::baselines::causal_delta_backward(p.mixture, p.queries, p.keys, p.values, short_output); },
                {"gma::causal_delta_backward: d_output is 5 x 5, expected 6 x 5 (queries x value width)"});
 }
 
 TEST(Delta, WritesIntoItsInputsAndColumnMajorBlocks) {
   using M = gma::Mixture<float>;
   const Problem<M> p(80, true, true, 41);
-  const Matrix<float> y = gma::causal_delta(p.mixture, p.queries, p.keys, p.values, p.options, p.tokens);
+  const Matrix<float> y = gma::baselines::causal_delta(p.mixture, p.queries, p.keys, p.values, p.options, p.tokens);
   Matrix<float> values = p.values;
-  gma::causal_delta_into(values, p.mixture, p.queries, p.keys, values, p.options, p.tokens);
+  gma::baselines::causal_delta_into(values, p.mixture, p.queries, p.keys, values, p.options, p.tokens);
   EXPECT_TRUE(same_bits(values, y));
   Eigen::MatrixXf wide = Eigen::MatrixXf::Zero(90, 9);
-  gma::causal_delta_into(wide.block(3, 2, 80, 5), p.mixture, p.queries, p.keys, p.values, p.options, p.tokens);
+  gma::baselines::causal_delta_into(wide.block(3, 2, 80, 5), p.mixture, p.queries, p.keys, p.values, p.options,
+                                    p.tokens);
   EXPECT_TRUE(same_bits(Matrix<float>(wide.block(3, 2, 80, 5)), y));
 }
 

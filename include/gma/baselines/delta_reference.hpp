@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// The reference of the gated delta rule: (9) as it stands. As the rest of gma::reference, it is for tests and teaching
-// and shares no code with the fast form.
+// The reference of the gated delta rule: (9) as it stands. As gma::reference, it is for tests and teaching and
+// shares no code with the fast form.
 #pragma once
 
 #include "gma/attention/reference.hpp"
 
-namespace gma::reference {
+namespace gma::baselines::reference {
 
 /// (9) token by token, from the features of queries and keys, each row f of which becomes f / sqrt(|f|^2 + 1e-6).
 /// Features N x K, values N x e, slots K x e: the memory before the first token, and then that after the last. Returns
@@ -47,15 +47,15 @@ Matrix<S> delta(Matrix<S> query_features, Matrix<S> key_features, const Matrix<S
 template <class M, class S = typename M::Scalar>
 Matrix<S> causal_delta(const M& mixture, const Matrix<S>& queries, const Matrix<S>& keys, const Matrix<S>& values,
                        Memory<S>& memory, bool is_centred = false, const TokenInputs<S>& tokens = {}) {
-  using W = Wide<S>;
+  using W = gma::reference::Wide<S>;
   constexpr const char* function = "reference::causal_delta";
-  detail::check_size(function, "queries", "rows", queries.rows(), keys.rows(), "one per key");
-  detail::check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
-  detail::check_tokens(function, tokens, keys.rows());
+  gma::detail::check_size(function, "queries", "rows", queries.rows(), keys.rows(), "one per key");
+  gma::detail::check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
+  gma::detail::check_tokens(function, tokens, keys.rows());
   if (memory.empty()) memory = empty_memory<S>(mixture.components(), values.cols());
   const W mean = is_centred ? W(1) / W(static_cast<double>(mixture.components())) : W(0);
   const auto features = [&](const Matrix<S>& x) {
-    const Matrix<W> r = responsibilities(mixture, x).template cast<W>();
+    const Matrix<W> r = gma::reference::responsibilities(mixture, x).template cast<W>();
     return Matrix<W>(r.unaryExpr([&](const W& number) -> W { return number - mean; }));
   };
   Matrix<W> slots = memory.slots.template cast<W>();
@@ -65,4 +65,4 @@ Matrix<S> causal_delta(const M& mixture, const Matrix<S>& queries, const Matrix<
   return y.template cast<S>();
 }
 
-}  // namespace gma::reference
+}  // namespace gma::baselines::reference

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "gma/attention/causal_tile.hpp"
 #include "gma/attention/gradients.hpp"
 #include "gma/attention/token_stream.hpp"
 #include "gma/core/elementwise.hpp"

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Causal attention with a memory that corrects itself: the gated delta rule (9) over unit features. What token t writes
 // is the difference between its value and what the memory already answers to its key; a repeated key replaces its old
-// value instead of adding to it. S. Yang et al., Gated Delta Networks, 2025, with the features of a mixture or of any
-// other feature map in place of keys and queries.
+// value instead of adding to it. S. Yang, J. Kautz and A. Hatamizadeh, Gated Delta Networks, 2025, with the features of
+// any map in place of keys and queries: IdentityFeatures are theirs, a mixture's are its responsibilities.
 #pragma once
 
 #include "gma/attention/causal.hpp"
-#include "gma/attention/delta_tile.hpp"
+#include "gma/baselines/delta_tile.hpp"
 
-namespace gma {
+namespace gma::baselines {
 
 /// Options of the delta rule. `normalization` has no meaning here: there is no mass to divide by.
 struct DeltaOptions : Options {
@@ -19,12 +19,13 @@ struct DeltaOptions : Options {
 /// With k_t and q_t the features of key and query at unit length, b_t the key weight (the write strength, at most 2;
 /// all ones if none are given) and lambda_t = exp(g_t) the forgetting:
 ///
-///   u_t = b_t (v_t - lambda_t M(t-1)^T k_t)     M(t) = lambda_t M(t-1) + k_t u_t^T     y_t = M(t)^T q_t (9)
+///   u_t = b_t (v_t - lambda_t M(t-1)^T k_t)     M(t) = lambda_t M(t-1) + k_t u_t^T     y_t = M(t)^T q_t   (9)
 ///
 /// Shapes, token inputs and errors as causal(): queries and keys N x d, values N x e; returns N x e. A weight of 0
 /// means that the token is absent. Output i depends on tokens 0..i alone. Cost, in products, 2 N (2 K D + 3 K e + T (2
-/// K + e)) operations with tiles of T = 32 tokens; extra memory O(T (K + e) + K e). Float stays close to double at any
-/// length: a write corrects the memory, so that errors do not add up.
+/// K + e)) operations with tiles of T = 32 tokens; extra memory O(T (K + e) + K e). Errors do not add up, because every
+/// write corrects the memory: outputs in float are within 1e-5 of double after 200,000 tokens of which nothing is
+/// forgotten. Slots are less exact (1e-3) where the features of all tokens are nearly parallel.
 template <class M>
 Matrix<Scalar<M>> causal_delta(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
                                const In<Scalar<M>>& values, const DeltaOptions& options = {},
@@ -53,9 +54,11 @@ void causal_delta_into(const Out<Scalar<M>>& out, const M& mixture, const In<Sca
                        const DeltaOptions& options = {}, const TokenInputsView<Scalar<M>>& tokens = {},
                        const OptionalWorkspace<Scalar<M>>& workspace = {});
 
+}  // namespace gma::baselines
+
 // Implementation -----------------------------------------------------------------------------------------------------
 
-namespace detail {
+namespace gma::detail {
 
 template <class Map, class S>
 void check_delta(const char* function, const Map& natural, const TokenView<S>& queries, const TokenView<S>& keys,
@@ -93,7 +96,7 @@ void delta_tokens(const FeatureMap& map, bool is_centred, const TokenView<S>& qu
 /// `memory` may be null: zeros, and nothing is left.
 template <class M, class S>
 void delta_from(const TokenSink<S>& out, const M& mixture, const TokenView<S>& queries, const TokenView<S>& keys,
-                const TokenView<S>& values, Memory<S>* memory, const DeltaOptions& options,
+                const TokenView<S>& values, Memory<S>* memory, const baselines::DeltaOptions& options,
                 const TokenInputsView<S>& tokens, Workspace<S>& workspace) {
   constexpr const char* function = "causal_delta";
   const FeatureMapOf<M>& natural = compiled(function, mixture, workspace);
@@ -127,21 +130,23 @@ void delta_from(const TokenSink<S>& out, const M& mixture, const TokenView<S>& q
   memory->has_signed_mass = memory->has_signed_mass || has_signed_features<FeatureMapOf<M>>;
 }
 
-}  // namespace detail
+}  // namespace gma::detail
+
+namespace gma::baselines {
 
 template <class M>
 void causal_delta_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries,
                        const In<Scalar<M>>& keys, const In<Scalar<M>>& values, Memory<Scalar<M>>& memory,
                        const DeltaOptions& options, const TokenInputsView<Scalar<M>>& tokens,
                        const OptionalWorkspace<Scalar<M>>& workspace) {
-  detail::delta_from<M, Scalar<M>>(out, mixture, queries, keys, values, &memory, options, tokens, workspace.get());
+  gma::detail::delta_from<M, Scalar<M>>(out, mixture, queries, keys, values, &memory, options, tokens, workspace.get());
 }
 
 template <class M>
 void causal_delta_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>>& queries,
                        const In<Scalar<M>>& keys, const In<Scalar<M>>& values, const DeltaOptions& options,
                        const TokenInputsView<Scalar<M>>& tokens, const OptionalWorkspace<Scalar<M>>& workspace) {
-  detail::delta_from<M, Scalar<M>>(out, mixture, queries, keys, values, nullptr, options, tokens, workspace.get());
+  gma::detail::delta_from<M, Scalar<M>>(out, mixture, queries, keys, values, nullptr, options, tokens, workspace.get());
 }
 
 template <class M>
@@ -164,4 +169,4 @@ Matrix<Scalar<M>> causal_delta(const M& mixture, const In<Scalar<M>>& queries, c
   return out;
 }
 
-}  // namespace gma
+}  // namespace gma::baselines

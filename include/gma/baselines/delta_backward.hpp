@@ -3,10 +3,10 @@
 // back each interval is replayed, its tiles' memories kept, and the tiles are run last first.
 #pragma once
 
-#include "gma/attention/delta.hpp"
 #include "gma/attention/gradients.hpp"
+#include "gma/baselines/delta.hpp"
 
-namespace gma {
+namespace gma::baselines {
 
 /// Gradients of causal_delta(): everything that was given; d_output is N x e. The gradient of the key weights is that
 /// of the write strengths, of the memory that of its slots. Cost about 3 forward passes; extra memory (N /
@@ -41,14 +41,16 @@ void causal_delta_backward_into(const GradientTargets<M>& targets, const M& mixt
                                 const TokenInputsView<Scalar<M>>& tokens = {},
                                 const OptionalWorkspace<Scalar<M>>& workspace = {});
 
+}  // namespace gma::baselines
+
 // Implementation -----------------------------------------------------------------------------------------------------
 
-namespace detail {
+namespace gma::detail {
 
 template <class FeatureMap, class S>
 struct DeltaBackward {
   const FeatureMap& map;
-  const DeltaOptions& options;
+  const baselines::DeltaOptions& options;
   const TokenView<S>& queries;
   const TokenStream<S>& stream;
   const TokenView<S>& d_output;
@@ -142,7 +144,7 @@ template <class M>
 void delta_backward_to(GradientDestination<M> gradients, const M& mixture, const TokenView<Scalar<M>>& queries,
                        const TokenView<Scalar<M>>& keys, const TokenView<Scalar<M>>& values,
                        const TokenView<Scalar<M>>& d_output, const Memory<Scalar<M>>& initial_memory,
-                       const Memory<Scalar<M>>& d_final_memory, const DeltaOptions& options,
+                       const Memory<Scalar<M>>& d_final_memory, const baselines::DeltaOptions& options,
                        const TokenInputsView<Scalar<M>>& tokens, Workspace<Scalar<M>>& workspace) {
   using S = Scalar<M>;
   constexpr const char* function = "causal_delta_backward";
@@ -204,7 +206,9 @@ void delta_backward_to(GradientDestination<M> gradients, const M& mixture, const
   if (gradients.mixture() != nullptr) pull_back(mixture, natural, sum.total(), *gradients.mixture());
 }
 
-}  // namespace detail
+}  // namespace gma::detail
+
+namespace gma::baselines {
 
 template <class M>
 void causal_delta_backward_into(Gradients<M>& gradients, const M& mixture, const In<Scalar<M>>& queries,
@@ -212,8 +216,8 @@ void causal_delta_backward_into(Gradients<M>& gradients, const M& mixture, const
                                 const Memory<Scalar<M>>& initial_memory, const Memory<Scalar<M>>& d_final_memory,
                                 const DeltaOptions& options, const TokenInputsView<Scalar<M>>& tokens,
                                 const OptionalWorkspace<Scalar<M>>& workspace) {
-  detail::delta_backward_to<M>(gradients, mixture, queries, keys, values, d_output, initial_memory, d_final_memory,
-                               options, tokens, workspace.get());
+  gma::detail::delta_backward_to<M>(gradients, mixture, queries, keys, values, d_output, initial_memory, d_final_memory,
+                                    options, tokens, workspace.get());
 }
 
 template <class M>
@@ -222,8 +226,8 @@ void causal_delta_backward_into(const GradientTargets<M>& targets, const M& mixt
                                 const Memory<Scalar<M>>& initial_memory, const Memory<Scalar<M>>& d_final_memory,
                                 const DeltaOptions& options, const TokenInputsView<Scalar<M>>& tokens,
                                 const OptionalWorkspace<Scalar<M>>& workspace) {
-  detail::delta_backward_to<M>(targets, mixture, queries, keys, values, d_output, initial_memory, d_final_memory,
-                               options, tokens, workspace.get());
+  gma::detail::delta_backward_to<M>(targets, mixture, queries, keys, values, d_output, initial_memory, d_final_memory,
+                                    options, tokens, workspace.get());
 }
 
 template <class M>
@@ -246,4 +250,4 @@ Gradients<M> causal_delta_backward(const M& mixture, const In<Scalar<M>>& querie
                                options, tokens);
 }
 
-}  // namespace gma
+}  // namespace gma::baselines
