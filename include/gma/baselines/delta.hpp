@@ -25,7 +25,8 @@ struct DeltaOptions : Options {
 /// means that the token is absent. Output i depends on tokens 0..i alone. Cost, in products, 2 N (2 K D + 3 K e + T (2
 /// K + e)) operations with tiles of T = 32 tokens; extra memory O(T (K + e) + K e). Errors do not add up, because every
 /// write corrects the memory: outputs in float are within 1e-5 of double after 200,000 tokens of which nothing is
-/// forgotten. Slots are less exact (1e-3) where the features of all tokens are nearly parallel.
+/// forgotten. Slots have the same accuracy, except what they all have in common where features are centred: that is
+/// neither read nor corrected.
 template <class M>
 Matrix<Scalar<M>> causal_delta(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
                                const In<Scalar<M>>& values, const DeltaOptions& options = {},
