@@ -1,24 +1,40 @@
 // SPDX-License-Identifier: MIT
-// Random numbers for initialisations: the same bits from the same seed on every platform. The engines of <random> are
-// specified to the bit, its distributions are not, so the step from bits to numbers is ours.
+// Random numbers: the same bits from the same seed on every platform. The engines of <random> are specified to the bit,
+// its distributions are not, so the step from bits to numbers is ours.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <random>
 
 #include "gma/core/types.hpp"
 
-namespace gma::detail {
+namespace gma {
 
 /// Uniform and normal draws from std::mt19937_64. No function of <cmath> is called, whose last bit differs between
 /// libraries: the normal is drawn by comparing uniforms only (C. F. F. Karney, Sampling exactly from the normal
-/// distribution, ACM Transactions on Mathematical Software 42, 2016, algorithm N), about ten of them a draw.
+/// distribution, ACM Transactions on Mathematical Software 42, 2016, algorithm N), about ten of them per draw.
 class Random {
  public:
-  explicit Random(std::uint64_t seed) : engine_(seed) {}
+  /// Streams of one seed are independent. Number the steps of a training run, for example, and use one stream per step:
+  /// a run that is resumed then needs no state of a generator. Cost about 1 us.
+  explicit Random(std::uint64_t seed, std::uint64_t stream = 0)
+      : engine_(stream == 0 ? seed : scrambled(seed ^ scrambled(stream))) {}
+
+  /// 64 random bits.
+  std::uint64_t bits() { return engine_(); }
 
   /// 53 random bits in [0, 1).
   double uniform() { return static_cast<double>(engine_() >> 11) * 0x1p-53; }
+
+  /// One of 0 ... count - 1, each with the same probability. count must not be 0.
+  std::uint64_t below(std::uint64_t count) {
+    constexpr std::uint64_t most = (std::numeric_limits<std::uint64_t>::max)();
+    const std::uint64_t limit = most - most % count;
+    std::uint64_t draw = engine_();
+    while (draw >= limit) draw = engine_();
+    return draw % count;
+  }
 
   /// Normal(0, 1) = (integer + fraction) with a random sign, by rejection: integer k and fraction x are kept with
   /// probability proportional to exp(-(k + x)^2 / 2).
@@ -73,7 +89,15 @@ class Random {
     return even;
   }
 
+  /// The finaliser of SplitMix64, a bijection: seeds that follow each other become unlike each other.
+  static std::uint64_t scrambled(std::uint64_t x) {
+    x += 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+  }
+
   std::mt19937_64 engine_;
 };
 
-}  // namespace gma::detail
+}  // namespace gma
