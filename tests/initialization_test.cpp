@@ -44,7 +44,7 @@ TEST(RandomMixture, IsTheRecommendedStart) {
 }
 
 TEST(RandomMixture, DrawsANormalDistribution) {
-  gma::detail::Random random(5);
+  gma::Random random(5);
   constexpr int count = 100000;
   std::vector<double> draws(count);
   for (double& draw : draws) draw = random.normal();
@@ -253,7 +253,7 @@ TEST(FitWeights, OfZeroHideTheToken) {
 
 TEST(FitWeights, CountInTheCentersOfClusters) {
   gma::detail::Samples samples{clouds(40, 2), Vector<double>::LinSpaced(40, 0.1, 3)};
-  gma::detail::Random random(1);
+  gma::Random random(1);
   const gma::detail::Clusters one = gma::detail::kmeans(samples, 1, 5, 1.0, random);
   const Matrix<double> mean = samples.weights.transpose() * samples.tokens / samples.weights.sum();
   EXPECT_TRUE(close(one.centers, mean, 1e-12));

@@ -299,7 +299,7 @@ struct SiluGate {
   }
   void forward(const Matrix<double>& projected, const Matrix<double>& u, Matrix<double>& f) const {
     f = logits(projected);
-    gma::detail::silu(f.data(), f.size());
+    gma::silu(f.data(), f.size());
     f.array() *= u.array();
   }
   void backward(const Matrix<double>& projected, const Matrix<double>& u, const Matrix<double>& df, Matrix<double>& du,
@@ -307,7 +307,7 @@ struct SiluGate {
     const ColumnRange range = rows.shape.columns(Projected::output_gate);
     const Matrix<double> z = logits(projected);
     Matrix<double> s = z;
-    gma::detail::sigmoid(s.data(), s.size());
+    gma::sigmoid(s.data(), s.size());
     du = df.array() * z.array() * s.array();
     gma::detail::columns(d_projected, range.begin, range.count) =
         df.array() * u.array() * s.array() * (1 + z.array() * (1 - s.array()));

@@ -14,8 +14,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "gma/core/random.hpp"
 #include "gma/mixture/feature_map.hpp"
-#include "gma/mixture/initialization_random.hpp"
 
 namespace gma::baselines {
 
@@ -98,7 +98,7 @@ inline void check_ready(const char* function, Index dim) {
 
 /// Gram and Schmidt, twice against rounding, in blocks of as many rows as there are columns; then every row gets the
 /// length of a normal vector of its own.
-inline void make_orthogonal(Matrix<double>& rows, gma::detail::Random& random) {
+inline void make_orthogonal(Matrix<double>& rows, gma::Random& random) {
   const Index d = rows.cols();
   for (Index i = 0; i < rows.rows(); ++i) {
     const Index block = i / d * d;
@@ -149,7 +149,7 @@ PositiveRandomFeatures<S>::PositiveRandomFeatures(Index components, Index dim, s
   if (components < 1) {
     detail::invalid_argument("PositiveRandomFeatures", "components is ", components, ", expected at least 1");
   }
-  gma::detail::Random random(seed);
+  gma::Random random(seed);
   Matrix<double> rows(components, dim);
   random.fill_normal(rows);
   detail::make_orthogonal(rows, random);

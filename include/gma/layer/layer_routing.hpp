@@ -38,7 +38,7 @@ struct LayerRouting {
   }
 
   /// What a layer is trained from.
-  static Type start(const LayerConfig& config, Index head_width, detail::Random& random) {
+  static Type start(const LayerConfig& config, Index head_width, Random& random) {
     Type mixture;
     const Index factors = static_cast<Index>(config.components.size());
     for (const Index count : config.components) {

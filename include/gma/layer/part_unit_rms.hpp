@@ -10,10 +10,22 @@
 
 #include <cmath>
 
+#include "gma/core/checks.hpp"
 #include "gma/kernels/rows.hpp"
 #include "gma/layer/layer_rows.hpp"
 
 namespace gma {
+
+/// n in the place of z, head by head: z is N x (heads d). Leaves i in `inverse`, N x heads, for the gradient. Cost O(N
+/// heads d). Throws std::invalid_argument if the shapes do not fit.
+template <class S>
+void unit_rms_in_place(Tile<S> z, Tile<S> inverse);
+
+/// dz in the place of dn: n and d are N x (heads d).
+template <class S>
+void unit_rms_backward_in_place(const ConstTile<S>& n, const ConstTile<S>& inverse, Tile<S> d);
+
+// Implementation -----------------------------------------------------------------------------------------------------
 
 /// What a forward pass leaves of it for the backward pass.
 template <class S>
@@ -68,5 +80,32 @@ struct UnitRms {
   }
 };
 
+inline void check_heads(const char* function, Index rows, Index cols, Index inverse_rows, Index heads) {
+  if (rows == inverse_rows && (heads > 0 ? cols % heads == 0 : cols == 0)) return;
+  invalid_argument(function, "inverse is ", inverse_rows, " x ", heads, ", expected ", rows,
+                   " rows (one per token) and heads that divide ", cols, " columns");
+}
+
 }  // namespace detail
+
+template <class S>
+void unit_rms_in_place(Tile<S> z, Tile<S> inverse) {
+  const Index heads = inverse.cols();
+  detail::check_heads("unit_rms_in_place", z.rows(), z.cols(), inverse.rows(), heads);
+  for (Index t = 0; t < z.rows() && heads > 0; ++t) {
+    detail::unit_rms_in_place(z.row(t).data(), heads, z.cols() / heads, inverse.row(t).data());
+  }
+}
+
+template <class S>
+void unit_rms_backward_in_place(const ConstTile<S>& n, const ConstTile<S>& inverse, Tile<S> d) {
+  const Index heads = inverse.cols();
+  detail::check_heads("unit_rms_backward_in_place", n.rows(), n.cols(), inverse.rows(), heads);
+  detail::check_shape("unit_rms_backward_in_place", "d", d.rows(), d.cols(), n.rows(), n.cols(), "the shape of n");
+  for (Index t = 0; t < n.rows() && heads > 0; ++t) {
+    detail::unit_rms_backward_in_place(n.row(t).data(), heads, n.cols() / heads, inverse.row(t).data(),
+                                       d.row(t).data());
+  }
+}
+
 }  // namespace gma

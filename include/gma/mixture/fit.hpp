@@ -124,7 +124,7 @@ template <class S, class Covariance, class Derived>
 Mixture<S, Covariance> fit_mixture(Index components, const Eigen::MatrixBase<Derived>& tokens,
                                    const InitializationOptions& options, const Vector<S>& weights) {
   detail::check_options<S>("fit_mixture", options);
-  detail::Random random(options.seed);
+  Random random(options.seed);
   return detail::fit_mixture<S, Covariance>("fit_mixture", components, detail::samples("fit_mixture", tokens, weights),
                                             options, random);
 }
@@ -137,7 +137,7 @@ ProductMixture<S, Covariance> fit_product_mixture(const std::vector<Index>& comp
   const Index width = detail::factor_width(function, components, tokens.cols());
   detail::check_options<S>(function, options);
   const detail::Samples samples = detail::samples(function, tokens, weights);
-  detail::Random random(options.seed);
+  Random random(options.seed);
   ProductMixture<S, Covariance> mixture;
   for (std::size_t m = 0; m < components.size(); ++m) {
     const detail::Samples part{samples.tokens.middleCols(static_cast<Index>(m) * width, width), samples.weights};

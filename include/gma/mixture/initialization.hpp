@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "gma/core/checks.hpp"
-#include "gma/mixture/initialization_random.hpp"
+#include "gma/core/random.hpp"
 #include "gma/mixture/mixture.hpp"
 
 namespace gma {
@@ -61,7 +61,7 @@ inline Index factor_width(const char* function, const std::vector<Index>& compon
 
 template <class S, class Covariance>
 Mixture<S, Covariance> random_mixture(Index components, Index dim, std::uint64_t seed) {
-  detail::Random random(seed);
+  Random random(seed);
   return detail::random_mixture<S, Covariance>(components, dim, random);
 }
 
@@ -69,7 +69,7 @@ template <class S, class Covariance>
 ProductMixture<S, Covariance> random_product_mixture(const std::vector<Index>& components, Index dim,
                                                      std::uint64_t seed) {
   const Index width = detail::factor_width("random_product_mixture", components, dim);
-  detail::Random random(seed);
+  Random random(seed);
   ProductMixture<S, Covariance> mixture;
   for (const Index count : components) {
     mixture.factors.push_back(detail::random_mixture<S, Covariance>(count, width, random));

@@ -7,8 +7,8 @@
 #include <limits>
 #include <vector>
 
+#include "gma/core/random.hpp"
 #include "gma/core/types.hpp"
-#include "gma/mixture/initialization_random.hpp"
 
 namespace gma::detail {
 

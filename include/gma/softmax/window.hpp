@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "gma/softmax/rotary.hpp"
 #include "gma/softmax/tiles.hpp"
 
 namespace gma::detail {
@@ -17,34 +18,13 @@ namespace gma::detail {
 /// Tokens of a block, whose positions are counted together, and tokens of a tile of scores.
 inline constexpr Index window_block = 128, window_tile = 64;
 
-/// Row p is for position p: cosines, sines and negative sines of the d/2 angles. A table that is already filled is left
-/// alone.
+/// A table of the positions of a block. One that is already filled is left alone.
 template <class S>
 void set_rotations(Matrix<S>& rotations, Index window, Index head_width) {
-  const Index half = head_width / 2, positions = window_block + window - 1;
-  if (rotations.rows() == positions && rotations.cols() == 3 * half) return;
-  Matrix<S> table(positions, 3 * half);
-  for (Index i = 0; i < half; ++i) {
-    const double rate = std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(half));
-    for (Index p = 0; p < positions; ++p) {
-      const double angle = rate * static_cast<double>(p);
-      table(p, i) = S(std::cos(angle));
-      table(p, half + i) = S(std::sin(angle));
-      table(p, 2 * half + i) = S(-std::sin(angle));
-    }
-  }
+  const Index positions = window_block + window - 1;
+  if (rotations.rows() == positions && rotations.cols() == 3 * (head_width / 2)) return;
+  Matrix<S> table = rotary_table<S>(positions, head_width);
   rotations.swap(table);
-}
-
-/// y (+)= x turned, or turned back, by a row of the table. x and y are rows of 2 half numbers.
-template <class S>
-void rotate(const S* x, const S* rotation, Index half, bool is_back, bool adds, S* y) {
-  const S *cosines = rotation, *sines = rotation + (is_back ? 2 : 1) * half,
-          *negative_sines = rotation + (is_back ? 1 : 2) * half;
-  const S *first[] = {x, x + half}, *first_factors[] = {cosines, negative_sines};
-  const S *second[] = {x, x + half}, *second_factors[] = {sines, cosines};
-  kernels::sum_of_products(first, first_factors, 2, half, adds, y);
-  kernels::sum_of_products(second, second_factors, 2, half, adds, y + half);
 }
 
 /// y += share (x - y).

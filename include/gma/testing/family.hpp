@@ -24,9 +24,9 @@
 #include <vector>
 
 #include "gma/attention/reference.hpp"
+#include "gma/core/random.hpp"
 #include "gma/mixture/family.hpp"
 #include "gma/mixture/fit.hpp"
-#include "gma/mixture/initialization_random.hpp"
 #include "gma/mixture/responsibilities.hpp"
 #include "gma/mixture/variances.hpp"
 #include "gma/testing/comparisons.hpp"
@@ -43,7 +43,7 @@ void expect_family();
 
 namespace detail {
 
-using gma::detail::Random;
+using gma::Random;
 
 inline void fill(Random& random, double scale, Matrix<double>& matrix) {
   random.fill_normal(matrix);

@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "gma/core/random.hpp"
 #include "gma/io/layer_safetensors.hpp"
 #include "gma/layer/layer_forward.hpp"
 #include "gma/layer/layer_initialization.hpp"
-#include "gma/mixture/initialization_random.hpp"
 #include "gma/testing/comparisons.hpp"
 
 /// Expects that layers of `Family`, a type, go into files and come back.
@@ -34,7 +34,7 @@ void expect_family_files() {
   config.components = {3, 2};
   config.normalization = Normalization::row;
   const auto layer = random_layer<float, Family>(config, 1);
-  gma::detail::Random random(2);
+  gma::Random random(2);
   Matrix<double> numbers(9, config.width);
   random.fill_normal(numbers);
   const Matrix<float> tokens = numbers.cast<float>();

@@ -21,8 +21,8 @@
 
 #include "gma/attention/causal.hpp"
 #include "gma/attention/causal_backward.hpp"
+#include "gma/core/random.hpp"
 #include "gma/mixture/feature_map.hpp"
-#include "gma/mixture/initialization_random.hpp"
 #include "gma/testing/comparisons.hpp"
 
 /// Expects that a map, of Scalar double, keeps the contract of a feature map.
@@ -39,7 +39,7 @@ namespace detail {
 
 inline constexpr double map_step = 1e-5;
 
-inline Matrix<double> normal_matrix(Index rows, Index cols, gma::detail::Random& random) {
+inline Matrix<double> normal_matrix(Index rows, Index cols, gma::Random& random) {
   Matrix<double> result(rows, cols);
   random.fill_normal(result);
   return result;
@@ -66,7 +66,7 @@ void expect_features(const Map& map, const Matrix<double>& tokens) {
 }
 
 template <class Map>
-void expect_map_backward(const Map& map, Matrix<double> tokens, gma::detail::Random& random) {
+void expect_map_backward(const Map& map, Matrix<double> tokens, gma::Random& random) {
   const Matrix<double> d_features = normal_matrix(tokens.rows(), map.components(), random);
   const Matrix<double> features = features_of(map, tokens);
   Matrix<double> used_up = d_features, kept = features,
@@ -95,7 +95,7 @@ Matrix<double> recurrence(const Map& map, const Matrix<double>& queries, const M
 }
 
 template <class Map>
-void expect_causal(const Map& map, Matrix<double> queries, Matrix<double> keys, gma::detail::Random& random) {
+void expect_causal(const Map& map, Matrix<double> queries, Matrix<double> keys, gma::Random& random) {
   constexpr bool by_row = !gma::detail::has_signed_features<Map>;
   const Index count = keys.rows();
   Matrix<double> values = normal_matrix(count, 3, random), d_output = normal_matrix(count, 3, random);
@@ -125,7 +125,7 @@ void expect_feature_map(const Map& map) {
   static_assert(std::is_same_v<typename Map::Scalar, double>, "gma: GMA_EXPECT_FEATURE_MAP takes a map of double");
   EXPECT_ANY_THROW(Map().check("expect_feature_map")) << "a map made without arguments is not ready for use";
   EXPECT_NO_THROW(map.check("expect_feature_map"));
-  gma::detail::Random random(1);
+  gma::Random random(1);
   const Matrix<double> queries = detail::normal_matrix(23, map.dim(), random);
   const Matrix<double> keys = detail::normal_matrix(23, map.dim(), random);
   detail::expect_features(map, queries);

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+//
+// The sub-commands. Each reads its input, runs and prints.
+
+#include "commands.hpp"
+
+#include <cstdio>
+#include <optional>
+
+#include "baselines.hpp"
+#include "sampler.hpp"
+#include "training_run.hpp"
+#include "transformer/results.hpp"
+
+namespace language_model {
+
+int train_command(const CommonOptions& common, TrainOptions options) {
+  std::optional<Checkpoint> checkpoint;
+  if (!options.resume.empty()) {
+    checkpoint = load_resumable_checkpoint(options.resume);
+    options.model = checkpoint->model;
+    options.train = checkpoint->train;
+  }
+  validate(options.train);
+  const Text text =
+      load_text(common.text, options.train.context, common.pieces, checkpoint ? &checkpoint->vocabulary : nullptr);
+  options.model.vocabulary = text.vocabulary.size();
+  ThreadPool pool(common.threads);
+  TrainingRun run(options.model, options.train, text, pool, options.run);
+  if (checkpoint) {
+    run.restore(*checkpoint);
+    if (run.is_finished()) std::printf("The run in %s is finished.\n", options.resume.c_str());
+  }
+  std::printf("%s: %lld %s, %lld of them held out; %s, %lld parameters, %lld threads\n", text.name.c_str(),
+              static_cast<long long>(text.size()), text.vocabulary.is_bytes() ? "bytes" : "subwords",
+              static_cast<long long>(text.held_out()), name_of(options.model.mixer),
+              static_cast<long long>(run.model().layout().parameters()), static_cast<long long>(pool.size()));
+  const RunResult result = run.train();
+  if (result.streamed > 0)
+    std::printf("streamed, with the memory kept from byte to byte: %.3f bits/byte held out\n", result.streamed);
+  if (!options.log.empty()) {
+    nlohmann::json log = result;
+    log["losses"] = run.losses();
+    write_file(options.log, log.dump(2) + "\n");
+  }
+  if (options.sample > 0) {
+    Sampler<float> sampler(run.model(), run.parameters(), text.vocabulary, options.train.context, options.sampling);
+    sampler.read(options.prompt);
+    std::printf("%s%s\n", options.prompt.c_str(), sampler.generate(options.sample).c_str());
+  }
+  return 0;
+}
+
+int generate_command(const GenerateOptions& options) {
+  const Checkpoint checkpoint = load_checkpoint(options.checkpoint);
+  Model<float> model(checkpoint.model);
+  model.prepare(checkpoint.state.parameters);
+  Sampler<float> sampler(model, checkpoint.state.parameters, checkpoint.vocabulary,
+                         options.context > 0 ? options.context : checkpoint.train.context, options.sampling);
+  sampler.read(options.prompt);
+  std::fputs(options.prompt.c_str(), stdout);
+  for (Index i = 0; i < options.tokens; ++i) {
+    std::fputs(sampler.next().c_str(), stdout);
+    std::fflush(stdout);
+  }
+  std::putchar('\n');
+  return 0;
+}
+
+int evaluate_command(const CommonOptions& common, const std::string& path, Index context) {
+  const Checkpoint checkpoint = load_checkpoint(path);
+  if (context == 0) context = checkpoint.train.context;
+
+  const Text text = load_text(common.text, context, 0, &checkpoint.vocabulary);
+  ThreadPool pool(common.threads);
+  Model<float> model(checkpoint.model);
+  model.prepare(checkpoint.state.parameters);
+  Evaluator<float> evaluator(model, text, context, pool);
+  std::printf("windows of %lld tokens: %.4f bits/byte\n", static_cast<long long>(context),
+              evaluator.windowed(checkpoint.state.parameters));
+  if (model.is_constant_memory())
+    std::printf("streamed: %.4f bits/byte\n", evaluator.streamed(checkpoint.state.parameters));
+  return 0;
+}
+
+int baselines_command(const CommonOptions& common) {
+  print_baselines(compute_baselines(load_text(common.text, 256)));
+  return 0;
+}
+
+}  // namespace language_model

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+//
+// Definitions of Blocks; include this only where a Blocks<S> is instantiated.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "blocks.hpp"
+#include "make_mixer.hpp"
+
+namespace transformer {
+
+template <class S>
+Blocks<S>::Blocks(const ModelConfig& config, Layout& layout) : config_(config) {
+  validate(config);
+  for (Index l = 0; l < config.layers; ++l) {
+    const std::string name = "blocks." + std::to_string(l);
+    Block block;
+    block.norm_mixer = RmsNorm::make(layout, name + ".norm_mixer", config.width);
+    block.mixer = make_mixer<S>(config, layout, name + ".mixer");
+    block.norm_mlp = RmsNorm::make(layout, name + ".norm_mlp", config.width);
+    block.mlp = Mlp::make(layout, name + ".mlp", config.width, config.mlp_width, config.mlp == MlpKind::gated);
+    blocks_.push_back(std::move(block));
+  }
+  norm_output_ = RmsNorm::make(layout, "norm_output", config.width);
+}
+
+template <class S>
+void Blocks<S>::initialize(Vector<S>& parameters, Random& random) const {
+  for (const Block& block : blocks_) {
+    view(parameters, block.norm_mixer.gain).setOnes();
+    view(parameters, block.norm_mlp.gain).setOnes();
+    block.mixer->initialize(parameters, random);
+    fill_normal(parameters, block.mlp.expand.weight, 1 / std::sqrt(double(config_.width)), random);
+    view(parameters, block.mlp.down.weight).setZero();
+  }
+  view(parameters, norm_output_.gain).setOnes();
+}
+
+template <class S>
+typename Blocks<S>::Cache Blocks<S>::make_cache() const {
+  Cache cache;
+  cache.blocks.resize(blocks_.size());
+  for (std::size_t l = 0; l < blocks_.size(); ++l) cache.blocks[l].mixer = blocks_[l].mixer->make_cache();
+  return cache;
+}
+
+template <class S>
+typename Blocks<S>::State Blocks<S>::make_state() const {
+  State state;
+  for (const Block& block : blocks_) state.blocks.push_back(block.mixer->make_state());
+  return state;
+}
+
+template <class S>
+Index Blocks<S>::State::bytes() const {
+  Index total = 0;
+  for (const auto& block : blocks) total += block->bytes();
+  return total;
+}
+
+template <class S>
+void Blocks<S>::prepare(const Vector<S>& parameters) {
+  for (Block& block : blocks_) block.mixer->prepare(parameters);
+}
+
+template <class S>
+const Matrix<S>& Blocks<S>::forward(const Vector<S>& parameters, State* state, Cache& cache) const {
+  for (std::size_t l = 0; l < blocks_.size(); ++l) {
+    const Block& block = blocks_[l];
+    BlockCache& c = cache.blocks[l];
+    if (l > 0) c.input = cache.blocks[l - 1].middle + cache.branch;
+    block.norm_mixer.forward(parameters, c.input, c.norm_mixer, c.normed);
+    block.mixer->forward(parameters, c.normed, state ? state->blocks[l].get() : nullptr, *c.mixer, cache.branch);
+    c.middle = c.input + cache.branch;
+    block.norm_mlp.forward(parameters, c.middle, c.norm_mlp, c.normed_middle);
+    block.mlp.forward(parameters, c.normed_middle, c.mlp, cache.branch);
+  }
+  cache.output = cache.blocks.back().middle + cache.branch;
+  norm_output_.forward(parameters, cache.output, cache.norm_output, cache.normed_output);
+  return cache.normed_output;
+}
+
+template <class S>
+void Blocks<S>::backward(const Vector<S>& parameters, Cache& cache, Matrix<S>& dy, Vector<S>& gradients) const {
+  cache.d_normed.swap(dy);
+  Matrix<S>& dx = dy;  // gradient of the residual stream, from the top down to the input
+  dx.setZero(cache.output.rows(), cache.output.cols());
+  norm_output_.backward(parameters, cache.d_normed, cache.norm_output, gradients, dx);
+  for (std::size_t l = blocks_.size(); l-- > 0;) {
+    const Block& block = blocks_[l];
+    BlockCache& c = cache.blocks[l];
+    block.mlp.backward(parameters, c.normed_middle, dx, c.mlp, gradients, cache.d_normed);
+    block.norm_mlp.backward(parameters, cache.d_normed, c.norm_mlp, gradients, dx);
+    block.mixer->backward(parameters, c.normed, dx, *c.mixer, gradients, cache.d_normed);
+    block.norm_mixer.backward(parameters, cache.d_normed, c.norm_mixer, gradients, dx);
+  }
+}
+
+}  // namespace transformer
