@@ -56,7 +56,7 @@ struct PartTest : testing::Test {
   Layer layer = some_layer(config), gradient{config};
   std::vector<std::int64_t> offsets{0, 3, 9};
   gma::Workspace<double> workspace;
-  PassRows<double> rows{shape, offsets, nullptr, workspace};
+  PassRows<double> rows{config, shape, offsets, nullptr, workspace};
   Random random{3};
   Matrix<double> x = random.matrix<double>(9, 10), projected = random.matrix<double>(9, shape.projected()),
                  queries = random.matrix<double>(9, shape.queries), keys = random.matrix<double>(9, shape.keys),
@@ -157,10 +157,10 @@ TEST_F(PartTest, UnitRms) {
 
 TEST_F(PartTest, Forgetting) {
   const gma::detail::Forgetting<double> part{rows};
-  const Matrix<double> dg = random.matrix<double>(9, shape.forgetting);
+  const Matrix<double> dg = random.matrix<double>(9, shape.key_heads);
   Matrix<double> g;
   const auto loss = [&] {
-    part.forward(projected, layer.forget_bias.transpose(), layer.forget_rate.array().exp().matrix().transpose(), g);
+    part.forward(projected, layer.forget_bias, layer.forget_rate, g);
     return g.cwiseProduct(dg).sum();
   };
   loss();
@@ -175,7 +175,7 @@ TEST_F(PartTest, MixtureAttention) {
   gma::HeadInputs<double> inputs;
   inputs.sequences = gma::Sequences::packed(offsets);
   inputs.log_forgetting = -random.matrix<double>(9, shape.key_heads).cwiseAbs();
-  const gma::detail::MixtureAttention<double> part{rows, config, inputs, queries, keys, values};
+  const gma::detail::MixtureAttention<double> part{rows, inputs, queries, keys, values};
   const Matrix<double> dy = random.matrix<double>(9, shape.mixed());
   const auto loss = [&] {
     std::vector<State> states = before;
@@ -243,7 +243,7 @@ TEST_F(PartTest, WindowGate) {
   const Matrix<double> upstream = d;
   const auto loss = [&] {
     y = mixed;
-    part.mix_in_place(projected, layer.window_bias.transpose(), y);
+    part.mix_in_place(projected, layer.window_bias, y);
     return y.cwiseProduct(upstream).sum();
   };
   loss();
@@ -266,7 +266,7 @@ TEST_F(PartTest, Output) {
       Matrix<double> out, dy;
       const auto loss = [&] {
         part.reserve(out);
-        part.forward(mixed, projected, layer.norm_gain.transpose(), layer.output_weight.transpose(), out);
+        part.forward(mixed, projected, layer.norm_gain, layer.output_weight.transpose(), out);
         return out.cwiseProduct(d_out).sum();
       };
       loss();
@@ -285,11 +285,6 @@ TEST_F(PartTest, Output) {
 /// How little a new part takes: a gate of the outputs with silu in the place of sigmoid.
 ///
 ///   f = u o silu(z)        du = df o silu(z)        dz = df o u o s (1 + z (1 - s)), s = sigmoid(z)
-///
-/// To be a part of the layer it would go to a file part_silu_gate.hpp, and need six edits besides: a member of
-/// LayerConfig, listed in for_each_member(), and its columns in Projected and LayerShape; a member of AttentionLayer;
-/// its row in the table of layer_parameters.hpp; a member of LayerParts, and a line in each of the two lists of
-/// layer_pass.hpp. Files, checks, visit_parameters(), compile() and the gradient of the projection then know of it.
 struct SiluGate {
   const PassRows<double>& rows;
 
@@ -336,13 +331,13 @@ TEST_F(PartTest, TheTableIsTheLayers) {
     Layer one(each);
     const LayerShape widths(each);
     Index projected_columns = 0, numbers = 0;
-    gma::detail::for_each_projection(widths, [&](const auto& row) {
+    gma::detail::for_each_projection(each, [&](const auto& row) {
       EXPECT_EQ(widths.columns(row.columns).begin, projected_columns) << row.name;
       projected_columns += row.member(one).rows();
     });
     EXPECT_EQ(projected_columns, widths.projected());
     EXPECT_EQ(gma::compile(one).in_weights.cols(), projected_columns);
-    gma::detail::for_each_parameter(widths, [&](const auto& row) {
+    gma::detail::for_each_parameter(each, [&](const auto& row) {
       EXPECT_EQ(row.member(one).size(), row.rows * row.cols) << row.name;
       numbers += row.member(one).size();
     });

@@ -39,8 +39,8 @@ inline std::string json_of(const std::vector<Index>& values) {
 
 inline std::string config_text(const LayerConfig& config) {
   std::string text;
-  gma::detail::for_each_member(config, [&](const char* name, const auto& member, bool) {
-    text += (text.empty() ? "{\"" : ",\"") + std::string(name) + "\":" + json_of(member);
+  gma::detail::for_each_member([&](const char* name, auto member, const auto&...) {
+    text += (text.empty() ? "{\"" : ",\"") + std::string(name) + "\":" + json_of(config.*member);
   });
   return text + "}";
 }
@@ -153,13 +153,17 @@ inline std::string read_config(const std::string& text, LayerConfig& config) {
   if (!is_read) return "the metadata's config has a bad value for " + shown(handler.name);
   std::string fault;
   std::size_t members = 0;
-  gma::detail::for_each_member(config, [&](const char* name, auto& member, bool is_in_every_file) {
+  gma::detail::for_each_member([&](const char* name, auto member, const auto&... in_earlier_files) {
     const auto found = handler.values.find(name);
     if (found != handler.values.end()) ++members;
     if (!fault.empty()) return;
     if (found == handler.values.end()) {
-      if (is_in_every_file) fault = "the metadata's config lacks " + std::string(name);
-    } else if (!set_member(found->second, member)) {
+      if constexpr (sizeof...(in_earlier_files) == 0) {
+        fault = "the metadata's config lacks " + std::string(name);
+      } else {
+        config.*member = (in_earlier_files, ...);
+      }
+    } else if (!set_member(found->second, config.*member)) {
       fault = "the metadata's config has a bad value for " + std::string(name);
     }
   });

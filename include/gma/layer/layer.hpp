@@ -15,7 +15,6 @@
 // file part_*.hpp; start: layer_initialization.hpp; files: gma/io/layer_safetensors.hpp.
 #pragma once
 
-#include <cmath>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -23,39 +22,10 @@
 
 #include "gma/core/resize.hpp"
 #include "gma/layer/layer_parameters.hpp"
-#include "gma/layer/layer_routing.hpp"
 #include "gma/mixture/natural.hpp"
 #include "gma/softmax/window.hpp"
 
 namespace gma {
-
-/// Matrices are [out, in], as in torch.nn.Linear: y = x W^T. Filters are [channels, taps], the last tap for the present
-/// token, as in a depthwise torch.nn.Conv1d. Parts that the config leaves out are empty.
-template <class S, class Covariance = Diagonal>
-struct AttentionLayer {
-  using Scalar = S;
-
-  AttentionLayer() = default;
-  /// Zeros of the right shapes: a gradient to add to. See random_layer() for a layer to train. Throws as validate().
-  explicit AttentionLayer(const LayerConfig& config);
-
-  LayerConfig config;
-  Matrix<S> query_weight;                                                    ///< Hq d x D
-  Matrix<S> key_weight;                                                      ///< H d x D
-  Matrix<S> value_weight;                                                    ///< H e x D
-  Matrix<S> query_filter;                                                    ///< Hq d x taps
-  Matrix<S> key_filter;                                                      ///< H d x taps
-  Matrix<S> value_filter;                                                    ///< H e x taps
-  Matrix<S> forget_weight;                                                   ///< H x D
-  Vector<S> forget_bias;                                                     ///< H
-  Vector<S> forget_rate;                                                     ///< H: a, the gates are scaled by exp(a)
-  Matrix<S> window_weight;                                                   ///< Hq x D
-  Vector<S> window_bias;                                                     ///< Hq
-  std::vector<typename detail::LayerRouting<S, Covariance>::Type> mixtures;  ///< H product mixtures
-  Vector<S> norm_gain;                                                       ///< Hq e
-  Matrix<S> gate_weight;                                                     ///< Hq e x D
-  Matrix<S> output_weight;                                                   ///< D x Hq e
-};
 
 /// A parameter as a visitor sees it: its name in files, its group, and its shape there.
 struct Parameter {
@@ -86,39 +56,20 @@ void validate(const AttentionLayer<S, Covariance>& layer);
 /// A layer ready for use: the projections as one matrix, the mixtures compiled. Goes wherever a layer goes in a forward
 /// verb, at no cost per call. It holds copies: compile again after a parameter changed.
 template <class S, class Map = CompiledMixture<S>>
-struct CompiledLayer {
+struct CompiledLayer : LayerVectors<S> {
   using Scalar = S;
 
   LayerConfig config;
-  Matrix<S> in_weights;        ///< D x all columns that are made of a token
-  Matrix<S> taps;              ///< taps x channels, the present token first
-  RowVector<S> forget_bias;    ///< H
-  RowVector<S> forget_factor;  ///< H: exp(a)
-  RowVector<S> window_bias;    ///< Hq
-  Matrix<S> rotations;         ///< of the window's queries and keys, position by position
-  RowVector<S> norm_gain;      ///< Hq e
-  Matrix<S> out_weights;       ///< Hq e x D
-  std::vector<Map> mixtures;
+  Matrix<S> in_weights;       ///< D x all columns that are made of a token
+  Matrix<S> taps;             ///< taps x channels, the present token first
+  Matrix<S> rotations;        ///< of the window's queries and keys, position by position
+  std::vector<Map> mixtures;  ///< H
+  Matrix<S> out_weights;      ///< Hq e x D
 };
 template <class S, class Covariance>
 auto compile(const AttentionLayer<S, Covariance>& layer) -> CompiledLayer<S, detail::LayerMap<S, Covariance>>;
 
 // Implementation -----------------------------------------------------------------------------------------------------
-
-template <class S, class Covariance>
-AttentionLayer<S, Covariance>::AttentionLayer(const LayerConfig& c) : config(c) {
-  validate(c);
-  const detail::LayerShape shape(c);
-  detail::for_each_parameter(
-      shape,
-      [&](const auto& row) {
-        if (!row.is_left_out()) detail::set_constant(row.member(*this), row.rows, row.cols, S(0));
-      },
-      [&](const char*) {
-        mixtures.assign(static_cast<std::size_t>(shape.key_heads),
-                        detail::LayerRouting<S, Covariance>::zeros(c, shape.head_width));
-      });
-}
 
 namespace detail {
 
@@ -178,7 +129,7 @@ void visit_mixtures(const Visitor& visit, const std::string& all, const Attentio
 template <class Visitor, class Layer, class... Others>
 void visit_parameters(const Visitor& visit, Layer& layer, Others&... others) {
   detail::for_each_parameter(
-      detail::LayerShape(layer.config),
+      layer.config,
       [&](const auto& row) {
         auto& first = row.member(layer);
         detail::check_shapes_alike(row.name, first, row.member(others)...);
@@ -208,7 +159,7 @@ template <class S, class Covariance>
 void check_layer(const char* function, const AttentionLayer<S, Covariance>& layer) {
   const LayerShape shape(layer.config);
   if (shape.width < 1) invalid_argument(function, "layer is empty, expected one made from a LayerConfig");
-  for_each_parameter(shape, [&](const auto& row) {
+  for_each_parameter(layer.config, [&](const auto& row) {
     const auto& values = row.member(layer);
     const Index rows = row.is_left_out() ? 0 : row.rows, cols = row.is_left_out() ? 0 : row.cols;
     if constexpr (role_of<decltype(row)> == ParameterRole::vector) {
@@ -235,7 +186,7 @@ template <class S, class Covariance>
 void compile_taps(const AttentionLayer<S, Covariance>& layer, Matrix<S>& taps) {
   const LayerShape shape(layer.config);
   resize(taps, shape.taps, shape.taps == 0 ? 0 : shape.channels());
-  for_each_parameter_of<ParameterRole::filter>(shape, [&](const auto& row) {
+  for_each_parameter_of<ParameterRole::filter>(layer.config, [&](const auto& row) {
     const ColumnRange columns = shape.columns(row.columns);
     const Matrix<S>& filter = row.member(layer);
     for (Index i = 0; i < filter.cols(); ++i) {
@@ -246,7 +197,7 @@ void compile_taps(const AttentionLayer<S, Covariance>& layer, Matrix<S>& taps) {
 template <class S, class Covariance>
 void add_gradient_of_taps(const Matrix<S>& d_taps, AttentionLayer<S, Covariance>& gradient) {
   const LayerShape shape(gradient.config);
-  for_each_parameter_of<ParameterRole::filter>(shape, [&](const auto& row) {
+  for_each_parameter_of<ParameterRole::filter>(gradient.config, [&](const auto& row) {
     const ColumnRange columns = shape.columns(row.columns);
     Matrix<S>& filter = row.member(gradient);
     for (Index i = 0; i < filter.cols(); ++i) {
@@ -258,20 +209,16 @@ void add_gradient_of_taps(const Matrix<S>& d_taps, AttentionLayer<S, Covariance>
 /// `compiled` keeps its memory from call to call.
 template <class S, class Covariance>
 void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const AttentionLayer<S, Covariance>& layer) {
-  using std::exp;
   const LayerShape shape(layer.config);
   compiled.config = layer.config;
+  static_cast<LayerVectors<S>&>(compiled) = layer;
   resize(compiled.in_weights, shape.width, shape.projected());
-  for_each_projection(shape, [&](const auto& row) {
+  for_each_projection(layer.config, [&](const auto& row) {
     const ColumnRange columns = shape.columns(row.columns);
     compiled.in_weights.middleCols(columns.begin, columns.count) = row.member(layer).transpose();
   });
   compile_taps(layer, compiled.taps);
-  assign(compiled.forget_bias, layer.forget_bias.transpose());
-  assign(compiled.forget_factor, layer.forget_rate.transpose().unaryExpr([](const S& a) -> S { return exp(a); }));
-  assign(compiled.window_bias, layer.window_bias.transpose());
   if (layer.config.window > 0) set_rotations(compiled.rotations, layer.config.window, shape.head_width);
-  assign(compiled.norm_gain, layer.norm_gain.transpose());
   assign(compiled.out_weights, layer.output_weight.transpose());
   compiled.mixtures.resize(layer.mixtures.size());
   for (std::size_t h = 0; h < layer.mixtures.size(); ++h) compile_into(compiled.mixtures[h], layer.mixtures[h]);

@@ -128,8 +128,8 @@ void layer_backward(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covarian
   gather_rows(d_output.derived(), cache.placement, scratch.d_output, scratch.workspace);
   const std::vector<std::int64_t>&offsets = cache.inputs.sequences.offsets,
         &key_offsets = cache.pass.has_context ? cache.inputs.key_sequences->offsets : offsets;
-  const PassRows<S> rows{shape, offsets, options.executor, scratch.workspace},
-      key_rows{shape, key_offsets, options.executor, scratch.workspace};
+  const PassRows<S> rows{layer.config, shape, offsets, options.executor, scratch.workspace},
+      key_rows{layer.config, shape, key_offsets, options.executor, scratch.workspace};
   run_parts_backward(layer, rows, key_rows, cache, scratch, gradient, options, initial, d_final, has_d_states);
   scatter_rows(scratch.d_input, cache.placement, writable(d_x).derived());
 }

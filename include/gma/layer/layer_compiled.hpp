@@ -20,8 +20,7 @@ bool have_same_numbers(const AttentionLayer<S, Covariance>& a, const AttentionLa
       return x.size() == y.size() && (bytes == 0 || std::memcmp(x.data(), y.data(), bytes) == 0);
     };
     bool are_same = true;
-    for_each_parameter(LayerShape(a.config),
-                       [&](const auto& row) { are_same = are_same && same(row.member(a), row.member(b)); });
+    for_each_parameter(a.config, [&](const auto& row) { are_same = are_same && same(row.member(a), row.member(b)); });
     if (!are_same) return false;
     for (std::size_t h = 0; h < a.mixtures.size(); ++h) {
       for (std::size_t m = 0; m < a.mixtures[h].factors.size(); ++m) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -131,8 +132,12 @@ inline CallSizes sizes_of(const LayerConfig& config, Index rows, Index sequences
   const LayerShape shape(config);
   std::uint64_t components = config.components.size();
   for (const Index count : config.components) components = components * 1000003 + static_cast<std::uint64_t>(count);
-  Index parts = 2 * static_cast<Index>(config.normalization) + (shape.norm > 0 ? 1 : 0);
-  for (const Index count : shape.counts()) parts = 2 * parts + (count > 0 ? 1 : 0);
+  Index choices = 0;
+  for_each_member([&](const char*, auto member, const auto&...) {
+    using T = std::decay_t<decltype(config.*member)>;
+    if constexpr (std::is_same_v<T, bool> || std::is_enum_v<T>)
+      choices = 4 * choices + static_cast<Index>(config.*member);
+  });
   return {rows,
           sequences,
           shape.width,
@@ -143,7 +148,7 @@ inline CallSizes sizes_of(const LayerConfig& config, Index rows, Index sequences
           static_cast<Index>(components >> 1),
           config.convolution,
           config.window,
-          parts,
+          choices,
           0};
 }
 
@@ -165,7 +170,7 @@ void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerSt
   }
   is_in_place = is_in_place && cache.pass.known.has(sizes);
   const LayerShape shape(layer.config);
-  const PassRows<S> packed{shape, cache.inputs.sequences.offsets, executor, cache.workspace};
+  const PassRows<S> packed{layer.config, shape, cache.inputs.sequences.offsets, executor, cache.workspace};
   run_parts(layer, packed, packed, cache, states, is_in_place);
   cache.pass.known.add(sizes);
   cache.pass.is_complete = true;
@@ -223,8 +228,8 @@ void cross_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eige
   set_packed_offsets(cache.placement, cache.inputs.sequences);
   if (!cache.inputs.key_sequences) cache.inputs.key_sequences.emplace();
   set_packed_offsets(cache.context_placement, *cache.inputs.key_sequences);
-  const PassRows<S> rows{shape, cache.inputs.sequences.offsets, options.executor, cache.workspace},
-      key_rows{shape, cache.inputs.key_sequences->offsets, options.executor, cache.workspace};
+  const PassRows<S> rows{compiled.config, shape, cache.inputs.sequences.offsets, options.executor, cache.workspace},
+      key_rows{compiled.config, shape, cache.inputs.key_sequences->offsets, options.executor, cache.workspace};
   run_parts(compiled, rows, key_rows, cache, none, false);
   cache.pass.is_complete = true;
   scatter_rows(cache.output, cache.placement, writable(out).derived());

@@ -51,7 +51,7 @@ AttentionLayer<S, Covariance> random_layer(const LayerConfig& config, std::uint6
   detail::fill_normal(layer.forget_weight, 0.1 * scale, random);
   detail::fill_normal(layer.window_weight, 0.1 * scale, random);
   layer.window_bias.setConstant(S(-2));
-  for (Index h = 0; h < shape.forgetting; ++h) {
+  for (Index h = 0; h < layer.forget_bias.size(); ++h) {
     const double last = static_cast<double>(shape.key_heads - 1), at = static_cast<double>(h);
     const double position = last > 0 ? at / last : 0.5;
     layer.forget_bias(h) =

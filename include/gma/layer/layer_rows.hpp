@@ -13,7 +13,7 @@
 #include "gma/core/workspace.hpp"
 #include "gma/heads/sequences.hpp"
 #include "gma/kernels/products.hpp"
-#include "gma/layer/layer_config.hpp"
+#include "gma/layer/layer_parameters.hpp"
 
 namespace gma::detail {
 
@@ -75,10 +75,11 @@ void add_product_over_rows(const Executor* executor, const ConstTile<S>& a, cons
   });
 }
 
-/// What every part of a pass knows: the layer's widths, the rows of all sequences one below the other, and who does the
-/// work.
+/// What every part of a pass knows: the layer's config and widths, the rows of all sequences one below the other, and
+/// who does the work.
 template <class S>
 struct PassRows {
+  const LayerConfig& config;
   const LayerShape& shape;
   const std::vector<std::int64_t>& offsets;  // sequence i is rows [offsets[i], offsets[i + 1])
   const Executor* executor;

@@ -87,7 +87,6 @@ void gather_memories(const StatePointers<const LayerState<S>>& states, Index cou
 template <class S>
 struct MixtureAttention {
   const PassRows<S>& rows;
-  const LayerConfig& config;
   const HeadInputs<S>& inputs;              // the packed sequences, and log-forgetting
   const Matrix<S>&queries, &keys, &values;  // N x Hq d, N x H d, N x H e
 
@@ -97,7 +96,7 @@ struct MixtureAttention {
   void forward(const Maps& mixtures, const StatePointers<LayerState<S>>& states, bool is_in_place,
                std::vector<Memory<S>>& memories, Matrix<S>& y) const {
     const HeadTensor<S> out = split_heads(y, rows.shape.query_heads);
-    if (config.is_causal) {
+    if (rows.config.is_causal) {
       MemoryLoan<S> loan(states, rows.sequences(), is_in_place, memories);
       causal_heads(HeadsSink<S>(out), mixtures, HeadsView<S>(q()), HeadsView<S>(k()), HeadsView<S>(v()), options(),
                    inputs, rows.workspace, [&](const HeadCall&, const auto&, const auto&) { return loan.begin(); });
@@ -113,7 +112,7 @@ struct MixtureAttention {
                 const std::vector<Memory<S>>& d_after, HeadGradients<Mixture>& gradients,
                 std::vector<Mixture>& d_mixtures) const {
     const HeadTensor<const S> d_out = split_heads(dy, rows.shape.query_heads);
-    if (config.is_causal) {
+    if (rows.config.is_causal) {
       causal_backward_into(gradients, mixtures, q(), k(), v(), d_out, before, d_after, options(), inputs,
                            rows.workspace);
     } else {
@@ -148,7 +147,7 @@ struct MixtureAttention {
   HeadTensor<const S> v() const { return split_heads(values, rows.shape.key_heads); }
   Options options() const {
     Options options;
-    options.normalization = config.normalization;
+    options.normalization = rows.config.normalization;
     options.executor = rows.executor;
     return options;
   }

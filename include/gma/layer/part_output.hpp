@@ -31,8 +31,8 @@ struct Output {
   const PassRows<S>& rows;
   OutputCache<S>& cache;
 
-  bool has_norm() const { return rows.shape.norm > 0; }
-  bool has_gate() const { return rows.shape.gate > 0; }
+  bool has_norm() const { return rows.config.has_output_norm; }
+  bool has_gate() const { return rows.config.has_output_gate; }
   const Matrix<S>& finished(const Matrix<S>& y) const { return has_norm() || has_gate() ? cache.finished : y; }
 
   /// So that forward() allocates nothing.
@@ -42,7 +42,7 @@ struct Output {
     resize(out, rows.count(), rows.shape.width);
   }
 
-  void forward(const Matrix<S>& y, const Matrix<S>& projected, const RowVector<S>& gain, const Matrix<S>& out_weights,
+  void forward(const Matrix<S>& y, const Matrix<S>& projected, const Vector<S>& gain, const Matrix<S>& out_weights,
                Matrix<S>& out) const {
     const LayerShape& shape = rows.shape;
     const ColumnRange gate = shape.columns(Projected::output_gate);
@@ -52,7 +52,7 @@ struct Output {
       rows.for_each([&](Index t) {
         if (has_norm()) {
           unit_rms_in_place(f.row(t).data(), shape.query_heads, shape.value_width, cache.inverse_rms.row(t).data());
-          f.row(t).array() *= gain.array();
+          f.row(t).array() *= gain.transpose().array();
         }
         if (has_gate()) multiply_by_sigmoid(projected.row(t).data() + gate.begin, gate.count, f.row(t).data());
       });

@@ -7,7 +7,6 @@
 // x N x D, z N x projected columns. Cost 2 N D columns forward, twice that backward.
 #pragma once
 
-#include "gma/layer/layer_parameters.hpp"
 #include "gma/layer/layer_rows.hpp"
 
 namespace gma::detail {
@@ -33,7 +32,7 @@ struct Projection {
                Matrix<S>& z_context) const {
     resize(z, x.rows(), in_weights.cols());
     resize(z_context, context.rows(), in_weights.cols());
-    for (std::size_t i = 0; i < projected_parts; ++i) {
+    for (std::size_t i = 0; i < rows.shape.counts.size(); ++i) {
       const Projected part = static_cast<Projected>(i);
       const bool is_context = is_of_context(part);
       product_of_rows(rows.executor, is_context ? context : x, in_weights, rows.shape.columns(part),
@@ -48,7 +47,7 @@ struct Projection {
     for (const ProjectionSide<S>* side : {&tokens, &context}) {
       set_constant(side->dx, side->x.rows(), side->x.cols(), S(0));
     }
-    for_each_projection(rows.shape, [&](const auto& row) {
+    for_each_projection(rows.config, [&](const auto& row) {
       const ProjectionSide<S>& side = is_of_context(row.columns) ? context : tokens;
       const ColumnRange range = rows.shape.columns(row.columns);
       const ConstTile<S> d = columns(side.dz, range.begin, range.count);

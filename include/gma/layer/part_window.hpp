@@ -42,11 +42,14 @@ struct Window {
   const Matrix<S>&queries, &keys, &values;  // of unit root mean square, except the values
   WindowCache<S>& cache;
 
+  bool is_there() const { return rows.shape.window_length > 0; }
+
   void attend(const StatePointers<const LayerState<S>>& before) const {
+    if (!is_there()) return;
     const Index d = rows.shape.head_width, e = rows.shape.value_width;
     resize(cache.output, queries.rows(), rows.shape.mixed());
     resize(cache.log_sum_exp, rows.shape.query_heads, queries.rows());
-    resize(cache.gate, queries.rows(), rows.shape.window);
+    resize(cache.gate, queries.rows(), rows.shape.query_heads);
     for_each_head(before, [&](const WindowHead<S>& head, Index, Index first, Index group, Index row) {
       const Index count = head.keys.rows();
       head.forward(
@@ -59,6 +62,7 @@ struct Window {
   /// dw -> adds to the gradients of queries, keys and values, and of those in the states before the pass.
   void attend_backward(const StatePointers<const LayerState<S>>& before, const Matrix<S>& dw, Matrix<S>& d_queries,
                        Matrix<S>& d_keys, Matrix<S>& d_values, const StatePointers<LayerState<S>>& d_before) const {
+    if (!is_there()) return;
     const Index d = rows.shape.head_width, e = rows.shape.value_width;
     for_each_head(before, [&](const WindowHead<S>& head, Index i, Index first, Index group, Index row) {
       const Index count = head.keys.rows(), key_head = first / group;
@@ -73,11 +77,12 @@ struct Window {
   }
 
   /// y' in the place of y, `mixed`.
-  void mix_in_place(const Matrix<S>& projected, const RowVector<S>& bias, Matrix<S>& mixed) const {
+  void mix_in_place(const Matrix<S>& projected, const Vector<S>& bias, Matrix<S>& mixed) const {
+    if (!is_there()) return;
     Matrix<S>& share = cache.gate;
     const ColumnRange range = rows.shape.columns(Projected::window_gate);
     assign(share, columns(projected, range.begin, range.count));
-    for (Index t = 0; t < share.rows(); ++t) share.row(t) += bias;
+    for (Index t = 0; t < share.rows(); ++t) share.row(t) += bias.transpose();
     sigmoid(share.data(), share.size());
     for_each_output([&](Index t, Index h, Index at) {
       move_towards(cache.output.row(t).data() + at, share(t, h), rows.shape.value_width, mixed.row(t).data() + at);
@@ -87,6 +92,7 @@ struct Window {
   /// `mixed` holds y'; `d` holds dy' and becomes dy. dw and the logits' columns of d_projected are assigned.
   void mix_backward_in_place(const Matrix<S>& mixed, Matrix<S>& d, Matrix<S>& dw, Matrix<S>& d_projected,
                              Vector<S>& d_bias) const {
+    if (!is_there()) return;
     const Index e = rows.shape.value_width;
     const ColumnRange range = rows.shape.columns(Projected::window_gate);
     resize(dw, mixed.rows(), mixed.cols());
