@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: MIT
-// The attention layer's parameters: the same struct holds their gradient. For x, N x D, token by token:
+// The attention layer: its equations, and what can be done with its parameters. For x, N x D, token by token:
 //
 //   q, k, v = x Wq^T, x Wk^T, x Wv^T                then the short convolution of each
 //   q, k    = q / rms(q), k / rms(k)                head by head
-//   g       = -softplus(x Wf^T + bf) exp(af)        log-forgetting, one a key head
-//   y       = causal or bidirectional attention of every head, with a product mixture a key head
-//   y       = s w + (1 - s) y                       s = sigmoid(x Ws^T + bs), one a query head, where there is a window
-//   y       = gain o y / rms(y),  y o sigmoid(x Wg^T)             where they are asked for
+//   g       = -softplus(x Wf^T + bf) exp(af)        log-forgetting, one per key head
+//   y       = causal or bidirectional attention of every head, with one product mixture per key head
+//   y       = s w + (1 - s) y                       s = sigmoid(x Ws^T + bs), one per query head, if there is a window
+//   y       = gain o y / rms(y)                     head by head, if the config has the norm
+//   y       = y o silu(x Wg^T)                      or sigmoid, if the config has the gate
 //   out     = y Wo^T
 //
-// with w the softmax attention of the same q, k and v over the last tokens, with rotary positions (window.hpp): scores
-// are at most sqrt(d), whatever the weights. No other position enters: order reaches the layer through the convolution
-// and the forgetting. Verbs: layer_forward.hpp, layer_backward.hpp; parts: layer_pass.hpp, each with its gradients in a
-// file part_*.hpp; start: layer_initialization.hpp; files: gma/io/layer_safetensors.hpp.
+// w is softmax attention with the same q, k and v over the last tokens, with rotary positions (softmax/window.hpp). Its
+// scores are at most sqrt(d) for any weights. Nothing else depends on positions: the convolution and the forgetting
+// tell the layer the order of tokens. The verbs are in layer_forward.hpp and layer_backward.hpp. layer_pass.hpp lists
+// the parts; each part and its gradients are one file part_*.hpp. layer_parameters.hpp has the parameters,
+// layer_initialization.hpp their start, and gma/io/layer_safetensors.hpp files of layers.
 #pragma once
 
 #include <string>
@@ -27,7 +29,7 @@
 
 namespace gma {
 
-/// A parameter as a visitor sees it: its name in files, its group, and its shape there.
+/// What a visitor is told about a parameter: its name in files, its group, and its shape in files.
 struct Parameter {
   std::string name;
   ParameterGroup group;
@@ -35,9 +37,9 @@ struct Parameter {
 };
 
 /// visit(const Parameter&, Eigen::Map<Matrix<S>> values, ...) for every parameter of the layer, in the order of the
-/// struct, with the same parameter of each further layer of the same config: a gradient, the moments of an optimiser.
-/// Vectors come as one column, numbers as 1 x 1. Maps of const layers are const. Throws std::invalid_argument where a
-/// parameter of a further layer has another shape.
+/// table in layer_parameters.hpp. Further layers of the same config, such as a gradient or the moments of an optimiser,
+/// give the same parameter of theirs. A vector comes as one column, a number as 1 x 1. Maps of const layers are const.
+/// Throws std::invalid_argument if a parameter of a further layer has another shape.
 template <class Visitor, class Layer, class... Others>
 void visit_parameters(const Visitor& visit, Layer& layer, Others&... others);
 
@@ -45,7 +47,7 @@ void visit_parameters(const Visitor& visit, Layer& layer, Others&... others);
 template <class S, class Covariance>
 Index parameter_count(const AttentionLayer<S, Covariance>& layer);
 
-/// All parameters, or gradients, to zero.
+/// Sets all parameters, or gradients, to zero.
 template <class S, class Covariance>
 void set_zero(AttentionLayer<S, Covariance>& layer);
 
@@ -53,14 +55,15 @@ void set_zero(AttentionLayer<S, Covariance>& layer);
 template <class S, class Covariance>
 void validate(const AttentionLayer<S, Covariance>& layer);
 
-/// A layer ready for use: the projections as one matrix, the mixtures compiled. Goes wherever a layer goes in a forward
-/// verb, at no cost per call. It holds copies: compile again after a parameter changed.
+/// A layer that is ready for forward verbs: its projections are one matrix, and its mixtures are compiled. Every
+/// forward verb takes it in place of a layer and then compiles nothing. It holds copies: compile again after a
+/// parameter has changed.
 template <class S, class Map = CompiledMixture<S>>
 struct CompiledLayer : LayerVectors<S> {
   using Scalar = S;
 
   LayerConfig config;
-  Matrix<S> in_weights;       ///< D x all columns that are made of a token
+  Matrix<S> in_weights;       ///< D x all columns of the projection
   Matrix<S> taps;             ///< taps x channels, the present token first
   Matrix<S> rotations;        ///< of the window's queries and keys, position by position
   std::vector<Map> mixtures;  ///< H
@@ -73,7 +76,7 @@ auto compile(const AttentionLayer<S, Covariance>& layer) -> CompiledLayer<S, det
 
 namespace detail {
 
-/// A matrix, vector or number as a map, const where it is.
+/// A matrix, vector or number as a map. It is const if the value is.
 template <class M>
 auto parameter_map(M& value) {
   if constexpr (std::is_class_v<std::remove_const_t<M>>) {
@@ -97,7 +100,7 @@ std::vector<Index> shape_of(const M& value) {
   }
 }
 
-/// Every other of the shape of the first.
+/// Throws unless all have the shape of the first.
 template <class First, class... Others>
 void check_shapes_alike(const std::string& name, const First& first, const Others&... others) {
   if constexpr (std::is_class_v<First>) {
@@ -154,7 +157,7 @@ void set_zero(AttentionLayer<S, Covariance>& layer) {
 
 namespace detail {
 
-/// Shapes of every parameter against the config's.
+/// Throws unless the shape of every parameter is the config's.
 template <class S, class Covariance>
 void check_layer(const char* function, const AttentionLayer<S, Covariance>& layer) {
   const LayerShape shape(layer.config);
@@ -181,7 +184,7 @@ void check_layer(const char* function, const AttentionLayer<S, Covariance>& laye
   }
 }
 
-/// The filters as the convolution takes them: taps x channels, the present token first.
+/// The filters in the form that the convolution takes: taps x channels, the present token first.
 template <class S, class Covariance>
 void compile_taps(const AttentionLayer<S, Covariance>& layer, Matrix<S>& taps) {
   const LayerShape shape(layer.config);
@@ -206,7 +209,7 @@ void add_gradient_of_taps(const Matrix<S>& d_taps, AttentionLayer<S, Covariance>
   });
 }
 
-/// `compiled` keeps its memory from call to call.
+/// Reuses the memory of `compiled`.
 template <class S, class Covariance>
 void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const AttentionLayer<S, Covariance>& layer) {
   const LayerShape shape(layer.config);

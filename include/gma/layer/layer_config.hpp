@@ -8,6 +8,9 @@
 
 namespace gma {
 
+/// What an output gate makes of its logits z: sigmoid(z), or silu(z) = z sigmoid(z).
+enum class GateActivation { sigmoid, silu };
+
 /// The default is the recommended causal layer: product mixtures of diagonal Gaussians, slot normalisation, forgetting
 /// from the token, a short convolution. Zeros stand for what follows from the rest.
 struct LayerConfig {
@@ -26,7 +29,8 @@ struct LayerConfig {
   bool has_forgetting = true;    ///< a gate per key head; causal layers only
   Index window = 0;              ///< tokens, the present one too, that heads also attend to exactly; causal layers only
   bool has_output_norm = false;  ///< unit root mean square of every head's output, with a gain
-  bool has_output_gate = false;  ///< the outputs times sigmoid(x W^T)
+  bool has_output_gate = false;  ///< the outputs times an activation of x W^T
+  GateActivation gate_activation = GateActivation::silu;  ///< of the output gate
 
   /// What random_layer() starts the gates from: time constants in tokens, spread over the heads.
   double shortest_time = 16, longest_time = 512;
@@ -54,6 +58,7 @@ void for_each_member(const F& f) {
   f("window", &C::window, Index(0));
   f("has_output_norm", &C::has_output_norm);
   f("has_output_gate", &C::has_output_gate);
+  f("gate_activation", &C::gate_activation, GateActivation::sigmoid);
   f("shortest_time", &C::shortest_time);
   f("longest_time", &C::longest_time);
 }

@@ -219,7 +219,7 @@ inline LayerShape::LayerShape(const LayerConfig& c)
 }
 
 /// Whether layers of two configs have the same parameters and compute the same. How they were initialised does not
-/// matter.
+/// matter, and neither does an activation without a gate.
 inline bool are_alike(const LayerConfig& a, const LayerConfig& b) {
   const LayerShape s(a), t(b);  // members that may be 0 are compared by what follows
   bool result = s.key_heads == t.key_heads && s.head_width == t.head_width && s.value_width == t.value_width;
@@ -230,6 +230,8 @@ inline bool are_alike(const LayerConfig& a, const LayerConfig& b) {
       matters = member != &C::key_value_heads && member != &C::head_width && member != &C::value_width;
     } else if constexpr (std::is_same_v<decltype(member), double C::*>) {
       matters = member != &C::shortest_time && member != &C::longest_time;
+    } else if constexpr (std::is_same_v<decltype(member), GateActivation C::*>) {
+      matters = a.has_output_gate;
     }
     result = result && (!matters || a.*member == b.*member);
   });
