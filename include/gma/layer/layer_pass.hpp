@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The passes of a layer over packed rows, as lists of its parts: forward, from nothing or from states, which it
-// advances all together or not at all; and backward, the same list from the end to the beginning.
+// The two passes of a layer over packed rows, as lists of its parts. The forward pass may go on from states. It
+// advances all states or none. The backward pass is the same list from the end to the beginning.
 #pragma once
 
 #include <utility>
@@ -17,7 +17,7 @@
 
 namespace gma::detail {
 
-/// The forward list.
+/// The forward list of parts.
 template <class S, class Map>
 struct LayerForward {
   const CompiledLayer<S, Map>& layer;
@@ -34,7 +34,7 @@ struct LayerForward {
     const Output<S> output{rows, cache.finish};
     const StatePointers<const LayerState<S>> before{states.states};
     Matrix<S>& g = cache.inputs.log_forgetting;
-    // Nothing is to be allocated once the memories may have changed.
+    // Nothing may be allocated after the memories may have changed.
     resize(cache.mixed, rows.count(), shape.mixed());
     output.reserve(cache.output);
 
@@ -74,7 +74,7 @@ struct LayerForward {
   }
 };
 
-/// The backward list: the forward list from the end to the beginning.
+/// The backward list of parts.
 template <class S, class Covariance>
 struct LayerBackward {
   const AttentionLayer<S, Covariance>& layer;
@@ -84,7 +84,7 @@ struct LayerBackward {
   AttentionLayer<S, Covariance>& gradient;
   const LayerOptions& options;
 
-  /// `has_d_states`: the gradients of the states before the pass are wanted, in scratch.d_states.
+  /// `has_d_states`: scratch.d_states gets the gradients of the states before the pass.
   void run(const std::vector<LayerState<S>>* initial, const std::vector<LayerState<S>>* d_final, bool has_d_states) {
     const LayerShape& shape = rows.shape;
     if (shape.window_length > 0) set_rotations(scratch.rotations, shape.window_length, shape.head_width);
@@ -161,7 +161,7 @@ struct LayerBackward {
     std::vector<LayerState<S>*> states;
   };
 
-  /// Addresses, which stay in the scratch under the name of Kept; null for null.
+  /// The addresses of states, which the scratch keeps in its object of type Kept. Null for null.
   template <class Kept, class States>
   auto pointers(States* states) {
     auto& kept = scratch.workspace.template keep<Kept>().states;

@@ -4,7 +4,7 @@
 //   g  = -softplus(z + b) exp(a)           z: the logits of the projection, N x H
 //   dz = -dg sigmoid(z + b) exp(a)         db = sum_t dz        da = sum_t dg g
 //
-// Its cache is g itself, HeadInputs::log_forgetting.
+// The cache is g itself, HeadInputs::log_forgetting. Without the gate g is empty.
 #pragma once
 
 #include <cmath>
@@ -38,7 +38,7 @@ struct Forgetting {
     for (Index t = 0; t < g.rows(); ++t) g.row(t).array() *= factor.row(0).array();
   }
 
-  /// Assigns the gradient of the logits, and adds to those of a and b.
+  /// Assigns the gradient of the logits, and adds the gradients of a and b.
   void backward(const Matrix<S>& projected, const Vector<S>& bias, const Vector<S>& rate, const Matrix<S>& g,
                 const Matrix<S>& dg, Matrix<S>& d_projected, Vector<S>& d_bias, Vector<S>& d_rate) const {
     if (!is_there() || dg.rows() == 0) return;
@@ -56,7 +56,7 @@ struct Forgetting {
     d_bias += dz.colwise().sum().transpose();
   }
 
-  /// Throws at the first g that is no number <= 0, which is a NaN, and names the row of the caller's x, N x D packed.
+  /// Throws at the first g that is not <= 0, which is a NaN, and names the row of the caller's x. `x` is packed, N x D.
   void check(const Matrix<S>& g, const Matrix<S>& x, const Placement& placement) const {
     for (Index t = 0; t < g.rows(); ++t) {
       for (Index h = 0; h < g.cols(); ++h) {

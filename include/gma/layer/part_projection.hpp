@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT
-// A part of the layer: what one product makes of a token, queries, keys, values and the logits of all gates.
+// A part of the layer: one product makes the queries, keys, values and the logits of all gates of a token.
 //
 //   z  = x W^T         W: the weights of all projections one below the other, in the order of Projected
 //   dW += dz^T x       dx = dz W
 //
-// x N x D, z N x projected columns. Cost 2 N D columns forward, twice that backward.
+// x is N x D, z is N x columns. Cost: 2 N D columns operations forward, twice that backward.
 #pragma once
 
 #include "gma/layer/layer_rows.hpp"
 
 namespace gma::detail {
 
-/// What a token or a context gives and gets.
+/// The input of one side, tokens or context, and its gradients.
 template <class S>
 struct ProjectionSide {
   const Matrix<S>& x;
@@ -27,7 +27,7 @@ struct Projection {
   void forward(const Matrix<S>& x, const Matrix<S>& in_weights, Matrix<S>& z) const {
     product_of_rows(rows.executor, x, in_weights, z);
   }
-  /// Cross attention: what is of the context in one matrix, all else in the other, each with columns for all.
+  /// Cross attention: z_context gets what is made of the context, z all else. Both have columns for all.
   void forward(const Matrix<S>& x, const Matrix<S>& context, const Matrix<S>& in_weights, Matrix<S>& z,
                Matrix<S>& z_context) const {
     resize(z, x.rows(), in_weights.cols());
@@ -40,7 +40,7 @@ struct Projection {
     }
   }
 
-  /// dx is assigned, of both sides, which are one and the same but in cross attention.
+  /// Assigns dx of both sides, which are the same one except in cross attention. Adds the gradients of the weights.
   template <class Layer>
   void backward(const Layer& layer, const ProjectionSide<S>& tokens, const ProjectionSide<S>& context,
                 Layer& gradient) const {
