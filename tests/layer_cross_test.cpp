@@ -1,40 +1,17 @@
 // SPDX-License-Identifier: MIT
 // Cross attention of the bidirectional layer: keys and values of another sequence. Against its definition, its
 // gradients against differences, batches whose sequences have contexts of any lengths.
-#include "executors.hpp"
-#include "gma/layer/layer_backward.hpp"
-#include "gma/layer/layer_initialization.hpp"
 #include "layer_reference.hpp"
+#include "layer_support.hpp"
 
 namespace gma_test {
 namespace {
 
-using gma::LayerConfig;
-using gma::Sequences;
-using Layer = gma::AttentionLayer<double>;
-
 LayerConfig cross_config() {
-  LayerConfig config;
-  config.width = 10;
-  config.heads = 4;
-  config.key_value_heads = 2;
-  config.head_width = 4;
-  config.value_width = 3;
-  config.components = {3, 2};
+  LayerConfig config = config_of_width(10);
   config.is_causal = config.has_forgetting = false;
   config.has_output_norm = config.has_output_gate = true;
   return config;
-}
-
-Layer some_layer(const LayerConfig& config) {
-  Layer layer = gma::random_layer<double>(config, 1);
-  Random random(2);
-  gma::visit_parameters(
-      [&](const gma::Parameter&, Eigen::Map<Matrix<double>> values) {
-        for (Index i = 0; i < values.size(); ++i) values.data()[i] += 0.2 * random.normal();
-      },
-      layer);
-  return layer;
 }
 
 /// One sequence and its context, from the definition.
@@ -59,7 +36,7 @@ Matrix<double> reference_cross(const Layer& layer, const Matrix<double>& x, cons
     }
     y.middleCols(h * e, e) = out;
   }
-  if (layer.config.has_output_gate) y.array() /= 1 + (-(x * layer.gate_weight.transpose()).array()).exp();
+  if (layer.config.has_output_gate) y = gated(y, x * layer.gate_weight.transpose(), layer.config.gate_activation);
   return y * layer.output_weight.transpose();
 }
 
@@ -67,7 +44,7 @@ TEST(LayerCross, IsWhatItsDefinitionSays) {
   for (const bool has_all : {false, true}) {
     LayerConfig config = cross_config();
     if (!has_all) config.has_output_norm = config.has_output_gate = false, config.convolution = 1;
-    const Layer layer = some_layer(config);
+    const Layer layer = layer_of(config);
     Random random(3);
     for (const Index rows : {1, 7, 130}) {
       for (const Index context_rows : {1, 5, 200}) {
@@ -83,7 +60,7 @@ TEST(LayerCross, IsWhatItsDefinitionSays) {
 }
 
 TEST(LayerCross, SequencesAttendToTheirOwnContexts) {
-  const Layer layer = some_layer(cross_config());
+  const Layer layer = layer_of(cross_config());
   Random random(3);
   const Matrix<double> x = random.matrix<double>(12, 10);
   Matrix<double> context = random.matrix<double>(20, 10);
@@ -98,8 +75,8 @@ TEST(LayerCross, SequencesAttendToTheirOwnContexts) {
   EXPECT_TRUE(same_bits(gma::forward(layer, x, context, sequences, contexts, options), y));
 }
 
-TEST(LayerCross, GradientsAgainstDifferences) {
-  Layer layer = some_layer(cross_config());
+void expect_gradients(const LayerConfig& config) {
+  Layer layer = layer_of(config);
   Random random(3);
   Matrix<double> x = random.matrix<double>(8, 10), context = random.matrix<double>(11, 10), y(8, 10);
   const Matrix<double> dy = random.matrix<double>(8, 10);
@@ -129,8 +106,15 @@ TEST(LayerCross, GradientsAgainstDifferences) {
       layer, gradient);
 }
 
+TEST(LayerCross, GradientsAgainstDifferences) {
+  LayerConfig config = cross_config();
+  expect_gradients(config);
+  config.gate_activation = GateActivation::sigmoid;
+  expect_gradients(config);
+}
+
 TEST(LayerCross, MisuseIsRefused) {
-  const Layer layer = some_layer(cross_config());
+  const Layer layer = layer_of(cross_config());
   Random random(3);
   const Matrix<double> x = random.matrix<double>(8, 10), context = random.matrix<double>(11, 10);
   Matrix<double> y(8, 10), d_context(11, 10);
@@ -145,7 +129,7 @@ TEST(LayerCross, MisuseIsRefused) {
       {"context_sequences has 1 sequences, expected 2"});
   LayerConfig causal = cross_config();
   causal.is_causal = true;
-  expect_error([&] { gma::forward(some_layer(causal), x, context); }, {"layer is causal", "cross attention"});
+  expect_error([&] { gma::forward(layer_of(causal), x, context); }, {"layer is causal", "cross attention"});
   gma::forward_into(y, layer, x, context, cache);
   expect_error([&] { gma::backward_into(y, gradient, layer, x, cache, scratch); }, {"expected d_context"});
   expect_error([&] { gma::backward_into(y, d_context.topRows(8), gradient, layer, x, cache, scratch); },

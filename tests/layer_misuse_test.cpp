@@ -52,6 +52,10 @@ std::vector<gma::LayerConfig> other_configs() {
   add([](gma::LayerConfig& c) { c.has_forgetting = false; });
   add([](gma::LayerConfig& c) { c.has_output_norm = true; });
   add([](gma::LayerConfig& c) { c.has_output_gate = true; });
+  add([](gma::LayerConfig& c) {
+    c.has_output_gate = true;
+    c.gate_activation = gma::GateActivation::sigmoid;
+  });
   add([](gma::LayerConfig& c) { c.normalization = Normalization::row; });
   add([](gma::LayerConfig& c) { c.is_causal = c.has_forgetting = false, c.window = 0; });
   return configs;
@@ -70,6 +74,24 @@ TEST(LayerMisuse, CachesAndGradientsOfOtherLayersAreRefused) {
   EXPECT_TRUE((gradient.query_weight.array() == 0).all());
   pass.backward(gradient, pass.layer);
   EXPECT_FALSE((gradient.query_weight.array() == 0).all());
+}
+
+TEST(LayerMisuse, TheGatesActivationMattersWhereThereIsAGate) {
+  for (const bool has_gate : {false, true}) {
+    Pass pass;
+    pass.layer.config.has_output_gate = has_gate;
+    pass.layer = gma::random_layer<float>(pass.layer.config, 1);
+    gma::LayerConfig other = pass.layer.config;
+    other.gate_activation = gma::GateActivation::sigmoid;
+    Layer gradient(other);
+    pass.forward();
+    if (has_gate) {
+      expect_error([&] { pass.backward(gradient, pass.layer); }, {"gradient has another config"});
+    } else {
+      pass.backward(gradient, pass.layer);
+      EXPECT_FALSE((gradient.query_weight.array() == 0).all());
+    }
+  }
 }
 
 TEST(LayerMisuse, ACacheServesLayersOfAnyConfigInTurn) {

@@ -1,62 +1,34 @@
 // SPDX-License-Identifier: MIT
 // Every part of the attention layer alone: its backward against differences of its forward. And the layer cut into
 // pieces, whose gradients come through the states.
-#include "executors.hpp"
-#include "gma/layer/layer_backward.hpp"
-#include "gma/layer/layer_initialization.hpp"
-#include "support.hpp"
+#include "layer_support.hpp"
 
 namespace gma_test {
 namespace {
 
-using gma::ConstTile;
-using gma::LayerConfig;
-using gma::LayerState;
-using gma::RowVector;
 using gma::detail::ColumnRange;
 using gma::detail::LayerShape;
 using gma::detail::PassRows;
 using gma::detail::Projected;
 using gma::detail::StatePointers;
-using Layer = gma::AttentionLayer<double>;
 using State = LayerState<double>;
 
 /// Everything that a layer may have: grouped queries, a convolution, forgetting, a window, an output norm and gate.
 LayerConfig full_config() {
-  LayerConfig config;
-  config.width = 10;
-  config.heads = 4;
-  config.key_value_heads = 2;
-  config.head_width = 4;
-  config.value_width = 3;
-  config.components = {3, 2};
-  config.shortest_time = 2;
-  config.longest_time = 20;
+  LayerConfig config = config_of_width(10);
   config.window = 5;
   config.has_output_norm = config.has_output_gate = true;
   return config;
-}
-
-/// A layer in which no parameter is zero or one.
-Layer some_layer(const LayerConfig& config) {
-  Layer layer = gma::random_layer<double>(config, 1);
-  Random random(2);
-  gma::visit_parameters(
-      [&](const gma::Parameter&, Eigen::Map<Matrix<double>> values) {
-        for (Index i = 0; i < values.size(); ++i) values.data()[i] += 0.2 * random.normal();
-      },
-      layer);
-  return layer;
 }
 
 /// What a part needs: two sequences of 3 and 6 rows, each from a state, a layer, and numbers of every size.
 struct PartTest : testing::Test {
   LayerConfig config = full_config();
   LayerShape shape{config};
-  Layer layer = some_layer(config), gradient{config};
+  Layer layer = layer_of(config), gradient{config};
   std::vector<std::int64_t> offsets{0, 3, 9};
   gma::Workspace<double> workspace;
-  PassRows<double> rows{shape, offsets, nullptr, workspace};
+  PassRows<double> rows{config, shape, offsets, nullptr, workspace};
   Random random{3};
   Matrix<double> x = random.matrix<double>(9, 10), projected = random.matrix<double>(9, shape.projected()),
                  queries = random.matrix<double>(9, shape.queries), keys = random.matrix<double>(9, shape.keys),
@@ -157,10 +129,10 @@ TEST_F(PartTest, UnitRms) {
 
 TEST_F(PartTest, Forgetting) {
   const gma::detail::Forgetting<double> part{rows};
-  const Matrix<double> dg = random.matrix<double>(9, shape.forgetting);
+  const Matrix<double> dg = random.matrix<double>(9, shape.key_heads);
   Matrix<double> g;
   const auto loss = [&] {
-    part.forward(projected, layer.forget_bias.transpose(), layer.forget_rate.array().exp().matrix().transpose(), g);
+    part.forward(projected, layer.forget_bias, layer.forget_rate, g);
     return g.cwiseProduct(dg).sum();
   };
   loss();
@@ -175,7 +147,7 @@ TEST_F(PartTest, MixtureAttention) {
   gma::HeadInputs<double> inputs;
   inputs.sequences = gma::Sequences::packed(offsets);
   inputs.log_forgetting = -random.matrix<double>(9, shape.key_heads).cwiseAbs();
-  const gma::detail::MixtureAttention<double> part{rows, config, inputs, queries, keys, values};
+  const gma::detail::MixtureAttention<double> part{rows, inputs, queries, keys, values};
   const Matrix<double> dy = random.matrix<double>(9, shape.mixed());
   const auto loss = [&] {
     std::vector<State> states = before;
@@ -243,7 +215,7 @@ TEST_F(PartTest, WindowGate) {
   const Matrix<double> upstream = d;
   const auto loss = [&] {
     y = mixed;
-    part.mix_in_place(projected, layer.window_bias.transpose(), y);
+    part.mix_in_place(projected, layer.window_bias, y);
     return y.cwiseProduct(upstream).sum();
   };
   loss();
@@ -255,76 +227,36 @@ TEST_F(PartTest, WindowGate) {
 }
 
 TEST_F(PartTest, Output) {
-  for (const bool has_norm : {false, true}) {
-    for (const bool has_gate : {false, true}) {
-      config.has_output_norm = has_norm;
-      config.has_output_gate = has_gate;
-      shape = LayerShape(config);
-      gma::OutputCache<double> cache;
-      const gma::detail::Output<double> part{rows, cache};
-      const Matrix<double> d_out = random.matrix<double>(9, shape.width);
-      Matrix<double> out, dy;
-      const auto loss = [&] {
-        part.reserve(out);
-        part.forward(mixed, projected, layer.norm_gain.transpose(), layer.output_weight.transpose(), out);
-        return out.cwiseProduct(d_out).sum();
-      };
-      loss();
-      gma::set_zero(gradient);
-      d_projected.setZero();
-      part.backward(mixed, projected, layer.norm_gain, layer.output_weight, d_out, dy, d_projected, gradient.norm_gain,
-                    gradient.output_weight);
-      expect_slopes(mixed, dy, loss, "outputs of the heads");
-      expect_slopes(projected, d_projected, loss, "projected");
-      expect_slopes(layer.norm_gain, gradient.norm_gain, loss, "norm.gain");
-      expect_slopes(layer.output_weight, gradient.output_weight, loss, "output.weight");
-    }
-  }
-}
-
-/// How little a new part takes: a gate of the outputs with silu in the place of sigmoid.
-///
-///   f = u o silu(z)        du = df o silu(z)        dz = df o u o s (1 + z (1 - s)), s = sigmoid(z)
-///
-/// To be a part of the layer it would go to a file part_silu_gate.hpp, and need six edits besides: a member of
-/// LayerConfig, listed in for_each_member(), and its columns in Projected and LayerShape; a member of AttentionLayer;
-/// its row in the table of layer_parameters.hpp; a member of LayerParts, and a line in each of the two lists of
-/// layer_pass.hpp. Files, checks, visit_parameters(), compile() and the gradient of the projection then know of it.
-struct SiluGate {
-  const PassRows<double>& rows;
-
-  ConstTile<double> logits(const Matrix<double>& projected) const {
-    const ColumnRange range = rows.shape.columns(Projected::output_gate);
-    return gma::detail::columns(projected, range.begin, range.count);
-  }
-  void forward(const Matrix<double>& projected, const Matrix<double>& u, Matrix<double>& f) const {
-    f = logits(projected);
-    gma::silu(f.data(), f.size());
-    f.array() *= u.array();
-  }
-  void backward(const Matrix<double>& projected, const Matrix<double>& u, const Matrix<double>& df, Matrix<double>& du,
-                Matrix<double>& d_projected) const {
-    const ColumnRange range = rows.shape.columns(Projected::output_gate);
-    const Matrix<double> z = logits(projected);
-    Matrix<double> s = z;
-    gma::sigmoid(s.data(), s.size());
-    du = df.array() * z.array() * s.array();
-    gma::detail::columns(d_projected, range.begin, range.count) =
-        df.array() * u.array() * s.array() * (1 + z.array() * (1 - s.array()));
-  }
-};
-
-TEST_F(PartTest, ANewPartIsAFewLines) {
-  const SiluGate part{rows};
-  const Matrix<double> df = random.matrix<double>(9, shape.mixed());
-  Matrix<double> f, du;
-  const auto loss = [&] {
-    part.forward(projected, mixed, f);
-    return f.cwiseProduct(df).sum();
+  const auto check = [&](bool has_norm, bool has_gate, GateActivation activation) {
+    SCOPED_TRACE(testing::Message() << has_norm << has_gate << (activation == GateActivation::silu));
+    config.has_output_norm = has_norm;
+    config.has_output_gate = has_gate;
+    config.gate_activation = activation;
+    shape = LayerShape(config);
+    gma::OutputCache<double> cache;
+    const gma::detail::Output<double> part{rows, cache};
+    const Matrix<double> d_out = random.matrix<double>(9, shape.width);
+    Matrix<double> out, dy;
+    const auto loss = [&] {
+      part.reserve(out);
+      part.forward(mixed, projected, layer.norm_gain, layer.output_weight.transpose(), out);
+      return out.cwiseProduct(d_out).sum();
+    };
+    loss();
+    gma::set_zero(gradient);
+    d_projected.setZero();
+    part.backward(mixed, projected, layer.norm_gain, layer.output_weight, d_out, dy, d_projected, gradient.norm_gain,
+                  gradient.output_weight);
+    expect_slopes(mixed, dy, loss, "outputs of the heads");
+    expect_slopes(projected, d_projected, loss, "projected");
+    expect_slopes(layer.norm_gain, gradient.norm_gain, loss, "norm.gain");
+    expect_slopes(layer.output_weight, gradient.output_weight, loss, "output.weight");
   };
-  part.backward(projected, mixed, df, du, d_projected);
-  expect_slopes(mixed, du, loss, "outputs");
-  expect_slopes(projected, d_projected, loss, "projected");
+  for (const bool has_norm : {false, true}) {
+    check(has_norm, false, GateActivation::silu);
+    check(has_norm, true, GateActivation::silu);
+    check(has_norm, true, GateActivation::sigmoid);
+  }
 }
 
 /// What the table says is what a layer has: rows, names and shapes, with everything and with nothing.
@@ -336,13 +268,13 @@ TEST_F(PartTest, TheTableIsTheLayers) {
     Layer one(each);
     const LayerShape widths(each);
     Index projected_columns = 0, numbers = 0;
-    gma::detail::for_each_projection(widths, [&](const auto& row) {
+    gma::detail::for_each_projection(each, [&](const auto& row) {
       EXPECT_EQ(widths.columns(row.columns).begin, projected_columns) << row.name;
       projected_columns += row.member(one).rows();
     });
     EXPECT_EQ(projected_columns, widths.projected());
     EXPECT_EQ(gma::compile(one).in_weights.cols(), projected_columns);
-    gma::detail::for_each_parameter(widths, [&](const auto& row) {
+    gma::detail::for_each_parameter(each, [&](const auto& row) {
       EXPECT_EQ(row.member(one).size(), row.rows * row.cols) << row.name;
       numbers += row.member(one).size();
     });
@@ -391,7 +323,7 @@ TEST(LayerPieces, GiveTheGradientsOfTheWholeSequence) {
   for (const bool has_all : {false, true}) {
     LayerConfig config = full_config();
     if (!has_all) config.window = 0, config.convolution = 1, config.has_forgetting = false;
-    const Layer layer = some_layer(config);
+    const Layer layer = layer_of(config);
     Random random(4);
     const Matrix<double> x = random.matrix<double>(23, 10), dy = random.matrix<double>(23, 10);
     const auto whole = gma::backward(layer, x, dy);
@@ -417,7 +349,7 @@ TEST(LayerPieces, GiveTheGradientsOfTheWholeSequence) {
 }
 
 TEST(LayerPieces, WhatIsNoGradientOfTheStatesIsRefused) {
-  const Layer layer = some_layer(full_config());
+  const Layer layer = layer_of(full_config());
   const Matrix<double> x = Random(4).matrix<double>(6, 10);
   Matrix<double> y(6, 10);
   gma::LayerCache<double> cache;
@@ -443,7 +375,7 @@ TEST(LayerPieces, WhatIsNoGradientOfTheStatesIsRefused) {
   LayerConfig both = full_config();
   both.is_causal = both.has_forgetting = false;
   both.window = 0;
-  const Layer other = some_layer(both);
+  const Layer other = layer_of(both);
   Layer other_gradient(both);
   gma::forward_into(y, other, x, cache);
   expect_error(

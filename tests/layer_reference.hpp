@@ -60,6 +60,16 @@ inline Matrix<double> window_attention(Matrix<double> q, Matrix<double> k, const
   return y;
 }
 
+/// The heads' outputs times the gate's activation of its logits.
+inline Matrix<double> gated(const Matrix<double>& y, const Matrix<double>& logits, gma::GateActivation activation) {
+  Matrix<double> result = y;
+  for (Index i = 0; i < y.size(); ++i) {
+    const double z = logits.data()[i], sigmoid = 1 / (1 + std::exp(-z));
+    result.data()[i] *= activation == gma::GateActivation::silu ? z * sigmoid : sigmoid;
+  }
+  return result;
+}
+
 template <class Covariance>
 Matrix<double> reference_layer(const gma::AttentionLayer<double, Covariance>& layer, const Matrix<double>& x) {
   const gma::detail::LayerShape shape(layer.config);
@@ -96,10 +106,7 @@ Matrix<double> reference_layer(const gma::AttentionLayer<double, Covariance>& la
     }
     y.middleCols(h * e, e) = out;
   }
-  if (layer.config.has_output_gate) {
-    const Matrix<double> z = x * layer.gate_weight.transpose();
-    y.array() *= 1 / (1 + (-z.array()).exp());
-  }
+  if (layer.config.has_output_gate) y = gated(y, x * layer.gate_weight.transpose(), layer.config.gate_activation);
   return y * layer.output_weight.transpose();
 }
 

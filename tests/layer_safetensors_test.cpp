@@ -73,6 +73,26 @@ TEST_F(LayerFiles, FromBeforeTheWindow) {
   EXPECT_EQ(io::read_layer<float>(path).config.window, 0);
 }
 
+TEST_F(LayerFiles, FromBeforeTheGateActivation) {
+  io::write_layer(path, layer);
+  EXPECT_EQ(io::read_layer<float>(path).config.gate_activation, gma::GateActivation::silu);
+  io::SafeTensors file = io::read_safetensors(path);
+  file.metadata["config"] =  // as it was written then
+      "{\"width\":8,\"heads\":4,\"key_value_heads\":2,\"head_width\":4,\"value_width\":0,\"components\":[3,2],"
+      "\"is_causal\":true,\"normalization\":\"row\",\"convolution\":4,\"has_forgetting\":true,\"window\":5,"
+      "\"has_output_norm\":true,\"has_output_gate\":true,\"shortest_time\":16.0,\"longest_time\":512.0}";
+  io::write_safetensors(path, file);
+  Layer old = io::read_layer<float>(path);
+  EXPECT_EQ(old.config.gate_activation, gma::GateActivation::sigmoid);
+  layer.config.gate_activation = gma::GateActivation::sigmoid;
+  const Matrix<float> x = Random(1).matrix<float>(9, 8);
+  EXPECT_TRUE(same_bits(gma::forward(old, x), gma::forward(layer, x)));
+  io::write_layer(path, old);  // from now on by name
+  EXPECT_NE(io::read_safetensors(path).metadata.at("config").find("\"gate_activation\":\"sigmoid\""),
+            std::string::npos);
+  EXPECT_EQ(io::read_layer<float>(path).config.gate_activation, gma::GateActivation::sigmoid);
+}
+
 TEST_F(LayerFiles, SixteenBitWeights) {
   io::write_layer(path, layer, io::DataType::bf16);
   const Layer read = io::read_layer<float>(path);
@@ -343,6 +363,8 @@ TEST_F(LayerFiles, HostileConfigsAreRefusedByTheFilesName) {
   refused("\"longest_time\":512.0", "\"longest_time\":1e999", "no JSON object");
   refused("\"longest_time\":512.0", "\"longest_time\":\"\"", "bad value for longest_time");
   refused("\"normalization\":\"row\"", "\"normalization\":2", "bad value for normalization");
+  refused("\"gate_activation\":\"silu\"", "\"gate_activation\":\"relu\"", "bad value for gate_activation");
+  refused("\"gate_activation\":\"silu\"", "\"gate_activation\":1", "bad value for gate_activation");
   refused("{", "[{", "no JSON object");
 
   io::SafeTensors file = good;  // of a config that only the first head fits

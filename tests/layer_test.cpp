@@ -1,39 +1,17 @@
 // SPDX-License-Identifier: MIT
 // The attention layer: against its definition, its gradients against differences, and what a user may rely on: splits
 // anywhere, batches that do not disturb each other, padding that reaches nothing, threads that move no bit.
-#include "layer_reference.hpp"
-
 #include <algorithm>
 #include <map>
 
-#include "executors.hpp"
 #include "gma/baselines/layer_features.hpp"
-#include "gma/layer/layer_backward.hpp"
-#include "gma/layer/layer_initialization.hpp"
+#include "layer_reference.hpp"
+#include "layer_support.hpp"
 
 namespace gma_test {
 namespace {
 
-using gma::AttentionLayer;
-using gma::LayerCache;
-using gma::LayerConfig;
-using gma::LayerOptions;
-using gma::LayerState;
-using gma::Sequences;
-using Layer = AttentionLayer<double>;
-
-LayerConfig small_config() {
-  LayerConfig config;
-  config.width = 12;
-  config.heads = 4;
-  config.key_value_heads = 2;
-  config.head_width = 4;
-  config.value_width = 3;
-  config.components = {3, 2};
-  config.shortest_time = 2;
-  config.longest_time = 20;
-  return config;
-}
+LayerConfig small_config() { return config_of_width(12); }
 
 /// Every choice of the config away from its default, and all of them.
 std::vector<std::pair<std::string, LayerConfig>> all_configs() {
@@ -48,8 +26,16 @@ std::vector<std::pair<std::string, LayerConfig>> all_configs() {
   add("two taps", [](LayerConfig& c) { c.convolution = 2; });
   add("no forgetting", [](LayerConfig& c) { c.has_forgetting = false; });
   add("output norm", [](LayerConfig& c) { c.has_output_norm = true; });
-  add("output gate", [](LayerConfig& c) { c.has_output_gate = true; });
-  add("norm and gate", [](LayerConfig& c) { c.has_output_norm = c.has_output_gate = true; });
+  for (const GateActivation activation : {GateActivation::sigmoid, GateActivation::silu}) {
+    add(activation == GateActivation::silu ? "silu gate" : "sigmoid gate", [&](LayerConfig& c) {
+      c.has_output_gate = true;
+      c.gate_activation = activation;
+    });
+    add(activation == GateActivation::silu ? "norm and silu gate" : "norm and sigmoid gate", [&](LayerConfig& c) {
+      c.has_output_norm = c.has_output_gate = true;
+      c.gate_activation = activation;
+    });
+  }
   add("row", [](LayerConfig& c) { c.normalization = Normalization::row; });
   add("none", [](LayerConfig& c) { c.normalization = Normalization::none; });
   add("one mixture a head", [](LayerConfig& c) { c.components = {5}; });
@@ -60,21 +46,10 @@ std::vector<std::pair<std::string, LayerConfig>> all_configs() {
   add("window longer than a block, norm and gate", [](LayerConfig& c) {
     c.window = 150;
     c.has_output_norm = c.has_output_gate = true;
+    c.gate_activation = GateActivation::sigmoid;
   });
   add("bidirectional", [](LayerConfig& c) { c.is_causal = c.has_forgetting = false; });
   return configs;
-}
-
-/// A layer in which no parameter is zero or one.
-Layer layer_of(const LayerConfig& config, std::uint64_t seed = 1) {
-  Layer layer = gma::random_layer<double>(config, seed);
-  Random random(seed + 100);
-  gma::visit_parameters(
-      [&](const gma::Parameter&, Eigen::Map<Matrix<double>> values) {
-        for (Index i = 0; i < values.size(); ++i) values.data()[i] += 0.2 * random.normal();
-      },
-      layer);
-  return layer;
 }
 
 template <class F>
@@ -112,8 +87,7 @@ TEST(Layer, FloatIsCloseToDouble) {
   config.width = 32;
   config.heads = config.key_value_heads = 2;
   config.head_width = config.value_width = 16;
-  for (const Index window : {0, 64}) {
-    config.window = window;
+  const auto check = [&] {
     const auto layer = gma::random_layer<float>(config, 3);
     Layer exact(config);
     gma::visit_parameters([](const gma::Parameter&, auto to, const auto& from) { to = from.template cast<double>(); },
@@ -121,6 +95,14 @@ TEST(Layer, FloatIsCloseToDouble) {
     Random random(4);
     const Matrix<float> x = random.matrix<float>(500, 32);
     EXPECT_TRUE(close(gma::forward(layer, x), reference_layer(exact, in_double(x)), forward_tolerance<float>()));
+  };
+  check();
+  config.window = 64;
+  check();
+  config.has_output_norm = config.has_output_gate = true;
+  for (const GateActivation activation : {GateActivation::sigmoid, GateActivation::silu}) {
+    config.gate_activation = activation;
+    check();
   }
 }
 
@@ -199,10 +181,14 @@ TEST(Layer, GradientsOfBatchesAgainstDifferences) {
   LayerConfig config = small_config();
   config.has_output_gate = config.has_output_norm = true;
   config.window = 3;
-  Layer layer = layer_of(config);
   Random random(6);
   Matrix<double> x = random.matrix<double>(14, 12);
-  expect_gradients(layer, x, Sequences::packed({0, 6, 6, 7, 14}), {});
+  for (const GateActivation activation : {GateActivation::silu, GateActivation::sigmoid}) {
+    config.gate_activation = activation;
+    Layer gated = layer_of(config);
+    expect_gradients(gated, x, Sequences::packed({0, 6, 6, 7, 14}), {});
+  }
+  Layer layer = layer_of(config);
   Sequences padded = Sequences::padded({6, 4});
   padded.keep.assign(14, 1);
   padded.keep[2] = padded.keep[7] = 0;

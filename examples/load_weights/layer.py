@@ -129,7 +129,10 @@ def layer(p, config, x):
     if config["has_output_norm"]:
         y = y * p["norm.gain"]
     if config["has_output_gate"]:
-        y = y / (1 + np.exp(-(x @ p["gate.weight"].T)))
+        z = x @ p["gate.weight"].T
+        y = y / (1 + np.exp(-z))
+        if config.get("gate_activation", "sigmoid") == "silu":
+            y = y * z
     return y @ p["output.weight"].T
 
 

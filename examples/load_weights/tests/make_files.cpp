@@ -61,8 +61,18 @@ int main(int argc, char** argv) {
       c.has_output_norm = c.has_output_gate = true;
     });
     make_case(folder / "norm", [](LayerConfig& c) { c.has_output_norm = true; });
-    make_case(folder / "gate", [](LayerConfig& c) { c.has_output_gate = true; });
-    make_case(folder / "norm_and_gate", [](LayerConfig& c) { c.has_output_norm = c.has_output_gate = true; });
+    for (const bool is_silu : {false, true}) {
+      const std::string name = is_silu ? "silu_gate" : "sigmoid_gate";
+      const auto change = [&](LayerConfig& c) {
+        c.has_output_gate = true;
+        c.gate_activation = is_silu ? gma::GateActivation::silu : gma::GateActivation::sigmoid;
+      };
+      make_case(folder / name, change);
+      make_case(folder / ("norm_and_" + name), [&](LayerConfig& c) {
+        change(c);
+        c.has_output_norm = true;
+      });
+    }
     for (const bool is_row : {false, true}) {
       make_case(folder / (is_row ? "bidirectional_row" : "bidirectional_slot"), [&](LayerConfig& c) {
         c.is_causal = c.has_forgetting = false;

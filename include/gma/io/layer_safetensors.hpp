@@ -84,9 +84,8 @@ inline bool is_layer_part(const std::string& name, const std::string& prefix) {
   const auto is_of = [&](const std::string& part) {
     result = result || name.compare(prefix.size(), part.size(), part) == 0;
   };
-  const gma::detail::LayerShape any{LayerConfig()};
   gma::detail::for_each_parameter(
-      any, [&](const auto& row) { is_of(std::string(row.name, std::string(row.name).find('.') + 1)); },
+      LayerConfig(), [&](const auto& row) { is_of(std::string(row.name, std::string(row.name).find('.') + 1)); },
       [&](const char* mixtures) { is_of(std::string(mixtures) + "."); });
   return result;
 }
@@ -130,7 +129,7 @@ std::string layer_fault(const SafeTensors& file, const LayerConfig& config, cons
   };
   const gma::detail::LayerShape shape(config);
   gma::detail::for_each_parameter(
-      shape,
+      config,
       [&](const auto& row) {
         if (!row.is_left_out()) expect(row.name, row.shape());
       },

@@ -2,10 +2,13 @@
 // A layer's config as the JSON text in its file.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -16,20 +19,25 @@ namespace gma::io::detail {
 
 inline std::string config_text(const LayerConfig& config);
 
-/// Sets the config from such a text. Returns the fault of the text, "" if there is none: it must have every member,
-/// each of its own kind, and no other. validate() checks whether the members fit together.
+/// Sets the config from such a text. Returns the fault of the text, "" if there is none: it must have every member
+/// that the earliest files have, each of its own kind, and none that is unknown. validate() checks whether the members
+/// fit together.
 inline std::string read_config(const std::string& text, LayerConfig& config);
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
-inline constexpr const char* names_of_normalizations[] = {"none", "slot", "row"};
+/// The names of an enumeration's values, in order.
+inline constexpr std::array<const char*, 3> names_of(Normalization) { return {"none", "slot", "row"}; }
+inline constexpr std::array<const char*, 2> names_of(GateActivation) { return {"sigmoid", "silu"}; }
+
 inline constexpr std::size_t most_factors = 64;
 
 inline std::string json_of(bool value) { return value ? "true" : "false"; }
 inline std::string json_of(Index value) { return std::to_string(value); }
 inline std::string json_of(double value) { return nlohmann::json(value).dump(); }
-inline std::string json_of(Normalization value) {
-  return "\"" + std::string(names_of_normalizations[static_cast<int>(value)]) + "\"";
+template <class Enum>
+std::enable_if_t<std::is_enum_v<Enum>, std::string> json_of(Enum value) {
+  return "\"" + std::string(names_of(value)[static_cast<std::size_t>(value)]) + "\"";
 }
 inline std::string json_of(const std::vector<Index>& values) {
   std::string text;
@@ -39,8 +47,8 @@ inline std::string json_of(const std::vector<Index>& values) {
 
 inline std::string config_text(const LayerConfig& config) {
   std::string text;
-  gma::detail::for_each_member(config, [&](const char* name, const auto& member, bool) {
-    text += (text.empty() ? "{\"" : ",\"") + std::string(name) + "\":" + json_of(member);
+  gma::detail::for_each_member([&](const char* name, auto member, const auto&...) {
+    text += (text.empty() ? "{\"" : ",\"") + std::string(name) + "\":" + json_of(config.*member);
   });
   return text + "}";
 }
@@ -132,13 +140,13 @@ inline bool set_member(const ConfigValue& found, double& value) {
   value = found.number;
   return found.kind == ConfigValue::Kind::count || found.kind == ConfigValue::Kind::number;
 }
-inline bool set_member(const ConfigValue& found, Normalization& value) {
-  for (int i = 0; i < 3 && found.kind == ConfigValue::Kind::string; ++i) {
-    if (found.string != names_of_normalizations[i]) continue;
-    value = static_cast<Normalization>(i);
-    return true;
-  }
-  return false;
+template <class Enum>
+std::enable_if_t<std::is_enum_v<Enum>, bool> set_member(const ConfigValue& found, Enum& value) {
+  const auto names = names_of(value);
+  const std::size_t i = static_cast<std::size_t>(std::find(names.begin(), names.end(), found.string) - names.begin());
+  if (found.kind != ConfigValue::Kind::string || i == names.size()) return false;
+  value = static_cast<Enum>(i);
+  return true;
 }
 inline bool set_member(const ConfigValue& found, std::vector<Index>& value) {
   value = found.counts;
@@ -153,13 +161,17 @@ inline std::string read_config(const std::string& text, LayerConfig& config) {
   if (!is_read) return "the metadata's config has a bad value for " + shown(handler.name);
   std::string fault;
   std::size_t members = 0;
-  gma::detail::for_each_member(config, [&](const char* name, auto& member, bool is_in_every_file) {
+  gma::detail::for_each_member([&](const char* name, auto member, const auto&... in_earlier_files) {
     const auto found = handler.values.find(name);
     if (found != handler.values.end()) ++members;
     if (!fault.empty()) return;
     if (found == handler.values.end()) {
-      if (is_in_every_file) fault = "the metadata's config lacks " + std::string(name);
-    } else if (!set_member(found->second, member)) {
+      if constexpr (sizeof...(in_earlier_files) == 0) {
+        fault = "the metadata's config lacks " + std::string(name);
+      } else {
+        config.*member = (in_earlier_files, ...);
+      }
+    } else if (!set_member(found->second, config.*member)) {
       fault = "the metadata's config has a bad value for " + std::string(name);
     }
   });

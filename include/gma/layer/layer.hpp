@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: MIT
-// The attention layer's parameters: the same struct holds their gradient. For x, N x D, token by token:
+// The attention layer: its equations, and what can be done with its parameters. For x, N x D, token by token:
 //
 //   q, k, v = x Wq^T, x Wk^T, x Wv^T                then the short convolution of each
 //   q, k    = q / rms(q), k / rms(k)                head by head
-//   g       = -softplus(x Wf^T + bf) exp(af)        log-forgetting, one a key head
-//   y       = causal or bidirectional attention of every head, with a product mixture a key head
-//   y       = s w + (1 - s) y                       s = sigmoid(x Ws^T + bs), one a query head, where there is a window
-//   y       = gain o y / rms(y),  y o sigmoid(x Wg^T)             where they are asked for
+//   g       = -softplus(x Wf^T + bf) exp(af)        log-forgetting, one per key head
+//   y       = causal or bidirectional attention of every head, with one product mixture per key head
+//   y       = s w + (1 - s) y                       s = sigmoid(x Ws^T + bs), one per query head, if there is a window
+//   y       = gain o y / rms(y)                     head by head, if the config has the norm
+//   y       = y o silu(x Wg^T)                      or sigmoid, if the config has the gate
 //   out     = y Wo^T
 //
-// with w the softmax attention of the same q, k and v over the last tokens, with rotary positions (window.hpp): scores
-// are at most sqrt(d), whatever the weights. No other position enters: order reaches the layer through the convolution
-// and the forgetting. Verbs: layer_forward.hpp, layer_backward.hpp; parts: layer_pass.hpp, each with its gradients in a
-// file part_*.hpp; start: layer_initialization.hpp; files: gma/io/layer_safetensors.hpp.
+// w is softmax attention with the same q, k and v over the last tokens, with rotary positions (softmax/window.hpp). Its
+// scores are at most sqrt(d) for any weights. Nothing else depends on positions: the convolution and the forgetting
+// tell the layer the order of tokens. The verbs are in layer_forward.hpp and layer_backward.hpp. layer_pass.hpp lists
+// the parts; each part and its gradients are one file part_*.hpp. layer_parameters.hpp has the parameters,
+// layer_initialization.hpp their start, and gma/io/layer_safetensors.hpp files of layers.
 #pragma once
 
-#include <cmath>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -23,41 +24,12 @@
 
 #include "gma/core/resize.hpp"
 #include "gma/layer/layer_parameters.hpp"
-#include "gma/layer/layer_routing.hpp"
 #include "gma/mixture/natural.hpp"
 #include "gma/softmax/window.hpp"
 
 namespace gma {
 
-/// Matrices are [out, in], as in torch.nn.Linear: y = x W^T. Filters are [channels, taps], the last tap for the present
-/// token, as in a depthwise torch.nn.Conv1d. Parts that the config leaves out are empty.
-template <class S, class Covariance = Diagonal>
-struct AttentionLayer {
-  using Scalar = S;
-
-  AttentionLayer() = default;
-  /// Zeros of the right shapes: a gradient to add to. See random_layer() for a layer to train. Throws as validate().
-  explicit AttentionLayer(const LayerConfig& config);
-
-  LayerConfig config;
-  Matrix<S> query_weight;                                                    ///< Hq d x D
-  Matrix<S> key_weight;                                                      ///< H d x D
-  Matrix<S> value_weight;                                                    ///< H e x D
-  Matrix<S> query_filter;                                                    ///< Hq d x taps
-  Matrix<S> key_filter;                                                      ///< H d x taps
-  Matrix<S> value_filter;                                                    ///< H e x taps
-  Matrix<S> forget_weight;                                                   ///< H x D
-  Vector<S> forget_bias;                                                     ///< H
-  Vector<S> forget_rate;                                                     ///< H: a, the gates are scaled by exp(a)
-  Matrix<S> window_weight;                                                   ///< Hq x D
-  Vector<S> window_bias;                                                     ///< Hq
-  std::vector<typename detail::LayerRouting<S, Covariance>::Type> mixtures;  ///< H product mixtures
-  Vector<S> norm_gain;                                                       ///< Hq e
-  Matrix<S> gate_weight;                                                     ///< Hq e x D
-  Matrix<S> output_weight;                                                   ///< D x Hq e
-};
-
-/// A parameter as a visitor sees it: its name in files, its group, and its shape there.
+/// What a visitor is told about a parameter: its name in files, its group, and its shape in files.
 struct Parameter {
   std::string name;
   ParameterGroup group;
@@ -65,9 +37,9 @@ struct Parameter {
 };
 
 /// visit(const Parameter&, Eigen::Map<Matrix<S>> values, ...) for every parameter of the layer, in the order of the
-/// struct, with the same parameter of each further layer of the same config: a gradient, the moments of an optimiser.
-/// Vectors come as one column, numbers as 1 x 1. Maps of const layers are const. Throws std::invalid_argument where a
-/// parameter of a further layer has another shape.
+/// table in layer_parameters.hpp. Further layers of the same config, such as a gradient or the moments of an optimiser,
+/// give the same parameter of theirs. A vector comes as one column, a number as 1 x 1. Maps of const layers are const.
+/// Throws std::invalid_argument if a parameter of a further layer has another shape.
 template <class Visitor, class Layer, class... Others>
 void visit_parameters(const Visitor& visit, Layer& layer, Others&... others);
 
@@ -75,7 +47,7 @@ void visit_parameters(const Visitor& visit, Layer& layer, Others&... others);
 template <class S, class Covariance>
 Index parameter_count(const AttentionLayer<S, Covariance>& layer);
 
-/// All parameters, or gradients, to zero.
+/// Sets all parameters, or gradients, to zero.
 template <class S, class Covariance>
 void set_zero(AttentionLayer<S, Covariance>& layer);
 
@@ -83,46 +55,28 @@ void set_zero(AttentionLayer<S, Covariance>& layer);
 template <class S, class Covariance>
 void validate(const AttentionLayer<S, Covariance>& layer);
 
-/// A layer ready for use: the projections as one matrix, the mixtures compiled. Goes wherever a layer goes in a forward
-/// verb, at no cost per call. It holds copies: compile again after a parameter changed.
+/// A layer that is ready for forward verbs: its projections are one matrix, and its mixtures are compiled. Every
+/// forward verb takes it in place of a layer and then compiles nothing. It holds copies: compile again after a
+/// parameter has changed.
 template <class S, class Map = CompiledMixture<S>>
-struct CompiledLayer {
+struct CompiledLayer : LayerVectors<S> {
   using Scalar = S;
 
   LayerConfig config;
-  Matrix<S> in_weights;        ///< D x all columns that are made of a token
-  Matrix<S> taps;              ///< taps x channels, the present token first
-  RowVector<S> forget_bias;    ///< H
-  RowVector<S> forget_factor;  ///< H: exp(a)
-  RowVector<S> window_bias;    ///< Hq
-  Matrix<S> rotations;         ///< of the window's queries and keys, position by position
-  RowVector<S> norm_gain;      ///< Hq e
-  Matrix<S> out_weights;       ///< Hq e x D
-  std::vector<Map> mixtures;
+  Matrix<S> in_weights;       ///< D x all columns of the projection
+  Matrix<S> taps;             ///< taps x channels, the present token first
+  Matrix<S> rotations;        ///< of the window's queries and keys, position by position
+  std::vector<Map> mixtures;  ///< H
+  Matrix<S> out_weights;      ///< Hq e x D
 };
 template <class S, class Covariance>
 auto compile(const AttentionLayer<S, Covariance>& layer) -> CompiledLayer<S, detail::LayerMap<S, Covariance>>;
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
-template <class S, class Covariance>
-AttentionLayer<S, Covariance>::AttentionLayer(const LayerConfig& c) : config(c) {
-  validate(c);
-  const detail::LayerShape shape(c);
-  detail::for_each_parameter(
-      shape,
-      [&](const auto& row) {
-        if (!row.is_left_out()) detail::set_constant(row.member(*this), row.rows, row.cols, S(0));
-      },
-      [&](const char*) {
-        mixtures.assign(static_cast<std::size_t>(shape.key_heads),
-                        detail::LayerRouting<S, Covariance>::zeros(c, shape.head_width));
-      });
-}
-
 namespace detail {
 
-/// A matrix, vector or number as a map, const where it is.
+/// A matrix, vector or number as a map. It is const if the value is.
 template <class M>
 auto parameter_map(M& value) {
   if constexpr (std::is_class_v<std::remove_const_t<M>>) {
@@ -146,7 +100,7 @@ std::vector<Index> shape_of(const M& value) {
   }
 }
 
-/// Every other of the shape of the first.
+/// Throws unless all have the shape of the first.
 template <class First, class... Others>
 void check_shapes_alike(const std::string& name, const First& first, const Others&... others) {
   if constexpr (std::is_class_v<First>) {
@@ -178,7 +132,7 @@ void visit_mixtures(const Visitor& visit, const std::string& all, const Attentio
 template <class Visitor, class Layer, class... Others>
 void visit_parameters(const Visitor& visit, Layer& layer, Others&... others) {
   detail::for_each_parameter(
-      detail::LayerShape(layer.config),
+      layer.config,
       [&](const auto& row) {
         auto& first = row.member(layer);
         detail::check_shapes_alike(row.name, first, row.member(others)...);
@@ -203,12 +157,12 @@ void set_zero(AttentionLayer<S, Covariance>& layer) {
 
 namespace detail {
 
-/// Shapes of every parameter against the config's.
+/// Throws unless the shape of every parameter is the config's.
 template <class S, class Covariance>
 void check_layer(const char* function, const AttentionLayer<S, Covariance>& layer) {
   const LayerShape shape(layer.config);
   if (shape.width < 1) invalid_argument(function, "layer is empty, expected one made from a LayerConfig");
-  for_each_parameter(shape, [&](const auto& row) {
+  for_each_parameter(layer.config, [&](const auto& row) {
     const auto& values = row.member(layer);
     const Index rows = row.is_left_out() ? 0 : row.rows, cols = row.is_left_out() ? 0 : row.cols;
     if constexpr (role_of<decltype(row)> == ParameterRole::vector) {
@@ -230,12 +184,12 @@ void check_layer(const char* function, const AttentionLayer<S, Covariance>& laye
   }
 }
 
-/// The filters as the convolution takes them: taps x channels, the present token first.
+/// The filters in the form that the convolution takes: taps x channels, the present token first.
 template <class S, class Covariance>
 void compile_taps(const AttentionLayer<S, Covariance>& layer, Matrix<S>& taps) {
   const LayerShape shape(layer.config);
   resize(taps, shape.taps, shape.taps == 0 ? 0 : shape.channels());
-  for_each_parameter_of<ParameterRole::filter>(shape, [&](const auto& row) {
+  for_each_parameter_of<ParameterRole::filter>(layer.config, [&](const auto& row) {
     const ColumnRange columns = shape.columns(row.columns);
     const Matrix<S>& filter = row.member(layer);
     for (Index i = 0; i < filter.cols(); ++i) {
@@ -246,7 +200,7 @@ void compile_taps(const AttentionLayer<S, Covariance>& layer, Matrix<S>& taps) {
 template <class S, class Covariance>
 void add_gradient_of_taps(const Matrix<S>& d_taps, AttentionLayer<S, Covariance>& gradient) {
   const LayerShape shape(gradient.config);
-  for_each_parameter_of<ParameterRole::filter>(shape, [&](const auto& row) {
+  for_each_parameter_of<ParameterRole::filter>(gradient.config, [&](const auto& row) {
     const ColumnRange columns = shape.columns(row.columns);
     Matrix<S>& filter = row.member(gradient);
     for (Index i = 0; i < filter.cols(); ++i) {
@@ -255,23 +209,19 @@ void add_gradient_of_taps(const Matrix<S>& d_taps, AttentionLayer<S, Covariance>
   });
 }
 
-/// `compiled` keeps its memory from call to call.
+/// Reuses the memory of `compiled`.
 template <class S, class Covariance>
 void compile_into(CompiledLayer<S, LayerMap<S, Covariance>>& compiled, const AttentionLayer<S, Covariance>& layer) {
-  using std::exp;
   const LayerShape shape(layer.config);
   compiled.config = layer.config;
+  static_cast<LayerVectors<S>&>(compiled) = layer;
   resize(compiled.in_weights, shape.width, shape.projected());
-  for_each_projection(shape, [&](const auto& row) {
+  for_each_projection(layer.config, [&](const auto& row) {
     const ColumnRange columns = shape.columns(row.columns);
     compiled.in_weights.middleCols(columns.begin, columns.count) = row.member(layer).transpose();
   });
   compile_taps(layer, compiled.taps);
-  assign(compiled.forget_bias, layer.forget_bias.transpose());
-  assign(compiled.forget_factor, layer.forget_rate.transpose().unaryExpr([](const S& a) -> S { return exp(a); }));
-  assign(compiled.window_bias, layer.window_bias.transpose());
   if (layer.config.window > 0) set_rotations(compiled.rotations, layer.config.window, shape.head_width);
-  assign(compiled.norm_gain, layer.norm_gain.transpose());
   assign(compiled.out_weights, layer.output_weight.transpose());
   compiled.mixtures.resize(layer.mixtures.size());
   for (std::size_t h = 0; h < layer.mixtures.size(); ++h) compile_into(compiled.mixtures[h], layer.mixtures[h]);

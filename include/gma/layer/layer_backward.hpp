@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The layer backward: gradients of its input and of every parameter, from what the forward pass left in the cache.
+// The layer backward: gradients of its input and of every parameter, from the cache of the forward pass.
 #pragma once
 
 #include <cstdint>
@@ -10,21 +10,21 @@
 namespace gma {
 
 /// After forward_into(out, layer, x, cache, ...): d_x is assigned (zero for rows of no sequence), the gradient of every
-/// parameter is added to `gradient`, a layer of the same config. `initial` are the states from which that pass went on,
-/// as they were before it, or null where it had none or all were beginnings. Cost about 2.5 forward passes.
+/// parameter is added to `gradient`, a layer of the same config. `initial` is a copy of the states from before that
+/// pass; null if it had none, or if all were at their beginning. Cost: about 2.5 forward passes.
 ///
-/// Gradients go through states, too, one per sequence: a LayerState is the type of its own gradient, whose position
-/// counts for nothing. d_final are those of the states that the pass left; null: zeros. d_initial becomes those of the
-/// states before it; null: not wanted. Both may be the same object. So a layer is trained over pieces of a sequence,
-/// each from the states that the one before it left, as copied before it went on: with begin_stream(layer), which is
-/// zeros, in d_states, for each piece from the last to the first
+/// Gradients go through states, too, one per sequence. The gradient of a LayerState is a LayerState, whose position is
+/// ignored. d_final has the gradients of the states after the pass; null: zeros. d_initial becomes those of the states
+/// before it; null: not wanted. Both may be the same object. A layer can so be trained over pieces of a sequence. Keep
+/// a copy of the states before each piece. Let d_states begin as begin_stream(layer), which is zeros. Then, for each
+/// piece from the last to the first:
 ///
 ///     gma::backward_into(d_x, gradient, layer, d_output, cache, scratch, options, &initial, &d_states, &d_states);
 ///
-/// Throws std::invalid_argument on shapes that do not fit; where the gradient's config is not the layer's; where the
-/// cache is not from a forward pass of a layer of that config and of that many rows that came to its end; where
-/// `initial` is missing or stands at other positions than that pass began; and where d_final or d_initial is given for
-/// a bidirectional layer. On any other exception `gradient` holds part of the sum, and d_initial is unchanged.
+/// Throws std::invalid_argument if a shape does not fit; if the gradient's config is not the layer's; if the cache is
+/// not from a complete forward pass of a layer of that config and of that many rows; if `initial` is missing or its
+/// positions are not those at which the pass began; and if d_final or d_initial is given for a bidirectional layer.
+/// After any other exception `gradient` holds part of the sum, and d_initial is unchanged.
 template <class DX, class S, class Covariance, class DY>
 void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covariance>& gradient,
                    const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<DY>& d_output,
@@ -56,7 +56,7 @@ LayerGradients<S, Covariance> backward(const AttentionLayer<S, Covariance>& laye
 
 namespace detail {
 
-/// Throws unless the last forward pass of a cache is one of this layer that came to its end.
+/// Throws unless the last forward pass of a cache is a complete one of this layer.
 template <class L>
 void check_pass(const char* function, const L& layer, const LayerPass& pass) {
   if (!pass.is_complete) {
@@ -102,7 +102,7 @@ void run_parts_backward(const AttentionLayer<S, Covariance>& layer, const PassRo
                                                                                              has_d_states);
 }
 
-/// All of a backward pass except what is particular to states or a context.
+/// The backward pass, except for what only states or a context need.
 template <class S, class Covariance, class DX, class DY>
 void layer_backward(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covariance>& gradient,
                     const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<DY>& d_output,
@@ -128,8 +128,8 @@ void layer_backward(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covarian
   gather_rows(d_output.derived(), cache.placement, scratch.d_output, scratch.workspace);
   const std::vector<std::int64_t>&offsets = cache.inputs.sequences.offsets,
         &key_offsets = cache.pass.has_context ? cache.inputs.key_sequences->offsets : offsets;
-  const PassRows<S> rows{shape, offsets, options.executor, scratch.workspace},
-      key_rows{shape, key_offsets, options.executor, scratch.workspace};
+  const PassRows<S> rows{layer.config, shape, offsets, options.executor, scratch.workspace},
+      key_rows{layer.config, shape, key_offsets, options.executor, scratch.workspace};
   run_parts_backward(layer, rows, key_rows, cache, scratch, gradient, options, initial, d_final, has_d_states);
   scatter_rows(scratch.d_input, cache.placement, writable(d_x).derived());
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What calls of a layer leave behind for the next ones: scratch, and what the backward pass needs of the forward pass.
+// What a call of a layer keeps for the next call: scratch memory, and what the backward pass needs of the forward pass.
 #pragma once
 
 #include <vector>
@@ -12,11 +12,11 @@
 namespace gma {
 
 struct LayerOptions {
-  /// What runs rows, heads and sequences side by side; null: nothing does. It must outlive the call.
+  /// Runs rows, heads and sequences in parallel. Null: one thread does all the work. It must outlive the call.
   const Executor* executor = nullptr;
 
-  /// Backward only: adds this many times the sum over heads of usage_penalty() of the keys to the loss, which pulls
-  /// components that no key uses back into use.
+  /// Backward only: the loss also has this factor times the sum over heads of usage_penalty() of the keys. The penalty
+  /// pulls components that no key uses back into use.
   double usage_penalty = 0;
 };
 
@@ -24,30 +24,31 @@ namespace detail {
 
 /// The last forward pass of a cache.
 struct LayerPass {
-  bool is_complete = false;      // it came to its end
+  bool is_complete = false;      // it did not throw
   LayerConfig config;            // of its layer
   bool has_context = false;      // cross attention
   bool goes_on = false;          // from states that were more than beginnings
-  std::vector<Index> positions;  // of its states before it; empty where it had none
+  std::vector<Index> positions;  // of its states before it; empty if it had none
   KnownCalls known;              // of passes before it
 };
 
 }  // namespace detail
 
-/// What a forward pass leaves for the backward pass, and the scratch of both. One a thread of calls; give the same to
-/// successive calls to reuse its memory. `queries`, `keys` (scaled) and `values` are of interest to diagnostics.
+/// What a forward pass keeps for the backward pass, and the scratch of both. One call at a time may use it. Successive
+/// calls reuse its memory. Diagnostics may read `queries`, `keys` (scaled) and `values`. A part that adds nothing here
+/// may keep its cache in the workspace (Workspace::keep).
 template <class S>
 struct LayerCache {
   using States = std::vector<LayerState<S>>;
 
-  Matrix<S> input;                  ///< rows that are there, one below the other: N x D
+  Matrix<S> input;                  ///< rows of all sequences, one below the other: N x D
   Matrix<S> projected;              ///< N x (channels + gates), before the convolution
-  Matrix<S> context;                ///< of cross attention: rows that are there, Nk x D
+  Matrix<S> context;                ///< of cross attention: rows of all contexts, Nk x D
   Matrix<S> context_projected;      ///< Nk x as many, of which keys and values are made of the context
   Matrix<S> queries, keys, values;  ///< N x Hq d, N x H d, N x H e, as attention saw them
   UnitRmsCache<S> unit_rms;         ///< of queries and keys
   HeadInputs<S> inputs;             ///< the packed sequences, and log-forgetting N x H
-  WindowCache<S> window;            ///< empty where there is none
+  WindowCache<S> window;            ///< empty if there is none
   Matrix<S> mixed;                  ///< N x Hq e, from the heads and their window
   OutputCache<S> finish;            ///< of the output's norm and gate
   Matrix<S> output;                 ///< N x D
@@ -56,11 +57,12 @@ struct LayerCache {
   detail::Placement placement;      ///< where the rows lie in it
   detail::Placement context_placement;
   std::vector<Memory<S>> memories;  ///< of streams, during a call
-  detail::LayerPass pass;           ///< what the next call asks about the last one
+  detail::LayerPass pass;           ///< what the next call needs to know of the last one
   Workspace<S> workspace;
 };
 
-/// Scratch of backward passes, to be reused. What a part's backward leaves to that of the part before it.
+/// Scratch of backward passes, which successive calls reuse. Mostly what the backward of a part hands to the part
+/// before it.
 template <class S, class Covariance = Diagonal>
 struct LayerGradientCache {
   HeadGradients<typename detail::LayerRouting<S, Covariance>::Type> heads;  ///< at first of what attention saw

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The layer that a forward call runs on: the caller's, where it is compiled, else one that is compiled into the cache.
+// The layer that a forward call runs on: the caller's if it is compiled, else one that is compiled into the cache.
 #pragma once
 
 #include <cstring>
@@ -9,7 +9,7 @@
 
 namespace gma::detail {
 
-/// Whether two layers of the same config have the same numbers, to the bit. False where that can't be told.
+/// Whether two layers of the same config have bit-identical numbers. False if that cannot be told.
 template <class S, class Covariance>
 bool have_same_numbers(const AttentionLayer<S, Covariance>& a, const AttentionLayer<S, Covariance>& b) {
   if constexpr (!std::is_arithmetic_v<S> || is_feature_map<typename LayerRouting<S, Covariance>::Type>) {
@@ -20,8 +20,7 @@ bool have_same_numbers(const AttentionLayer<S, Covariance>& a, const AttentionLa
       return x.size() == y.size() && (bytes == 0 || std::memcmp(x.data(), y.data(), bytes) == 0);
     };
     bool are_same = true;
-    for_each_parameter(LayerShape(a.config),
-                       [&](const auto& row) { are_same = are_same && same(row.member(a), row.member(b)); });
+    for_each_parameter(a.config, [&](const auto& row) { are_same = are_same && same(row.member(a), row.member(b)); });
     if (!are_same) return false;
     for (std::size_t h = 0; h < a.mixtures.size(); ++h) {
       for (std::size_t m = 0; m < a.mixtures[h].factors.size(); ++m) {
@@ -40,7 +39,7 @@ template <class S, class Map>
 const CompiledLayer<S, Map>& compiled_layer(const char*, const CompiledLayer<S, Map>& layer, Index, LayerCache<S>&) {
   return layer;
 }
-/// A layer that was compiled, and, after calls of few tokens, the parameters of which that was done.
+/// A compiled layer. After a call of few tokens, also the parameters from which it was compiled.
 template <class S, class Covariance>
 struct CompiledOnce {
   CompiledLayer<S, LayerMap<S, Covariance>> compiled;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-// The layer forward: whole batches, and streams that go on from a state. A row of the output depends on the rows of
-// its own sequence alone, to the bit: neither the rest of the batch nor the number of threads moves it.
+// The layer forward: whole batches, and streams that go on from a state. A row of the output depends only on the rows
+// of its own sequence. The rest of the batch and the number of threads change no bit of it.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -14,12 +15,12 @@
 
 namespace gma {
 
-/// x is N x D of any layout, or bfloat16 or half; returns N x D. Rows of no sequence give zeros. Cost 2 N D (channels +
-/// Hq e) operations in projections, and the heads'; a window of W tokens adds 2 N Hq (W + 63) (d + e). Throws
-/// std::invalid_argument on shapes that do not fit, and where the forgetting gate meets a NaN, which is an error of the
-/// whole call. Nothing else looks for numbers that are not finite: without a gate a NaN, and in any layer an infinity,
-/// reaches the outputs of its own sequence from that row on, with a window those of the block of tokens before it too,
-/// and its state, but no other sequence; a parameter that is not finite reaches all of them (see validate()).
+/// x is N x D of any layout, or bfloat16 or half; returns N x D. Rows of no sequence give zeros. Cost: 2 N D (channels
+/// + Hq e) operations in projections, and those of the heads; a window of W tokens adds 2 N Hq (W + 63) (d + e). Throws
+/// std::invalid_argument if a shape does not fit, and if the forgetting gate meets a NaN, which fails the whole call.
+/// Nothing else looks for numbers that are not finite. Without a forgetting gate a NaN spreads, and in any layer an
+/// infinity: to the outputs of its own sequence from that row on, with a window also to the block of tokens before it,
+/// and to the state, but to no other sequence. A parameter that is not finite spreads to all of them (see validate()).
 template <class L, class X>
 Matrix<typename L::Scalar> forward(const L& layer, const Eigen::MatrixBase<X>& x, const Sequences& sequences = {},
                                    const LayerOptions& options = {});
@@ -30,25 +31,24 @@ void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen
                   LayerCache<typename L::Scalar>& cache, const Sequences& sequences = {},
                   const LayerOptions& options = {});
 
-/// Every sequence goes on from its state and leaves it advanced: prefill in chunks of any lengths, one pass and single
-/// tokens give the same outputs, within rounding. On an exception, whatever throws it, the states are as they were,
-/// with one exception: a call of few tokens per sequence, of a kind that the cache has met before, changes the memories
-/// in place, where a copy would cost as much as the call. No argument can make it fail on the way; should memory run
-/// out or the executor throw in it, the states refuse every further use until they are reset, loaded or assigned.
+/// Every sequence goes on from its state and advances it. Prefill in chunks of any lengths, one pass and single tokens
+/// give the same outputs, within rounding. After an exception the states are unchanged, with one exception: a call of
+/// few tokens per sequence, of a kind that the cache has met before, changes the memories in place, because a copy
+/// would cost as much as the call. No argument can make such a call fail midway. If memory runs out or the executor
+/// throws in it, the states refuse every use until they are reset, loaded or assigned.
 template <class Out, class L, class X, class S>
 void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
                   std::vector<LayerState<S>>& states, LayerCache<S>& cache, const Sequences& sequences = {},
                   const LayerOptions& options = {});
-/// The same for states wherever they are kept, all different ones. Throws std::invalid_argument where one is null, or
-/// given twice.
+/// The same for states that are kept apart. Throws std::invalid_argument if one is null, or given twice.
 template <class Out, class L, class X, class S>
 void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
                   const std::vector<LayerState<S>*>& states, LayerCache<S>& cache, const Sequences& sequences = {},
                   const LayerOptions& options = {});
 
-/// Cross attention of a bidirectional layer: keys and values are made of the context, Nk x D, and everything else of x,
-/// N x D. `context_sequences` are as many as `sequences`, of any lengths: every sequence attends to its own. Throws
-/// std::invalid_argument for a causal layer.
+/// Cross attention of a bidirectional layer: keys and values come from the context, Nk x D, and everything else from x,
+/// N x D. `context_sequences` has one entry per sequence, of any length: every sequence attends to its own. Throws
+/// std::invalid_argument if the layer is causal.
 template <class L, class X, class C>
 Matrix<typename L::Scalar> forward(const L& layer, const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<C>& context,
                                    const Sequences& sequences = {}, const Sequences& context_sequences = {},
@@ -64,10 +64,10 @@ template <class L, class X, class S>
 Matrix<S> forward(const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state,
                   const LayerOptions& options = {});
 
-/// A decoding step: x is the next token of one stream, 1 x D, and so is `out`. Nothing is allocated from the second
-/// call on with the same cache, except where memories begin to keep remainders. compile() the layer:
-/// an AttentionLayer is compiled into the cache by the first call, which costs as much as tens of steps, and every
-/// further call compares all its parameters with those that were compiled, which costs one or two steps more.
+/// A decoding step: x is the next token of one stream, 1 x D, and so is `out`. From the second call with the same cache
+/// on nothing is allocated, except when memories begin to keep remainders. compile() the layer first. The first call
+/// would compile an AttentionLayer into the cache, which costs tens of steps, and every further call would compare all
+/// its parameters with those that were compiled, which costs one or two steps.
 template <class Out, class L, class X, class S>
 void step_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state,
                LayerCache<S>& cache);
@@ -79,7 +79,7 @@ RowVector<S> step(const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& 
 
 namespace detail {
 
-/// Throws where a state is null, given twice, or none of the layer's.
+/// Throws if a state is null, given twice, or not of the layer's shape.
 template <class L, class S>
 void check_states(const char* function, const L& layer, LayerState<S>* const* states, Index count,
                   LayerCache<S>& cache) {
@@ -104,7 +104,7 @@ void check_states(const char* function, const L& layer, LayerState<S>* const* st
   }
 }
 
-/// Whether a stream has met anything: what it goes on from is more than zeros.
+/// Whether a stream goes on from more than zeros.
 template <class S>
 bool has_begun(const LayerState<S>& state) {
   if (state.position != 0) return true;
@@ -126,13 +126,17 @@ void begin_pass(const LayerConfig& config, LayerState<S>* const* states, Index s
   pass.known.reserve();
 }
 
-/// What the scratch of a pass depends on.
+/// The sizes and choices on which the scratch of a pass depends.
 inline CallSizes sizes_of(const LayerConfig& config, Index rows, Index sequences) {
   const LayerShape shape(config);
   std::uint64_t components = config.components.size();
   for (const Index count : config.components) components = components * 1000003 + static_cast<std::uint64_t>(count);
-  Index parts = 2 * static_cast<Index>(config.normalization) + (shape.norm > 0 ? 1 : 0);
-  for (const Index count : shape.counts()) parts = 2 * parts + (count > 0 ? 1 : 0);
+  Index choices = 0;
+  for_each_member([&](const char*, auto member, const auto&...) {
+    using T = std::decay_t<decltype(config.*member)>;
+    if constexpr (std::is_same_v<T, bool> || std::is_enum_v<T>)
+      choices = 4 * choices + static_cast<Index>(config.*member);
+  });
   return {rows,
           sequences,
           shape.width,
@@ -143,7 +147,7 @@ inline CallSizes sizes_of(const LayerConfig& config, Index rows, Index sequences
           static_cast<Index>(components >> 1),
           config.convolution,
           config.window,
-          parts,
+          choices,
           0};
 }
 
@@ -165,31 +169,38 @@ void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerSt
   }
   is_in_place = is_in_place && cache.pass.known.has(sizes);
   const LayerShape shape(layer.config);
-  const PassRows<S> packed{shape, cache.inputs.sequences.offsets, executor, cache.workspace};
+  const PassRows<S> packed{layer.config, shape, cache.inputs.sequences.offsets, executor, cache.workspace};
   run_parts(layer, packed, packed, cache, states, is_in_place);
   cache.pass.known.add(sizes);
   cache.pass.is_complete = true;
 }
 
-/// In place of a number of states: the pass starts from nothing and leaves nothing.
+/// The opening of every forward pass: checks, the layer compiled, and the rows of x in the cache.
+template <class Out, class L, class X, class S>
+const auto& begin_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
+                          LayerCache<S>& cache, const Sequences& sequences) {
+  constexpr const char* function = "forward";
+  cache.pass.is_complete = false;
+  const auto& compiled = compiled_layer(function, layer, x.rows(), cache);
+  check_size(function, "x", "columns", x.cols(), compiled.config.width, "the layer's width");
+  check_shape(function, "out", out.rows(), out.cols(), x.rows(), compiled.config.width, "as x");
+  place(function, "sequences", sequences, 1, x.rows(), cache.placement);
+  cache.rows = x.rows();
+  gather_rows(x.derived(), cache.placement, cache.input, cache.workspace);
+  set_packed_offsets(cache.placement, cache.inputs.sequences);
+  return compiled;
+}
+
+/// Stands for a number of states in a pass that has none.
 inline constexpr Index no_states = -1;
 
 template <class Out, class L, class X, class S>
 void layer_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
                    LayerState<S>* const* states, Index state_count, LayerCache<S>& cache, const Sequences& sequences,
                    const LayerOptions& options) {
-  constexpr const char* function = "forward";
-  cache.pass.is_complete = false;
-  const auto& compiled = compiled_layer(function, layer, x.rows(), cache);
-  const LayerShape shape(compiled.config);
-  check_size(function, "x", "columns", x.cols(), shape.width, "the layer's width");
-  check_shape(function, "out", out.rows(), out.cols(), x.rows(), shape.width, "as x");
-  place(function, "sequences", sequences, 1, x.rows(), cache.placement);
-  if (state_count != no_states) check_states(function, compiled, states, state_count, cache);
+  const auto& compiled = begin_forward(out, layer, x, cache, sequences);
+  if (state_count != no_states) check_states("forward", compiled, states, state_count, cache);
   begin_pass(compiled.config, states, state_count, cache.pass);
-  cache.rows = x.rows();
-  gather_rows(x.derived(), cache.placement, cache.input, cache.workspace);
-  set_packed_offsets(cache.placement, cache.inputs.sequences);
   cache.inputs.key_sequences.reset();
   run_layer(compiled, cache, state_count == no_states ? nullptr : states, options.executor);
   scatter_rows(cache.output, cache.placement, writable(out).derived());
@@ -200,31 +211,24 @@ void cross_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eige
                    const Eigen::MatrixBase<C>& context, LayerCache<S>& cache, const Sequences& sequences,
                    const Sequences& context_sequences, const LayerOptions& options) {
   constexpr const char* function = "forward";
-  cache.pass.is_complete = false;
-  const auto& compiled = compiled_layer(function, layer, x.rows(), cache);
+  const auto& compiled = begin_forward(out, layer, x, cache, sequences);
   const LayerShape shape(compiled.config);
   if (compiled.config.is_causal) {
     invalid_argument(function, "layer is causal, expected a bidirectional one for cross attention");
   }
-  check_size(function, "x", "columns", x.cols(), shape.width, "the layer's width");
   check_size(function, "context", "columns", context.cols(), shape.width, "the layer's width");
-  check_shape(function, "out", out.rows(), out.cols(), x.rows(), shape.width, "as x");
-  place(function, "sequences", sequences, 1, x.rows(), cache.placement);
   place(function, "context_sequences", context_sequences, 1, context.rows(), cache.context_placement);
   check_size(function, "context_sequences", "sequences", cache.context_placement.count(), cache.placement.count(),
              "as many as sequences");
   LayerState<S>* const* none = nullptr;
   begin_pass(compiled.config, none, 0, cache.pass);
   cache.pass.has_context = true;
-  cache.rows = x.rows();
   cache.context_rows = context.rows();
-  gather_rows(x.derived(), cache.placement, cache.input, cache.workspace);
   gather_rows(context.derived(), cache.context_placement, cache.context, cache.workspace);
-  set_packed_offsets(cache.placement, cache.inputs.sequences);
   if (!cache.inputs.key_sequences) cache.inputs.key_sequences.emplace();
   set_packed_offsets(cache.context_placement, *cache.inputs.key_sequences);
-  const PassRows<S> rows{shape, cache.inputs.sequences.offsets, options.executor, cache.workspace},
-      key_rows{shape, cache.inputs.key_sequences->offsets, options.executor, cache.workspace};
+  const PassRows<S> rows{compiled.config, shape, cache.inputs.sequences.offsets, options.executor, cache.workspace},
+      key_rows{compiled.config, shape, cache.inputs.key_sequences->offsets, options.executor, cache.workspace};
   run_parts(compiled, rows, key_rows, cache, none, false);
   cache.pass.is_complete = true;
   scatter_rows(cache.output, cache.placement, writable(out).derived());
@@ -299,7 +303,6 @@ void step_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::M
   detail::layer_forward(out, layer, x, &one, 1, cache, Sequences(), LayerOptions());
 }
 
-/// The same with a cache that every call allocates: for a token or two. Every call also compiles an AttentionLayer.
 template <class L, class X, class S>
 RowVector<S> step(const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state) {
   LayerCache<S> cache;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A layer to start training from, from a seed alone: the same bits on every platform but for the last of log and sqrt.
+// A layer to start training from, made from a seed alone. It is bit-identical on all platforms, except for the rounding
+// of their log and sqrt.
 #pragma once
 
 #include <cmath>
@@ -10,11 +11,16 @@
 
 namespace gma {
 
-/// Projections from Normal(0, 1 / inputs); filters that almost pass the present token on; mixtures as
-/// random_product_mixture(); gates of exp(bf) = one over time constants spread evenly in the logarithm from
-/// config.shortest_time to longest_time, their weights a tenth of a projection's, a = 0; so are the weights of the
-/// window's gate, which begins at an eighth, bs = -2, so that the mixture learns from the start; gains of one. Throws
-/// as validate(config).
+/// The start of every parameter:
+///   projections and the output gate   Normal(0, 1 / inputs)
+///   filters                           they almost pass the present token on
+///   mixtures                          as random_product_mixture()
+///   forgetting gate                   exp(bf) = 1 / T, with T from config.shortest_time to longest_time, evenly in its
+///                                     logarithm over the heads; weights a tenth of a projection's; a = 0
+///   gate of the window                bs = -2, a share of an eighth, so that the mixture learns from the beginning;
+///                                     weights a tenth of a projection's
+///   gains                             one
+/// Throws as validate(config).
 template <class S, class Covariance = Diagonal>
 AttentionLayer<S, Covariance> random_layer(const LayerConfig& config, std::uint64_t seed);
 
@@ -51,7 +57,7 @@ AttentionLayer<S, Covariance> random_layer(const LayerConfig& config, std::uint6
   detail::fill_normal(layer.forget_weight, 0.1 * scale, random);
   detail::fill_normal(layer.window_weight, 0.1 * scale, random);
   layer.window_bias.setConstant(S(-2));
-  for (Index h = 0; h < shape.forgetting; ++h) {
+  for (Index h = 0; h < layer.forget_bias.size(); ++h) {
     const double last = static_cast<double>(shape.key_heads - 1), at = static_cast<double>(h);
     const double position = last > 0 ? at / last : 0.5;
     layer.forget_bias(h) =

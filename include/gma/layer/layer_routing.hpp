@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What an attention layer routes its queries and keys through, and the place to add another: AttentionLayer<S, Routing>
-// asks LayerRouting<S, Routing> for all that it needs to know. For a covariance family that is a product mixture, and
-// there is nothing to do. For a feature map, make an empty struct with a name to be the Routing, and specialise
+// What an attention layer routes its queries and keys through, and how to add another routing. AttentionLayer<S,
+// Routing> asks LayerRouting<S, Routing> for all that it needs to know. A covariance family routes through a product
+// mixture and needs no code. For a feature map, make an empty struct with a name, which is the Routing, and specialise
 // LayerRouting for it on top of FixedRouting; gma/baselines/layer_features.hpp is the model:
 //
 //   struct MyRouting { static constexpr const char* name = "my features"; };
@@ -24,12 +24,12 @@
 
 namespace gma {
 
-/// The routing through a covariance family: what a layer, and a file of one, ask about the map of one head.
+/// The routing through a covariance family: what a layer and its file need to know of the map of one head.
 template <class S, class Covariance>
 struct LayerRouting {
   using Type = ProductMixture<S, Covariance>;
 
-  /// Parameters all zero, which is what a gradient begins with.
+  /// All parameters are zero: the start of a gradient.
   static Type zeros(const LayerConfig& config, Index head_width) {
     Type mixture;
     const Index factors = static_cast<Index>(config.components.size());
@@ -37,7 +37,7 @@ struct LayerRouting {
     return mixture;
   }
 
-  /// What a layer is trained from.
+  /// The start of training.
   static Type start(const LayerConfig& config, Index head_width, Random& random) {
     Type mixture;
     const Index factors = static_cast<Index>(config.components.size());
@@ -47,10 +47,10 @@ struct LayerRouting {
     return mixture;
   }
 
-  /// Throws, naming `function`, where a mixture is not fit for use.
+  /// Throws, naming `function`, if a mixture is not fit for use.
   static void check(const char* function, const Type& mixture) { detail::check_parameters(function, mixture); }
 
-  /// expect(name, shape) for everything that a file holds of one head.
+  /// expect(name, shape) for every tensor of one head in a file.
   template <class Expect>
   static void visit_shapes(const LayerConfig& config, Index head_width, const Expect& expect) {
     const Index dim = head_width / static_cast<Index>(config.components.size());
@@ -65,14 +65,14 @@ struct LayerRouting {
     }
   }
 
-  /// What a file holds of one head besides parameters, fixed numbers that nobody learns: put(name, matrix) for each,
-  /// and get(name, shape), which gives the matrix, for a map that then has them. A mixture has parameters alone.
+  /// The numbers of one head in a file that are not parameters: put(name, matrix) writes each, and get(name, shape)
+  /// returns it, to be set in the map. A mixture has none.
   template <class Put>
   static void put_constants(const Put&, const Type&) {}
   template <class Get>
   static void get_constants(const Get&, const LayerConfig&, Index, Type&) {}
 
-  /// Throws where a checked mixture does not fit the config.
+  /// Throws if a checked mixture does not fit the config.
   static void check_config(const char* function, const Type& mixture, const LayerConfig& config) {
     detail::check_size(function, "layer.mixtures", "factors", static_cast<Index>(mixture.factors.size()),
                        static_cast<Index>(config.components.size()), "from layer.config");
@@ -98,8 +98,8 @@ struct LayerRouting {
   }
 };
 
-/// The base of routings through a feature map: nothing to learn, and nothing to visit or to keep in files. A map with
-/// numbers that a file is to hold replaces visit_shapes(), put_constants() and get_constants().
+/// The base of routings through a feature map, which has no parameters and no tensors in files. A map whose numbers
+/// belong into files replaces visit_shapes(), put_constants() and get_constants().
 template <class Map>
 struct FixedRouting {
   using Type = Map;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the passes of a layer share: rows and columns in blocks that run side by side, and the rows of a batch, which
-// are gathered one below the other and scattered back.
+// What the passes of a layer share: blocks of rows and columns that run in parallel, and the rows of a batch, which are
+// gathered into one matrix and scattered back.
 #pragma once
 
 #include <algorithm>
@@ -13,11 +13,11 @@
 #include "gma/core/workspace.hpp"
 #include "gma/heads/sequences.hpp"
 #include "gma/kernels/products.hpp"
-#include "gma/layer/layer_config.hpp"
+#include "gma/layer/layer_parameters.hpp"
 
 namespace gma::detail {
 
-/// Tokens, or channels, that are one task of a thread.
+/// The tokens, or channels, of one task.
 inline constexpr Index rows_of_task = 96, channels_of_task = 64;
 
 /// f(begin, count) for the blocks of [0, size).
@@ -27,7 +27,7 @@ void for_blocks(const Executor* executor, Index size, Index block, const F& f) {
                [&](Index i, Index) { f(i * block, (std::min)(block, size - i * block)); });
 }
 
-/// Columns of a matrix, which may have no rows and no data.
+/// Columns of a matrix. The matrix may be empty.
 template <class S>
 Tile<S> columns(Matrix<S>& matrix, Index begin, Index count) {
   return Tile<S>(matrix.size() == 0 ? matrix.data() : matrix.data() + begin, matrix.rows(), count,
@@ -43,7 +43,7 @@ ConstTile<S> read_only(const Tile<S>& tile) {
   return ConstTile<S>(tile.data(), tile.rows(), tile.cols(), Eigen::OuterStride<>(tile.outerStride()));
 }
 
-/// c = a b, rows side by side.
+/// c = a b, blocks of rows in parallel.
 template <class S>
 void product_of_rows(const Executor* executor, const Matrix<S>& a, const Matrix<S>& b, Matrix<S>& c) {
   resize(c, a.rows(), b.cols());
@@ -61,7 +61,7 @@ void product_of_rows(const Executor* executor, const Matrix<S>& a, const Matrix<
   });
 }
 
-/// c += a^T b for many rows: blocks of c side by side, the rows summed in two levels.
+/// c += a^T b for many rows: blocks of c in parallel. The sum over rows has two levels.
 template <class S>
 void add_product_over_rows(const Executor* executor, const ConstTile<S>& a, const Matrix<S>& b, Matrix<S>& c) {
   constexpr Index depth = 256;
@@ -75,10 +75,11 @@ void add_product_over_rows(const Executor* executor, const ConstTile<S>& a, cons
   });
 }
 
-/// What every part of a pass knows: the layer's widths, the rows of all sequences one below the other, and who does the
-/// work.
+/// What every part of a pass knows: the layer's config and widths, where the rows of each sequence are, and what runs
+/// tasks.
 template <class S>
 struct PassRows {
+  const LayerConfig& config;
   const LayerShape& shape;
   const std::vector<std::int64_t>& offsets;  // sequence i is rows [offsets[i], offsets[i + 1])
   const Executor* executor;
@@ -89,7 +90,7 @@ struct PassRows {
   Index first(Index sequence) const { return static_cast<Index>(offsets[static_cast<std::size_t>(sequence)]); }
   Index count(Index sequence) const { return first(sequence + 1) - first(sequence); }
 
-  /// f(row) for all of them, side by side.
+  /// f(row) for all of them, in parallel.
   template <class F>
   void for_each(const F& f) const {
     for_blocks(executor, count(), rows_of_task, [&](Index begin, Index block) {
@@ -98,13 +99,13 @@ struct PassRows {
   }
 };
 
-/// The value of an expression, which keeps its memory.
+/// The value of an expression. Its memory is reused.
 template <class T>
 struct EvaluatedRows {
   Matrix<T> rows;
 };
 
-/// Rows of the caller's that are there, one below the other. An expression is evaluated once.
+/// Copies the rows that belong to a sequence into a packed matrix. An expression is evaluated once.
 template <class S, class X>
 void gather_rows(const X& x, const Placement& placement, Matrix<S>& packed, Workspace<S>& workspace) {
   using T = typename X::Scalar;
@@ -135,7 +136,7 @@ void gather_rows(const X& x, const Placement& placement, Matrix<S>& packed, Work
   }
 }
 
-/// Back to where they came from; zeros elsewhere.
+/// Copies packed rows back to their places in `out`, and zeros into the other rows.
 template <class S, class Out>
 void scatter_rows(const Matrix<S>& packed, const Placement& placement, Out& out) {
   using T = typename Out::Scalar;

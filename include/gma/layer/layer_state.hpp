@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What a layer remembers of one stream of tokens: of one size for any number of tokens, but for the remainders of
-// memories (attention/memory.hpp).
+// What a layer remembers of one stream of tokens. Its size does not depend on the number of tokens, except for the
+// remainders of memories (attention/memory.hpp).
 #pragma once
 
 #include <limits>
@@ -11,20 +11,20 @@
 
 namespace gma {
 
-/// The memories of every key head, the last inputs of the convolution, the last keys and values of the window, and how
-/// many tokens were taken in. Copy it to fork a stream. Made by begin_stream().
+/// The memories of every key head, the last inputs of the convolution, the last keys and values of the window, and the
+/// number of tokens so far. begin_stream() makes one. Copy it to fork a stream.
 template <class S>
 struct LayerState {
   using Scalar = S;
 
   std::vector<Memory<S>> memories;  ///< H, each K x e
   Matrix<S> history;                ///< taps - 1 x channels: projected tokens, oldest first; zeros before the first
-  Matrix<S> window_keys;            ///< W - 1 x H d: of unit root mean square, token p in row p mod (W - 1)
+  Matrix<S> window_keys;            ///< W - 1 x H d, of unit root mean square; token p is in row p mod (W - 1)
   Matrix<S> window_values;          ///< W - 1 x H e: the same
-  Index position = 0;               ///< tokens taken in
+  Index position = 0;               ///< tokens so far
 
-  /// Set while a call changes the numbers in place, and left set where it throws: the state is then good for nothing
-  /// but reset(), load(), assignment and destruction.
+  /// Set while a call changes the numbers in place. If the call throws it stays set, and only reset(), load(),
+  /// assignment and destruction accept the state.
   bool is_torn = false;
 
   LayerState() = default;
@@ -32,29 +32,29 @@ struct LayerState {
   LayerState(LayerState&&) = default;             // NOLINT(performance-noexcept-move-constructor): it is, where S's is
   LayerState& operator=(LayerState&&) = default;  // NOLINT(performance-noexcept-move-constructor)
   ~LayerState() = default;
-  /// Allocates nothing where the sizes are the same, and changes nothing where memory runs out.
+  /// Allocates nothing if the sizes are the same, and changes nothing if memory runs out.
   LayerState& operator=(const LayerState& other);
 };
 
-/// The state before the first token. Throws std::invalid_argument for a layer that is not causal.
+/// The state before the first token. Throws std::invalid_argument if the layer is not causal.
 template <class L>
 LayerState<typename L::Scalar> begin_stream(const L& layer);
 
-/// Bytes of its numbers: constant while the stream runs, but for the token at which the memories of a long stream
-/// begin to keep remainders.
+/// Bytes of its numbers. They are constant while the stream runs, except that the memories of a long stream begin to
+/// keep remainders at some token.
 template <class S>
 std::size_t bytes(const LayerState<S>& state);
 
-/// The state before the first token, of the same size.
+/// Makes it the state before the first token, of the same size.
 template <class S>
 void reset(LayerState<S>& state);
 
-/// Writes `state` in a binary form that is the same on every machine: magic "GMASTATE", version 4, header and checksum
-/// as described in core/binary.hpp; then int64 position, rows and columns of the history, rows of the window, columns
-/// of its keys and of its values, number of memories; history, keys and values row by row, and every memory as save()
-/// of one. The stream is flushed. Throws std::runtime_error if it fails, on a full disk too, and std::invalid_argument
-/// for a state that a call has left torn, or that load() would refuse: a memory whose mass is NaN or negative, say,
-/// which one NaN among the tokens leaves behind.
+/// Writes `state` in a binary form that does not depend on the machine: magic "GMASTATE", version 4, header and
+/// checksum as described in core/binary.hpp; then int64 position, rows and columns of the history, rows of the window,
+/// columns of its keys and of its values, number of memories; history, keys and values row by row, and every memory as
+/// save() of one. Flushes the stream. Throws std::runtime_error if the stream fails, for example on a full disk. Throws
+/// std::invalid_argument for a torn state and for one that load() would refuse, such as a memory whose mass is NaN
+/// after a NaN among the tokens.
 template <class S>
 void save(const LayerState<S>& state, std::ostream& stream);
 
@@ -62,10 +62,10 @@ void save(const LayerState<S>& state, std::ostream& stream);
 template <class S>
 std::size_t serialized_size(const LayerState<S>& state);
 
-/// Reads what save() wrote, also in version 3, whose memories have neither tokens nor remainders, into a state of the
-/// same shape, as begin_stream() makes it for the same layer; a stream that goes on from there gives the same bits as
+/// Reads what save() wrote into a state of the same shape, which begin_stream() makes for the same layer. Reads version
+/// 3 too, whose memories have neither tokens nor remainders. A stream that goes on from there gives the same bits as
 /// one that was never saved. Throws std::runtime_error on anything else (a foreign or corrupt stream, another scalar,
-/// another layer's shapes), and leaves `state` unchanged.
+/// the shapes of another layer), and then leaves `state` unchanged.
 template <class S>
 void load(LayerState<S>& state, std::istream& stream);
 
@@ -73,14 +73,14 @@ void load(LayerState<S>& state, std::istream& stream);
 
 namespace detail {
 
-/// One state per sequence wherever they are kept, or null for all.
+/// Pointers to one state per sequence, or null for all.
 template <class State>
 struct StatePointers {
   State* const* states = nullptr;
   State* operator[](Index i) const { return states == nullptr ? nullptr : states[i]; }
 };
 
-/// Zeros of the layer's sizes; what is of them keeps its memory.
+/// Zeros of the layer's sizes. Reuses memory of the right size.
 template <class L, class S>
 void set_beginning(const L& layer, LayerState<S>& state) {
   const LayerShape shape(layer.config);
@@ -161,14 +161,14 @@ void reset(LayerState<S>& state) {
 
 namespace detail {
 
-/// Version 3 held memories of version 2, and 4 holds those of version 3; nothing else differs.
+/// Version 3 held memories of version 2, and version 4 holds those of version 3. Nothing else differs.
 inline constexpr BinaryFormat layer_state_format{"GMASTATE", "layer state", 4, 3};
 inline std::uint32_t memory_version_of_state(std::uint32_t version) { return version - 1; }
 
-/// The most tokens that a stream may have taken in: so many that no sum of positions overflows.
+/// The most tokens of a stream. No sum of positions overflows.
 inline constexpr Index largest_position = (std::numeric_limits<Index>::max)() / 2;
 
-/// What is wrong with a state, whatever its shape, that streams leave behind; "" if nothing is.
+/// What is wrong with the numbers of a state of any shape; "" if nothing is.
 template <class S>
 std::string layer_state_fault(const LayerState<S>& state) {
   if (state.position < 0 || state.position > largest_position) {
@@ -185,7 +185,7 @@ std::string layer_state_fault(const LayerState<S>& state) {
   return {};
 }
 
-/// Why a state that was read is not of the shape of `expected`, or cannot be; empty if nothing is wrong.
+/// What is wrong with a state that was read and must have the shape of `expected`; "" if nothing is.
 template <class S>
 std::string layer_state_fault(const LayerState<S>& read, const LayerState<S>& expected) {
   const auto sizes = [](const Matrix<S>& m) { return concatenate(m.rows(), " x ", m.cols()); };

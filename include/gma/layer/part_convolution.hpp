@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// A part of the layer: the short causal depthwise convolution. Every channel sees its own last few values, so that a
-// token's query, key and value depend on the tokens just before it.
+// A part of the layer: the short causal depthwise convolution. Every channel sees its own last few values. The query,
+// key and value of a token so depend on the tokens just before it.
 //
 //   y_t  = sum_{i < W} taps_i o x_{t-i}          taps W x C, row i for the token i back; no activation
 //   dx_t = sum_{i < W} taps_i o dy_{t+i}         d_taps_i = sum_t dy_t o x_{t-i}
 //
-// Tokens before the first come from a history of W - 1 tokens, oldest first, and get gradients as all others do.
+// The tokens before the first come from a history of W - 1 tokens, oldest first. They get gradients like all others.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@
 namespace gma {
 
 /// y_t = sum_{i < W} taps_i o x_{t-i}: x and y are N x C, taps W x C, row i for the token i back; no activation.
-/// `history` holds the W - 1 tokens before x, oldest first; with no rows it stands for zeros. Cost 2 N C W.
+/// `history` holds the W - 1 tokens before x, oldest first; without rows it stands for zeros. Cost: 2 N C W operations.
 template <class S>
 void short_convolution(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history, Tile<S> y);
 
@@ -26,12 +26,12 @@ void short_convolution(const ConstTile<S>& x, const ConstTile<S>& taps, const Co
 template <class S>
 void short_convolution_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
                                 const ConstTile<S>& dy, Tile<S> dx, Tile<S> d_taps);
-/// The same, and the gradient of the history, W - 1 x C, is added to d_history.
+/// The same. It also adds the gradient of the history, W - 1 x C, to d_history.
 template <class S>
 void short_convolution_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
                                 const ConstTile<S>& dy, Tile<S> dx, Tile<S> d_taps, Tile<S> d_history);
 
-/// Moves the history on past x: its last rows are x's.
+/// Moves the history on past x, whose last rows become its last rows.
 template <class S>
 void advance_history(const ConstTile<S>& x, Tile<S> history);
 /// d_after: the gradient of the history behind x. Adds to those of x and of the history before it.
@@ -42,14 +42,14 @@ void advance_history_backward(const ConstTile<S>& d_after, Tile<S> dx, Tile<S> d
 
 namespace detail {
 
-/// x_{t-i}, or the history's where that lies before x; null: zeros.
+/// x_{t-i}, from the history if it lies before x. Null stands for zeros.
 template <class S>
 const S* token_before(const ConstTile<S>& x, const ConstTile<S>& history, Index t, Index i) {
   if (t >= i) return x.data() + (t - i) * x.outerStride();
   return history.rows() == 0 ? nullptr : history.data() + (history.rows() + t - i) * history.outerStride();
 }
 
-/// y = sum_i taps_i o row_of(i) over the taps whose row_of(i) is not null.
+/// y = sum_i taps_i o row_of(i) over the taps with a row_of(i) that is not null.
 template <class S, class RowOf>
 void weigh_tokens(const ConstTile<S>& taps, const RowOf& row_of, S* y) {
   constexpr int most = 8;
@@ -124,12 +124,12 @@ void advance_history_backward(const ConstTile<S>& d_after, Tile<S> dx, Tile<S> d
 
 namespace detail {
 
-/// Over the packed rows of a pass; the projected tokens and the states are of all channels.
+/// The convolution over the packed rows of a pass. The projected tokens and the states have all channels.
 template <class S>
 struct Convolution {
   const PassRows<S>& rows;
 
-  /// Channels `range` of the projection, convolved by columns `range` of `taps`, W x all channels; y has those alone.
+  /// y is assigned: channels `range` of the projection, convolved with the same columns of `taps`, W x all channels.
   void forward(ColumnRange range, const Matrix<S>& projected, const Matrix<S>& taps,
                const StatePointers<const LayerState<S>>& before, Matrix<S>& y) const {
     resize(y, projected.rows(), range.count);
@@ -144,8 +144,8 @@ struct Convolution {
     });
   }
 
-  /// The gradient of channels `range` of the projection is assigned, that of their taps is added to the same columns of
-  /// d_taps, that of the states' histories to d_before.
+  /// Assigns the gradient of channels `range` of the projection. Adds that of their taps to the same columns of d_taps,
+  /// and that of the states' histories to d_before.
   void backward(ColumnRange range, const Matrix<S>& projected, const Matrix<S>& taps,
                 const StatePointers<const LayerState<S>>& before, const Matrix<S>& dy, Matrix<S>& d_projected,
                 Matrix<S>& d_taps, const StatePointers<LayerState<S>>& d_before) const {
@@ -170,7 +170,7 @@ struct Convolution {
     }
   }
 
-  /// Adds what the histories behind the pass give to the gradients of the tokens and of the histories before it.
+  /// Adds the gradients of the histories after the pass to those of the tokens and of the histories before it.
   void advance_backward(const StatePointers<const LayerState<S>>& d_after, Matrix<S>& d_projected,
                         const StatePointers<LayerState<S>>& d_before) const {
     for (Index i = 0; i < rows.sequences() && d_after[i] != nullptr; ++i) {
@@ -189,7 +189,7 @@ struct Convolution {
     return columns(state->history, begin, count);
   }
 
-  /// f(sequence, first channel of a block, its channels) for all of them, blocks side by side.
+  /// f(sequence, first channel of a block, its channels) for all of them, blocks in parallel.
   template <class F>
   void for_each_block(ColumnRange range, const F& f) const {
     for_blocks(rows.executor, range.count, channels_of_task, [&](Index first, Index channels) {

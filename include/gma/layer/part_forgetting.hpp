@@ -4,10 +4,10 @@
 //   g  = -softplus(z + b) exp(a)           z: the logits of the projection, N x H
 //   dz = -dg sigmoid(z + b) exp(a)         db = sum_t dz        da = sum_t dg g
 //
-// Its cache is g itself, HeadInputs::log_forgetting.
+// The cache is g itself, HeadInputs::log_forgetting. Without the gate g is empty.
 #pragma once
 
-#include <utility>
+#include <cmath>
 
 #include "gma/core/checks.hpp"
 #include "gma/core/elementwise.hpp"
@@ -24,18 +24,24 @@ struct Forgetting {
     return columns(projected, range.begin, range.count);
   }
 
-  /// `factor` is exp(a).
-  void forward(const Matrix<S>& projected, const RowVector<S>& bias, const RowVector<S>& factor, Matrix<S>& g) const {
+  bool is_there() const { return rows.shape.has(Projected::forgetting); }
+
+  void forward(const Matrix<S>& projected, const Vector<S>& bias, const Vector<S>& rate, Matrix<S>& g) const {
+    using std::exp;
+    if (!is_there()) return resize(g, 0, 0);
+    const typename Workspace<S>::Frame frame(rows.workspace);
+    Tile<S> factor = rows.workspace.take(1, rate.size());
+    for (Index h = 0; h < rate.size(); ++h) factor(0, h) = -exp(rate(h));
     assign(g, logits(projected));
-    for (Index t = 0; t < g.rows(); ++t) g.row(t) += bias;
+    for (Index t = 0; t < g.rows(); ++t) g.row(t) += bias.transpose();
     softplus(g.data(), g.size());
-    for (Index t = 0; t < g.rows(); ++t) g.row(t).array() *= -factor.array();
+    for (Index t = 0; t < g.rows(); ++t) g.row(t).array() *= factor.row(0).array();
   }
 
-  /// Assigns the gradient of the logits, and adds to those of a and b.
+  /// Assigns the gradient of the logits, and adds the gradients of a and b.
   void backward(const Matrix<S>& projected, const Vector<S>& bias, const Vector<S>& rate, const Matrix<S>& g,
                 const Matrix<S>& dg, Matrix<S>& d_projected, Vector<S>& d_bias, Vector<S>& d_rate) const {
-    if (dg.rows() == 0) return;
+    if (!is_there() || dg.rows() == 0) return;
     const typename Workspace<S>::Frame frame(rows.workspace);
     Tile<S> slope = rows.workspace.take(dg.rows(), dg.cols());
     slope = logits(projected);
@@ -50,7 +56,7 @@ struct Forgetting {
     d_bias += dz.colwise().sum().transpose();
   }
 
-  /// Throws at the first g that is no number <= 0, which is a NaN, and names the row of the caller's x, N x D packed.
+  /// Throws at the first g that is not <= 0, which is a NaN, and names the row of the caller's x. `x` is packed, N x D.
   void check(const Matrix<S>& g, const Matrix<S>& x, const Placement& placement) const {
     for (Index t = 0; t < g.rows(); ++t) {
       for (Index h = 0; h < g.cols(); ++h) {

@@ -6,7 +6,7 @@
 //   M   = sum_t r(k_t) v_t^T                     m   = sum_t r(k_t)                     bidirectional
 //   y_t = the read of M and m by r(q_t), as the config's normalization says
 //
-// The gradients are those of the multi-head verbs (heads/heads_backward.hpp). A state holds the memories, M and m of
+// The gradients are those of the multi-head verbs (heads/heads_backward.hpp). A state holds the memories: M and m of
 // every key head.
 #pragma once
 
@@ -20,7 +20,7 @@
 
 namespace gma::detail {
 
-/// f(a state's memory, the one in `memories` for it) for the memories of `count` states, which lie side by side there.
+/// f(a state's memory, its place in `memories`) for all memories of `count` states, in order.
 template <class S, class F>
 void for_each_memory(const StatePointers<LayerState<S>>& states, Index count, std::vector<Memory<S>>& memories,
                      const F& f) {
@@ -34,8 +34,8 @@ void exchange_memories(const StatePointers<LayerState<S>>& states, Index count, 
   for_each_memory(states, count, memories, [](Memory<S>& memory, Memory<S>& other) { std::swap(memory, other); });
 }
 
-/// The memories that the heads advance, in `memories`: copies of the states', or, in place, the states' own for as long
-/// as this lives.
+/// Puts the memories that the heads advance into `memories`: copies of the states' memories, or, in place, the states'
+/// own, which the destructor swaps back.
 template <class S>
 class MemoryLoan {
  public:
@@ -55,7 +55,7 @@ class MemoryLoan {
   MemoryLoan(const MemoryLoan&) = delete;
   MemoryLoan& operator=(const MemoryLoan&) = delete;
 
-  /// Null: zeros, and nothing is left. In place the states are torn from here on.
+  /// Null without states: the heads then begin with zeros. In place the states are torn from here on.
   std::vector<Memory<S>>* begin() {
     if (states_.states == nullptr) return nullptr;
     is_lent_ = is_in_place_;
@@ -73,7 +73,7 @@ class MemoryLoan {
   std::vector<Memory<S>>& memories_;
 };
 
-/// The memories of all sequences side by side, copied; none where there are no states.
+/// Copies the memories of all sequences into one vector, which is empty if there are no states.
 template <class S>
 void gather_memories(const StatePointers<const LayerState<S>>& states, Index count, std::vector<Memory<S>>& memories) {
   std::size_t total = 0, i = 0;
@@ -87,17 +87,16 @@ void gather_memories(const StatePointers<const LayerState<S>>& states, Index cou
 template <class S>
 struct MixtureAttention {
   const PassRows<S>& rows;
-  const LayerConfig& config;
   const HeadInputs<S>& inputs;              // the packed sequences, and log-forgetting
   const Matrix<S>&queries, &keys, &values;  // N x Hq d, N x H d, N x H e
 
-  /// y, N x Hq e, is assigned. Where there are states, the memories after the last token are then in `memories`, for
-  /// advance(), or, in place, in the states, which are torn until all parts have advanced.
+  /// y, N x Hq e, is assigned. If there are states, `memories` then holds the memories after the last token. In place
+  /// the states hold them, and are torn until all parts have advanced.
   template <class Maps>
   void forward(const Maps& mixtures, const StatePointers<LayerState<S>>& states, bool is_in_place,
                std::vector<Memory<S>>& memories, Matrix<S>& y) const {
     const HeadTensor<S> out = split_heads(y, rows.shape.query_heads);
-    if (config.is_causal) {
+    if (rows.config.is_causal) {
       MemoryLoan<S> loan(states, rows.sequences(), is_in_place, memories);
       causal_heads(HeadsSink<S>(out), mixtures, HeadsView<S>(q()), HeadsView<S>(k()), HeadsView<S>(v()), options(),
                    inputs, rows.workspace, [&](const HeadCall&, const auto&, const auto&) { return loan.begin(); });
@@ -106,14 +105,14 @@ struct MixtureAttention {
     }
   }
 
-  /// `gradients` are assigned, memories included; those of the mixtures are added to d_mixtures, too. `before` and
-  /// d_after: memories before the first token, and the gradient of those after the last; empty: zeros.
+  /// Assigns `gradients`, memories included, and also adds those of the mixtures to d_mixtures. `before` holds the
+  /// memories before the first token, d_after the gradients of those after the last. Empty stands for zeros.
   template <class Mixture>
   void backward(const std::vector<Mixture>& mixtures, const Matrix<S>& dy, const std::vector<Memory<S>>& before,
                 const std::vector<Memory<S>>& d_after, HeadGradients<Mixture>& gradients,
                 std::vector<Mixture>& d_mixtures) const {
     const HeadTensor<const S> d_out = split_heads(dy, rows.shape.query_heads);
-    if (config.is_causal) {
+    if (rows.config.is_causal) {
       causal_backward_into(gradients, mixtures, q(), k(), v(), d_out, before, d_after, options(), inputs,
                            rows.workspace);
     } else {
@@ -122,7 +121,7 @@ struct MixtureAttention {
     for (std::size_t h = 0; h < mixtures.size(); ++h) add_parameters(d_mixtures[h], gradients.mixtures[h]);
   }
 
-  /// Adds the gradients of `factor` times usage_penalty() of every head's keys; returns the penalty times `factor`.
+  /// Adds the gradients of `factor` times usage_penalty() of every head's keys. Returns the penalty times `factor`.
   template <class Mixture>
   double add_usage_penalty(const std::vector<Mixture>& mixtures, double factor, Matrix<S>& d_keys,
                            std::vector<Mixture>& d_mixtures) const {
@@ -148,7 +147,7 @@ struct MixtureAttention {
   HeadTensor<const S> v() const { return split_heads(values, rows.shape.key_heads); }
   Options options() const {
     Options options;
-    options.normalization = config.normalization;
+    options.normalization = rows.config.normalization;
     options.executor = rows.executor;
     return options;
   }

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: MIT
-// A part of the layer: what one product makes of a token, queries, keys, values and the logits of all gates.
+// A part of the layer: one product makes the queries, keys, values and the logits of all gates of a token.
 //
 //   z  = x W^T         W: the weights of all projections one below the other, in the order of Projected
 //   dW += dz^T x       dx = dz W
 //
-// x N x D, z N x projected columns. Cost 2 N D columns forward, twice that backward.
+// x is N x D, z is N x columns. Cost: 2 N D columns operations forward, twice that backward.
 #pragma once
 
-#include "gma/layer/layer_parameters.hpp"
 #include "gma/layer/layer_rows.hpp"
 
 namespace gma::detail {
 
-/// What a token or a context gives and gets.
+/// The input of one side, tokens or context, and its gradients.
 template <class S>
 struct ProjectionSide {
   const Matrix<S>& x;
@@ -28,12 +27,12 @@ struct Projection {
   void forward(const Matrix<S>& x, const Matrix<S>& in_weights, Matrix<S>& z) const {
     product_of_rows(rows.executor, x, in_weights, z);
   }
-  /// Cross attention: what is of the context in one matrix, all else in the other, each with columns for all.
+  /// Cross attention: z_context gets what is made of the context, z all else. Both have columns for all.
   void forward(const Matrix<S>& x, const Matrix<S>& context, const Matrix<S>& in_weights, Matrix<S>& z,
                Matrix<S>& z_context) const {
     resize(z, x.rows(), in_weights.cols());
     resize(z_context, context.rows(), in_weights.cols());
-    for (std::size_t i = 0; i < projected_parts; ++i) {
+    for (std::size_t i = 0; i < rows.shape.counts.size(); ++i) {
       const Projected part = static_cast<Projected>(i);
       const bool is_context = is_of_context(part);
       product_of_rows(rows.executor, is_context ? context : x, in_weights, rows.shape.columns(part),
@@ -41,14 +40,14 @@ struct Projection {
     }
   }
 
-  /// dx is assigned, of both sides, which are one and the same but in cross attention.
+  /// Assigns dx of both sides, which are the same one except in cross attention. Adds the gradients of the weights.
   template <class Layer>
   void backward(const Layer& layer, const ProjectionSide<S>& tokens, const ProjectionSide<S>& context,
                 Layer& gradient) const {
     for (const ProjectionSide<S>* side : {&tokens, &context}) {
       set_constant(side->dx, side->x.rows(), side->x.cols(), S(0));
     }
-    for_each_projection(rows.shape, [&](const auto& row) {
+    for_each_projection(rows.config, [&](const auto& row) {
       const ProjectionSide<S>& side = is_of_context(row.columns) ? context : tokens;
       const ColumnRange range = rows.shape.columns(row.columns);
       const ConstTile<S> d = columns(side.dz, range.begin, range.count);

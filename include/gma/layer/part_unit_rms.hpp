@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// A part of the layer: every head's query and key to unit root mean square, so that means and temperature have a scale
-// to live on. The output norm does the same to the heads' outputs.
+// A part of the layer: it scales the query and key of every head to unit root mean square, which gives the means and
+// temperatures of mixtures a fixed scale. The output norm does the same to the heads' outputs.
 //
 //   n  = i z        i = 1 / sqrt(|z|^2 / width + 1e-5)
 //   dz = i (dn - n <n, dn> / width)
 //
-// Nothing needs z behind it: n takes the place of z, and dz that of dn, as the names say.
+// No later part needs z. So n replaces z in place, and dz replaces dn.
 #pragma once
 
 #include <cmath>
@@ -27,7 +27,7 @@ void unit_rms_backward_in_place(const ConstTile<S>& n, const ConstTile<S>& inver
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
-/// What a forward pass leaves of it for the backward pass.
+/// What its forward keeps for its backward.
 template <class S>
 struct UnitRmsCache {
   Matrix<S> queries, keys;  ///< i of each, N x Hq and N x H
@@ -35,10 +35,10 @@ struct UnitRmsCache {
 
 namespace detail {
 
-/// Under the root of every root mean square.
+/// Added under the root of every root mean square.
 inline constexpr double rms_epsilon = 1e-5;
 
-/// One row of `heads` heads; leaves i of each in `inverse`.
+/// Scales one row of `heads` heads. `inverse` gets i of each.
 template <class S>
 void unit_rms_in_place(S* row, Index heads, Index width, S* inverse) {
   using std::sqrt;
@@ -61,7 +61,7 @@ void unit_rms_backward_in_place(const S* row, Index heads, Index width, const S*
   }
 }
 
-/// Of a matrix of heads side by side, N x heads n.
+/// The part for a matrix of heads side by side, N x heads n.
 template <class S>
 struct UnitRms {
   const PassRows<S>& rows;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// A part of the layer: the window, what every head of a causal layer attends to exactly (softmax/window.hpp), and the
-// gate that shares out its outputs between the window and the mixture. For the tokens j that query t sees, t - W < j <=
-// t, with R_p x the vector x turned by the rotary angles of position p:
+// A part of the layer: the window and its gate. Every head of a causal layer attends exactly to its last tokens
+// (softmax/window.hpp), and the gate mixes the outputs of the window and of the mixture. Query t sees the tokens j with
+// t - W < j <= t. R_p x is the vector x turned by the rotary angles of position p:
 //
 //   w_t = sum_j a_tj v_j        a_tj = softmax_j(<R_t q_t, R_j k_j> / sqrt(d))
 //   y'  = s w + (1 - s) y       s = sigmoid(z + b), z: the logits of the projection, one per query head
@@ -10,8 +10,8 @@
 //   dv_j += sum_t a_tj dw_t     da_tj = <dw_t, v_j>        ds_tj = a_tj (da_tj - <dw_t, w_t>)
 //   dq_t += sum_j ds_tj R_{j-t} k_j / sqrt(d)              dk_j += sum_t ds_tj R_{t-j} q_t / sqrt(d)
 //
-// A state holds the last W - 1 keys and values, which get gradients as those of the pass do. The mixing happens in
-// place: y' takes the place of y, and dy that of dy'.
+// A state holds the last W - 1 keys and values. They get gradients like those of the pass. The mixing is in place: y'
+// replaces y, and dy replaces dy'. Without a window the functions do nothing.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,7 @@
 
 namespace gma {
 
-/// What a forward pass leaves of its window for the backward pass.
+/// What its forward keeps for its backward.
 template <class S>
 struct WindowCache {
   Matrix<S> output;       ///< N x Hq e
@@ -42,11 +42,14 @@ struct Window {
   const Matrix<S>&queries, &keys, &values;  // of unit root mean square, except the values
   WindowCache<S>& cache;
 
+  bool is_there() const { return rows.shape.window_length > 0; }
+
   void attend(const StatePointers<const LayerState<S>>& before) const {
+    if (!is_there()) return;
     const Index d = rows.shape.head_width, e = rows.shape.value_width;
     resize(cache.output, queries.rows(), rows.shape.mixed());
     resize(cache.log_sum_exp, rows.shape.query_heads, queries.rows());
-    resize(cache.gate, queries.rows(), rows.shape.window);
+    resize(cache.gate, queries.rows(), rows.shape.query_heads);
     for_each_head(before, [&](const WindowHead<S>& head, Index, Index first, Index group, Index row) {
       const Index count = head.keys.rows();
       head.forward(
@@ -56,9 +59,10 @@ struct Window {
     });
   }
 
-  /// dw -> adds to the gradients of queries, keys and values, and of those in the states before the pass.
+  /// Adds to the gradients of queries, keys and values, and of those in the states before the pass.
   void attend_backward(const StatePointers<const LayerState<S>>& before, const Matrix<S>& dw, Matrix<S>& d_queries,
                        Matrix<S>& d_keys, Matrix<S>& d_values, const StatePointers<LayerState<S>>& d_before) const {
+    if (!is_there()) return;
     const Index d = rows.shape.head_width, e = rows.shape.value_width;
     for_each_head(before, [&](const WindowHead<S>& head, Index i, Index first, Index group, Index row) {
       const Index count = head.keys.rows(), key_head = first / group;
@@ -72,12 +76,13 @@ struct Window {
     });
   }
 
-  /// y' in the place of y, `mixed`.
-  void mix_in_place(const Matrix<S>& projected, const RowVector<S>& bias, Matrix<S>& mixed) const {
+  /// `mixed` holds y and becomes y'.
+  void mix_in_place(const Matrix<S>& projected, const Vector<S>& bias, Matrix<S>& mixed) const {
+    if (!is_there()) return;
     Matrix<S>& share = cache.gate;
     const ColumnRange range = rows.shape.columns(Projected::window_gate);
     assign(share, columns(projected, range.begin, range.count));
-    for (Index t = 0; t < share.rows(); ++t) share.row(t) += bias;
+    for (Index t = 0; t < share.rows(); ++t) share.row(t) += bias.transpose();
     sigmoid(share.data(), share.size());
     for_each_output([&](Index t, Index h, Index at) {
       move_towards(cache.output.row(t).data() + at, share(t, h), rows.shape.value_width, mixed.row(t).data() + at);
@@ -87,6 +92,7 @@ struct Window {
   /// `mixed` holds y'; `d` holds dy' and becomes dy. dw and the logits' columns of d_projected are assigned.
   void mix_backward_in_place(const Matrix<S>& mixed, Matrix<S>& d, Matrix<S>& dw, Matrix<S>& d_projected,
                              Vector<S>& d_bias) const {
+    if (!is_there()) return;
     const Index e = rows.shape.value_width;
     const ColumnRange range = rows.shape.columns(Projected::window_gate);
     resize(dw, mixed.rows(), mixed.cols());
@@ -112,15 +118,15 @@ struct Window {
     }
   }
 
-  /// Adds what the states behind the pass give to the gradients of keys and values, and assigns what they give to the
-  /// states before it, which stood at `positions`; empty: 0. To be called before attend_backward().
+  /// Adds the gradients of the states after the pass to those of keys and values, and assigns the gradients of the
+  /// states before it. These were at `positions`; empty: 0. Call it before attend_backward().
   void advance_backward(const StatePointers<const LayerState<S>>& d_after, const std::vector<Index>& positions,
                         Matrix<S>& d_keys, Matrix<S>& d_values, const StatePointers<LayerState<S>>& d_before) const {
     for (Index i = 0; i < rows.sequences() && d_after[i] != nullptr && rows.shape.past > 0; ++i) {
       d_before[i]->window_keys = d_after[i]->window_keys;
       d_before[i]->window_values = d_after[i]->window_values;
       const Index position = positions.empty() ? 0 : positions[static_cast<std::size_t>(i)];
-      for_each_kept(i, position, [&](Index row, Index place) {  // which took the place of what was there
+      for_each_kept(i, position, [&](Index row, Index place) {  // which replaced what was there
         d_keys.row(row) += d_after[i]->window_keys.row(place);
         d_values.row(row) += d_after[i]->window_values.row(place);
         d_before[i]->window_keys.row(place).setConstant(S(0));
@@ -130,7 +136,7 @@ struct Window {
   }
 
  private:
-  /// Rows of one head, a tile where the matrix is not const.
+  /// Rows of one head. They are writable if the matrix is.
   template <class M>
   static auto part(M& matrix, Index head, Index width, Index row, Index count) {
     return detail::rows(columns(matrix, head * width, width), row, count);
@@ -162,8 +168,8 @@ struct Window {
     return {columns(state->window_keys, head * d, d), columns(state->window_values, head * e, e)};
   }
 
-  /// f(key head in a sequence, the sequence, its first query head, how many there are, first row) for all of them side
-  /// by side.
+  /// f(key head in a sequence, the sequence, its first query head, the number of query heads, first row) for all of
+  /// them in parallel.
   template <class F>
   void for_each_head(const StatePointers<const LayerState<S>>& before, const F& f) const {
     const Index heads = rows.shape.key_heads, group = rows.shape.query_heads / heads;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The last few states of a stream, so that tokens which were taken in can be taken back: what speculative decoding
-// needs when a draft is rejected. A state cannot be un-written by arithmetic to the bit, but it is small: copies are
-// cheap.
+// The last few states of a stream, so that tokens can be taken back. Speculative decoding needs this when a draft is
+// rejected. Arithmetic cannot undo a token to the bit. But a state is small, and copies are cheap.
 #pragma once
 
 #include <cstddef>
@@ -22,29 +21,30 @@ namespace gma {
 ///     }
 ///     rollback.rewind(memory, draft - accepted);  // as if the rejected tokens had never been
 ///
-/// Memory: as many states as were recorded, `capacity` at most, which may be any number. record() copies one state,
-/// rewind() exchanges two; a copy goes into storage that is there, so that with states of one size nothing is allocated
-/// after the first `capacity` records.
+/// It holds as many states as were recorded, at most `capacity`, which may be any number. record() copies one state,
+/// and rewind() exchanges two. Copies reuse storage: if all states have one size, nothing is allocated after the first
+/// `capacity` records.
 template <class State>
 class Rollback {
  public:
   /// Throws std::invalid_argument if `capacity`, the most tokens that can be taken back, is below 1.
   explicit Rollback(Index capacity);
 
-  /// Remembers the state before the next token is taken in; forgets the oldest one where there are `capacity`.
+  /// Remembers the state before the next token. Forgets the oldest one if there are `capacity`.
   void record(const State& state);
 
-  /// How many tokens can be taken back: records since the last clear() that are neither rewound nor forgotten.
+  /// The number of tokens that can be taken back: records since the last clear() that are neither rewound nor
+  /// forgotten.
   Index available() const { return available_; }
 
   Index capacity() const { return capacity_; }
 
-  /// Makes `state`, to the bit, what it was `tokens` records ago, and drops those records. 0 changes nothing. Throws
-  /// std::invalid_argument if `tokens` is negative or more than available(), and leaves `state` unchanged. Allocates
-  /// nothing where State is swapped without.
+  /// Makes `state` bit-identical to what it was `tokens` records ago, and drops those records. 0 changes nothing.
+  /// Throws std::invalid_argument if `tokens` is negative or more than available(), and then leaves `state` unchanged.
+  /// Allocates nothing if the swap of two states does not.
   void rewind(State& state, Index tokens);
 
-  /// Forgets all records, for another stream; their storage stays for the next ones.
+  /// Forgets all records, for another stream. Their storage is reused.
   void clear() { next_ = available_ = 0; }
 
  private:
