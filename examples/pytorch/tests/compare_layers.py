@@ -24,10 +24,12 @@ def compare(folder: Path) -> float:
         raise KeyError(f"{folder}: other tensors than {list(expected)}")
     errors = {name: ((values - expected[name]).norm() / expected[name].norm()).item() for name, values in found.items()}
     worst = max(errors, key=errors.get)
-    is_float = y.dtype == torch.float32
     print(f"{folder.name}: outputs {errors['y']:.1e}, at most {errors[worst]:.1e} ({worst})")
-    if not (errors["y"] <= (1e-6 if is_float else 1e-12) and errors[worst] <= (1e-5 if is_float else 1e-10)):
-        raise ValueError(f"{folder}: differs from C++: {errors}")
+    for name, error in errors.items():
+        # In float, the sums over tokens in the gradients of mixtures and gates cancel down to 3e-5, here and in C++.
+        tolerance = 1e-12 if y.dtype == torch.float64 else 1e-4 if name.startswith("gradient.") else 1e-6
+        if not error <= tolerance:
+            raise ValueError(f"{folder}: {name} differs from C++ by {error:.2g}, expected at most {tolerance}")
 
     own = gma_layer.AttentionLayer(layer.config, layer.covariance).to(y.dtype)
     with torch.no_grad():

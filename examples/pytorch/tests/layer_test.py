@@ -99,6 +99,14 @@ class Layer(unittest.TestCase):
         self.assertLessEqual(relative_error(b[:, :70], a[:, :70]), 1e-14)
         self.assertGreater(relative_error(b[:, 70], a[:, 70]), 1e-3)
 
+    @unittest.skipUnless(hasattr(torch, "compile"), "needs PyTorch 2")
+    def test_is_one_graph(self):
+        layer, x = AttentionLayer(self.config), torch.randn(2, 80, 16)
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        self.assertLessEqual(relative_error(compiled(x), layer(x)), 1e-6)
+        compiled(x).sum().backward()
+        self.assertTrue(all(p.grad.isfinite().all() for p in layer.parameters()))
+
     def test_comes_back_from_a_file(self):
         layer = AttentionLayer(self.config).bfloat16()
         with tempfile.TemporaryDirectory() as folder:
