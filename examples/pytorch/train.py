@@ -41,26 +41,6 @@ class TrainConfig:
     clip: float = 1.0  # largest norm of a model's gradient
 
 
-class Random:
-    """The random numbers of examples/models/transformer: draw number n of a stream is a function of both."""
-
-    MASK = 2**64 - 1
-
-    @classmethod
-    def scramble(cls, x: int) -> int:
-        """The finaliser of SplitMix64."""
-        x = (x + 0x9E3779B97F4A7C15) & cls.MASK
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & cls.MASK
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & cls.MASK
-        return x ^ (x >> 31)
-
-    @classmethod
-    def below(cls, n: int, seed: int, stream: int) -> int:
-        """The first number of a stream, in [0, n)."""
-        bits = cls.scramble(cls.scramble(seed ^ cls.scramble(stream)) ^ cls.scramble(0))
-        return int((bits >> 11) * 2.0**-53 * n)
-
-
 @dataclasses.dataclass
 class Text:
     tokens: Tensor  # the training parts of all files, then the last tenth of each, which is held out
@@ -123,9 +103,10 @@ class Ensemble:
         return {name: values[i].detach() for name, values in self.parameters.items()}
 
 
-def windows(text: Text, config: TrainConfig, step: int, seed: int) -> list[int]:
-    """Where the sequences of a step begin in the text."""
-    return [Random.below(text.split - config.context, seed, 1000 + step * config.batch + i) for i in range(config.batch)]
+def windows(text: Text, config: TrainConfig, step: int, seed: int) -> Tensor:
+    """[B]: where the sequences of a step begin in the text."""
+    generator = torch.Generator().manual_seed(seed * 2**32 + step)
+    return torch.randint(text.split - config.context, (config.batch,), generator=generator)
 
 
 def evaluate(ensemble: Ensemble, text: Text, context: int) -> list[float]:
@@ -145,7 +126,7 @@ def evaluate(ensemble: Ensemble, text: Text, context: int) -> list[float]:
     return (nats / (len(text.tokens) - text.split) / math.log(2)).tolist()
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--text", nargs="+", required=True, help="files; the last tenth of each is held out")
     parser.add_argument("--out", required=True, help="folder for the models and results.json")
@@ -161,11 +142,11 @@ def parse() -> argparse.Namespace:
                 parser.add_argument(option, type=type(default[0]), nargs="+", default=default)
             else:
                 parser.add_argument(option, type=type(default), default=default)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
-    options = parse()
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     model_config, config = (c(**{f.name: getattr(options, f.name) for f in dataclasses.fields(c)})
                             for c in (ModelConfig, TrainConfig))
     text = Text.load(options.text)
@@ -180,7 +161,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     span, losses, begin, shown = torch.arange(config.context + 1), [], time.time(), 0.0
     for step in range(config.steps):
-        at = torch.tensor([windows(text, config, step, seed) for _, seed in runs])
+        at = torch.stack([windows(text, config, step, seed) for _, seed in runs])
         losses.append(ensemble.step(text.tokens[at[..., None] + span].to(options.device)))
         if time.time() - shown > 5 or step + 1 == config.steps:
             shown = time.time()
