@@ -38,7 +38,7 @@ class LayerConfig:
     window: int = 0  # tokens of exact attention; causal layers only
     has_output_norm: bool = False
     has_output_gate: bool = False
-    gate_activation: str = "sigmoid"  # or "silu"
+    gate_activation: str = "silu"  # or "sigmoid": of the output gate
     shortest_time: float = 16.0  # time constants in tokens that the forgetting starts from
     longest_time: float = 512.0
 
@@ -66,9 +66,13 @@ class LayerConfig:
 
     def to_json(self) -> str:
         members = dataclasses.asdict(self)
-        if self.gate_activation == "sigmoid":  # what a file without this member means
+        if not (self.has_output_gate and self.gate_activation == "silu"):  # a file without this member means the rest
             del members["gate_activation"]
         return json.dumps(members)
+
+    @staticmethod
+    def from_json(text: str) -> LayerConfig:
+        return LayerConfig(**{"gate_activation": "sigmoid", **json.loads(text)})
 
 
 class Projection(nn.Module):
@@ -220,7 +224,7 @@ class AttentionLayer(nn.Module):
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """x [..., H, G, N, d] -> [..., H, G, N, K]: products of the factors' posteriors, the last factor's slots fastest."""
-        result = x.new_ones(())[None]
+        result = x.new_ones(1)
         for i, part in enumerate(x.chunk(len(self.config.components), -1)):
             r = posterior(part, [m["factors"][i] for m in self.mixtures], self.covariance)
             result = (result[..., None] * r[..., None, :]).flatten(-2)
@@ -267,6 +271,6 @@ def save_layer(path, layer: AttentionLayer) -> None:
 def load_layer(path) -> AttentionLayer:
     """The layer of a file of gma::io::write_layer(), in the file's floating type."""
     tensors, metadata = safetensors_file.read(path)
-    layer = AttentionLayer(LayerConfig(**json.loads(metadata["config"])), metadata["covariance"])
+    layer = AttentionLayer(LayerConfig.from_json(metadata["config"]), metadata["covariance"])
     layer.to(tensors["query.weight"].dtype).load_state_dict(tensors)
     return layer

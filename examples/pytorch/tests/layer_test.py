@@ -88,7 +88,7 @@ class Window(unittest.TestCase):
 
 class Layer(unittest.TestCase):
     config = LayerConfig(width=16, heads=4, key_value_heads=2, components=[3, 2], window=8, has_output_norm=True,
-                         has_output_gate=True, gate_activation="silu")
+                         has_output_gate=True)
 
     def test_later_tokens_do_not_matter(self):
         layer = AttentionLayer(self.config).double()
