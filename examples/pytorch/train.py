@@ -47,12 +47,15 @@ class Text:
     split: int
 
     @staticmethod
-    def load(paths: list[str]) -> Text:
+    def load(paths: list[str], context: int) -> Text:
         training, held_out = b"", b""
         for path in paths:
             data = Path(path).read_bytes()
             split = len(data) - len(data) // 10
             training, held_out = training + data[:split], held_out + data[split:]
+        if len(held_out) < context + 2:
+            raise ValueError(f"the text has {len(training + held_out)} bytes, expected at least {10 * (context + 2)}: a tenth is "
+                             f"held out, and the context is {context}")
         return Text(torch.frombuffer(bytearray(training + held_out), dtype=torch.uint8).long(), len(training))
 
 
@@ -112,14 +115,12 @@ def windows(text: Text, config: TrainConfig, step: int, seed: int) -> Tensor:
 def evaluate(ensemble: Ensemble, text: Text, context: int) -> list[float]:
     """Bits per held-out byte of every model: windows of C bytes advance by 3C/4, and only the last 3C/4 of each count."""
     lead = context // 4
-    counted = context - lead
     nats = torch.zeros(len(ensemble.rates), dtype=torch.float64)
-    begins = list(range(text.split, len(text.tokens), counted))
-    while begins:
-        same = [b for b in begins[:32] if min(b + counted, len(text.tokens)) - b == min(counted, len(text.tokens) - begins[0])]
-        begins = begins[len(same):]
-        length = min(counted, len(text.tokens) - same[0])
-        tokens = torch.stack([text.tokens[max(b - 1 - lead, 0) : b + length] for b in same]).to(ensemble.rates.device)
+    begins = list(range(text.split, len(text.tokens), context - lead))
+    batches = [begins[i : min(i + 32, len(begins) - 1)] for i in range(0, len(begins) - 1, 32)]
+    for batch in batches + [begins[-1:]]:  # the last window is shorter
+        length = min(context - lead, len(text.tokens) - batch[0])
+        tokens = torch.stack([text.tokens[b - 1 - lead : b + length] for b in batch]).to(ensemble.rates.device)
         with torch.no_grad():
             losses = ensemble.losses(ensemble.parameters, tokens.expand(len(nats), *tokens.shape))
         nats += losses[..., -length:].double().sum((1, 2)).cpu()
@@ -149,13 +150,15 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     model_config, config = (c(**{f.name: getattr(options, f.name) for f in dataclasses.fields(c)})
                             for c in (ModelConfig, TrainConfig))
-    text = Text.load(options.text)
+    text = Text.load(options.text, config.context)
     runs = [(rate, seed) for rate in config.learning_rates for seed in config.seeds]
     models = []
     for _, seed in runs:
         torch.manual_seed(seed)
         models.append(load_model(options.start) if options.start else LanguageModel(model_config))
     model_config = models[0].config
+    if model_config.vocabulary != 256:
+        raise ValueError(f"the model has a vocabulary of {model_config.vocabulary}, expected the 256 bytes")
     ensemble = Ensemble(models, [rate for rate, _ in runs], config, options.device, options.compile)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)

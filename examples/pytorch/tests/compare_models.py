@@ -34,7 +34,7 @@ def compare(folder: Path, text: Path) -> None:
 
         model = load_model(folder / f"trained_{i + 1}.safetensors")
         ensemble = train.Ensemble([model], [0.0], train.TrainConfig(), "cpu")
-        bits = train.evaluate(ensemble, train.Text.load([text]), 96)[0]
+        bits = train.evaluate(ensemble, train.Text.load([text], 96), 96)[0]
         check("held-out bits of the model trained in C++", bits, cpp["bits_per_byte"], 1e-5)
 
 
