@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: MIT
+#
+# cmake -DPROGRAM=... -DPYTHON=... -DSCRIPT=... -DFOLDER=... -P compare.cmake
+file(REMOVE_RECURSE "${FOLDER}")
+file(MAKE_DIRECTORY "${FOLDER}")
+set(ENV{PYTHONDONTWRITEBYTECODE} 1)
+execute_process(COMMAND "${PROGRAM}" write "${FOLDER}" COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND "${PYTHON}" "${SCRIPT}" "${FOLDER}" COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND "${PROGRAM}" check "${FOLDER}" COMMAND_ERROR_IS_FATAL ANY)
