@@ -17,7 +17,7 @@ void add_model_options(CLI::App& app, lm::ModelConfig& c) {
   std::map<std::string, lm::MixerKind> mixers;
   for (const lm::MixerKind mixer : lm::all_mixers) mixers[lm::name_of(mixer)] = mixer;
   const std::map<std::string, lm::MlpKind> mlps{{"gated", lm::MlpKind::gated}, {"plain", lm::MlpKind::plain}};
-  app.add_option("--mixer", c.mixer, "gma, gma-plain, linear, performer, mamba, sdpa or window")
+  app.add_option("--mixer", c.mixer, "gma, gma-plain, linear, performer, mamba, delta, sdpa or window")
       ->transform(CLI::CheckedTransformer(mixers));
   app.add_option("--mlp", c.mlp, "gated (SwiGLU) or plain (squared ReLU)")->transform(CLI::CheckedTransformer(mlps));
   app.add_option("--layers", c.layers, "blocks")->capture_default_str();
@@ -36,6 +36,12 @@ void add_model_options(CLI::App& app, lm::ModelConfig& c) {
   app.add_option("--gma-window", c.gma_window, "gma: tokens of the exact window; 0 for none")->capture_default_str();
   app.add_option("--window", c.window, "window: number of tokens that a token sees")->capture_default_str();
   app.add_option("--state", c.state, "mamba: numbers kept per channel")->capture_default_str();
+  app.add_option("--mamba-head", c.mamba_head, "mamba: channels per head")->capture_default_str();
+  app.add_option("--cache", c.cache, "sdpa: the last tokens whose keys a stream keeps; 0: all")->capture_default_str();
+  app.add_flag("--unit-queries,!--no-unit-queries", c.has_unit_queries,
+               "sdpa, window: queries and keys of unit root mean square, with a learned scale");
+  app.add_flag("--output-norm,!--no-output-norm", c.has_output_norm, "gma: outputs of heads of unit root mean square");
+  app.add_flag("--output-gate,!--no-output-gate", c.has_output_gate, "gma: the outputs times silu(x W^T)");
   app.add_option("--forgetting-fastest", c.forgetting_fastest, "gma: initial rate of the first head")
       ->capture_default_str();
   app.add_option("--forgetting-slowest", c.forgetting_slowest, "gma: initial rate of the last head")

@@ -4,7 +4,7 @@
 // layer.
 //
 //   L times:   x = x + mixer(norm(x))
-//              x = x + mlp(norm(x))
+//              x = x + mlp(norm(x))               unless the MLP has no width
 //   y = norm(x)
 //
 // Blocks know the layout of their parameters. The numbers are in vectors of the caller, so one stack serves many
@@ -85,6 +85,8 @@ class Blocks {
   }
 
  private:
+  bool has_mlp() const { return config_.mlp_width > 0; }
+
   ModelConfig config_;
   std::vector<Block> blocks_;
   RmsNorm norm_output_;

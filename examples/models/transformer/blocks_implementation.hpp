@@ -19,8 +19,10 @@ Blocks<S>::Blocks(const ModelConfig& config, Layout& layout) : config_(config) {
     Block block;
     block.norm_mixer = RmsNorm::make(layout, name + ".norm_mixer", config.width);
     block.mixer = make_mixer<S>(config, layout, name + ".mixer");
-    block.norm_mlp = RmsNorm::make(layout, name + ".norm_mlp", config.width);
-    block.mlp = Mlp::make(layout, name + ".mlp", config.width, config.mlp_width, config.mlp == MlpKind::gated);
+    if (has_mlp()) {
+      block.norm_mlp = RmsNorm::make(layout, name + ".norm_mlp", config.width);
+      block.mlp = Mlp::make(layout, name + ".mlp", config.width, config.mlp_width, config.mlp == MlpKind::gated);
+    }
     blocks_.push_back(std::move(block));
   }
   norm_output_ = RmsNorm::make(layout, "norm_output", config.width);
@@ -30,8 +32,9 @@ template <class S>
 void Blocks<S>::initialize(Vector<S>& parameters, Random& random) const {
   for (const Block& block : blocks_) {
     view(parameters, block.norm_mixer.gain).setOnes();
-    view(parameters, block.norm_mlp.gain).setOnes();
     block.mixer->initialize(parameters, random);
+    if (!has_mlp()) continue;
+    view(parameters, block.norm_mlp.gain).setOnes();
     fill_normal(parameters, block.mlp.expand.weight, 1 / std::sqrt(double(config_.width)), random);
     view(parameters, block.mlp.down.weight).setZero();
   }
@@ -74,6 +77,10 @@ const Matrix<S>& Blocks<S>::forward(const Vector<S>& parameters, State* state, C
     block.norm_mixer.forward(parameters, c.input, c.norm_mixer, c.normed);
     block.mixer->forward(parameters, c.normed, state ? state->blocks[l].get() : nullptr, *c.mixer, cache.branch);
     c.middle = c.input + cache.branch;
+    if (!has_mlp()) {
+      cache.branch.setZero();
+      continue;
+    }
     block.norm_mlp.forward(parameters, c.middle, c.norm_mlp, c.normed_middle);
     block.mlp.forward(parameters, c.normed_middle, c.mlp, cache.branch);
   }
@@ -91,8 +98,10 @@ void Blocks<S>::backward(const Vector<S>& parameters, Cache& cache, Matrix<S>& d
   for (std::size_t l = blocks_.size(); l-- > 0;) {
     const Block& block = blocks_[l];
     BlockCache& c = cache.blocks[l];
-    block.mlp.backward(parameters, c.normed_middle, dx, c.mlp, gradients, cache.d_normed);
-    block.norm_mlp.backward(parameters, cache.d_normed, c.norm_mlp, gradients, dx);
+    if (has_mlp()) {
+      block.mlp.backward(parameters, c.normed_middle, dx, c.mlp, gradients, cache.d_normed);
+      block.norm_mlp.backward(parameters, cache.d_normed, c.norm_mlp, gradients, dx);
+    }
     block.mixer->backward(parameters, c.normed, dx, *c.mixer, gradients, cache.d_normed);
     block.norm_mixer.backward(parameters, cache.d_normed, c.norm_mixer, gradients, dx);
   }

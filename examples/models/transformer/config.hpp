@@ -12,19 +12,16 @@
 
 namespace transformer {
 
-enum class MixerKind { gma, gma_plain, linear, performer, mamba, sdpa, window };
+enum class MixerKind { gma, gma_plain, linear, performer, mamba, delta, sdpa, window };
 enum class MlpKind { gated, plain };
 
 constexpr MixerKind all_mixers[] = {MixerKind::gma,   MixerKind::gma_plain, MixerKind::linear, MixerKind::performer,
-                                    MixerKind::mamba, MixerKind::sdpa,      MixerKind::window};
+                                    MixerKind::mamba, MixerKind::delta,     MixerKind::sdpa,   MixerKind::window};
 
 inline const char* name_of(MixerKind kind) {
-  constexpr const char* names[] = {"gma", "gma-plain", "linear", "performer", "mamba", "sdpa", "window"};
+  constexpr const char* names[] = {"gma", "gma-plain", "linear", "performer", "mamba", "delta", "sdpa", "window"};
   return names[static_cast<int>(kind)];
 }
-
-// Channels per head of mamba; it has twice as many channels as the model's width.
-constexpr Index mamba_head = 32;
 
 struct ModelConfig {
   MixerKind mixer = MixerKind::gma;
@@ -34,14 +31,19 @@ struct ModelConfig {
   Index layers = 2;
   Index width = 96;
   Index heads = 2;
-  Index mlp_width = 256;
+  Index mlp_width = 256;                   // 0: blocks have no MLP
   std::vector<Index> components = {8, 8};  // of the product mixture's factors; performer: their product features
   Index plain_components = 64;             // of the one mixture of gma-plain
   Index convolution = 0;                   // taps of the short convolution, 1 for none; 0: see taps_of()
   bool has_forgetting = true;              // gma, linear, performer
   Index gma_window = 0;                    // gma: tokens of the exact window; 0: none
+  bool has_output_norm = false;            // gma: unit root mean square of every head's output, with a gain
+  bool has_output_gate = false;            // gma: the outputs times silu(x W^T)
+  bool has_unit_queries = false;           // sdpa, window: queries and keys of unit root mean square, a learned scale
   Index window = 64;                       // tokens that the softmax of window sees
-  Index state = 64;                        // numbers per channel that mamba keeps
+  Index cache = 0;                         // sdpa: the last tokens whose keys a stream keeps; 0: all
+  Index state = 64;                        // mamba: numbers that it keeps per channel
+  Index mamba_head = 32;                   // mamba: channels per head, of twice as many channels as the model's width
   double forgetting_fastest = 1.0 / 16;    // initial rates of forgetting of the heads, fastest and slowest
   double forgetting_slowest = 1.0 / 128;
 };
@@ -78,7 +80,7 @@ inline void validate(const ModelConfig& c) {
   require(c.layers >= 1, "layers must be at least 1");
   require(c.heads >= 1 && c.width >= c.heads && c.width % c.heads == 0,
           "width (" + std::to_string(c.width) + ") must be a multiple of heads (" + std::to_string(c.heads) + ")");
-  require(c.mlp_width >= 1, "mlp-width must be at least 1");
+  require(c.mlp_width >= 0, "mlp-width must be 0 (no MLP) or more");
   require(
       (c.mixer != MixerKind::sdpa && c.mixer != MixerKind::window) || c.width / c.heads % 2 == 0,
       "softmax needs an even head width, for rotary positions; width / heads is " + std::to_string(c.width / c.heads));
@@ -87,8 +89,11 @@ inline void validate(const ModelConfig& c) {
   require(c.gma_window >= 0, "gma-window must be 0 (none) or more");
   require(c.gma_window == 0 || c.width / c.heads % 2 == 0, "gma-window needs an even head width");
   require(c.state >= 1, "state must be at least 1");
-  require(c.mixer != MixerKind::mamba || 2 * c.width % mamba_head == 0,
-          "mamba needs a width that is a multiple of " + std::to_string(mamba_head / 2));
+  require(c.mamba_head >= 1, "mamba-head must be at least 1");
+  require(c.mixer != MixerKind::mamba || 2 * c.width % c.mamba_head == 0,
+          "twice the width (" + std::to_string(2 * c.width) + ") must be a multiple of mamba-head (" +
+              std::to_string(c.mamba_head) + ")");
+  require(c.cache >= 0, "cache must be 0 (all) or more");
   require(c.plain_components >= 1, "plain-components must be at least 1");
   require(!c.components.empty(), "components must name at least one factor, for example 8 8");
   for (const Index k : c.components) require(k >= 1, "every factor of components must be at least 1");

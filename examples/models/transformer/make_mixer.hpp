@@ -13,6 +13,7 @@
 
 #include "config.hpp"
 #include "mixer_both.hpp"
+#include "mixer_delta.hpp"
 #include "mixer_layer.hpp"
 #include "mixer_mamba.hpp"
 #include "mixer_sdpa.hpp"
@@ -29,7 +30,13 @@ inline gma::LayerConfig layer_config(const ModelConfig& config) {
     layer.normalization = gma::Normalization::row;
   }
   layer.is_causal = config.is_causal;
-  if (config.mixer == MixerKind::gma) layer.window = config.gma_window;
+  if (config.mixer == MixerKind::gma) {
+    layer.window = config.gma_window;
+    layer.has_output_norm = config.has_output_norm;
+    layer.has_output_gate = config.has_output_gate;
+  } else {
+    layer.has_output_norm = layer.has_output_gate = false;
+  }
   layer.convolution = taps_of(config);
   layer.has_forgetting = config.has_forgetting && config.mixer != MixerKind::gma_plain;
   layer.shortest_time = 1 / config.forgetting_fastest;
@@ -40,7 +47,9 @@ inline gma::LayerConfig layer_config(const ModelConfig& config) {
 // Whether the order of tokens matters to the mixer, apart from positions in the tokens.
 inline bool reads_in_order(const ModelConfig& config) {
   if (config.mixer == MixerKind::sdpa) return false;
-  if (config.mixer == MixerKind::window || config.mixer == MixerKind::mamba) return true;
+  if (config.mixer == MixerKind::window || config.mixer == MixerKind::mamba || config.mixer == MixerKind::delta) {
+    return true;
+  }
   const gma::LayerConfig layer = layer_config(config);
   return layer.convolution > 1 || layer.has_forgetting || layer.window > 0;
 }
@@ -56,7 +65,9 @@ std::unique_ptr<Mixer<S>> make_mixer(const ModelConfig& config, Layout& layout, 
   }
   const auto softmax = [&](Index window) {
     return std::make_unique<SdpaMixer<S>>(
-        layout, name, SdpaMixerOptions{config.width, config.heads, taps_of(config), config.is_causal, window});
+        layout, name,
+        SdpaMixerOptions{config.width, config.heads, taps_of(config), config.is_causal, window, config.cache,
+                         config.has_unit_queries});
   };
   switch (config.mixer) {
     case MixerKind::gma:
@@ -67,7 +78,12 @@ std::unique_ptr<Mixer<S>> make_mixer(const ModelConfig& config, Layout& layout, 
     case MixerKind::performer:
       return std::make_unique<LayerMixer<S, gma::baselines::RandomFeatures>>(layout, name, layer_config(config));
     case MixerKind::mamba:
-      return std::make_unique<MambaMixer<S>>(layout, name, MambaOptions{config.width, config.state, taps_of(config)});
+      return std::make_unique<MambaMixer<S>>(
+          layout, name, MambaOptions{config.width, config.state, config.mamba_head, taps_of(config)});
+    case MixerKind::delta:
+      return std::make_unique<DeltaMixer<S>>(layout, name,
+                                             DeltaMixerOptions{config.width, config.heads, taps_of(config),
+                                                               config.forgetting_fastest, config.forgetting_slowest});
     case MixerKind::sdpa:
       return softmax(0);
     case MixerKind::window:

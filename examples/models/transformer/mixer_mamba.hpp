@@ -4,7 +4,7 @@
 // its scalar-decay form. With E = 2 D inner channels in heads of P, and a state of N numbers per channel:
 //
 //   z, c, dt = x W_in                            [T, E], [T, E + 2N], [T, H]
-//   v, B, C  = silu(convolution(c))              [T, E], [T, N], [T, N]
+//   v, B, C  = silu(convolution(c) + bias)       [T, E], [T, N], [T, N]
 //   dt_h     = softplus(dt_h + b_h),  A_h = -exp(a_h)
 //   h_t      = exp(dt_t A) h_{t-1} + dt_t B_t v_t^T,   y_t = C_t h_t + D v_t           head by head
 //   out      = norm(y o silu(z)) W_out
@@ -25,7 +25,7 @@
 namespace transformer {
 
 struct MambaOptions {
-  Index width = 128, state = 64, taps = 4;
+  Index width = 128, state = 64, head = 32, taps = 4;
 };
 
 template <class S>
@@ -58,9 +58,11 @@ class MambaMixer : public Mixer<S> {
   MambaMixer(Layout& layout, const std::string& name, const MambaOptions& options)
       : inner_(2 * options.width),
         state_(options.state),
-        heads_(inner_ / mamba_head),
+        head_(options.head),
+        heads_(inner_ / head_),
         in_(Linear::make(layout, name + ".in", options.width, 2 * inner_ + 2 * state_ + heads_)),
         convolution_(Convolution::make(layout, name + ".convolution", options.taps, channels())),
+        convolution_bias_(layout.add(name + ".convolution.bias", 1, channels(), Group::gain, {channels()})),
         step_bias_(layout.add(name + ".step_bias", 1, heads_, Group::gain, {heads_})),
         log_decay_(layout.add(name + ".log_decay", 1, heads_, Group::gain, {heads_})),
         skip_(layout.add(name + ".skip", 1, heads_, Group::gain, {heads_})),
@@ -70,7 +72,7 @@ class MambaMixer : public Mixer<S> {
 
   std::unique_ptr<MixerState<S>> make_state() const override {
     auto state = std::make_unique<State>();
-    state->memories.assign(static_cast<std::size_t>(heads_), gma::empty_memory<S>(state_, mamba_head));
+    state->memories.assign(static_cast<std::size_t>(heads_), gma::empty_memory<S>(state_, head_));
     state->history.setZero(convolution_.filter.rows - 1, channels());
     return state;
   }
@@ -100,6 +102,7 @@ class MambaMixer : public Mixer<S> {
     cache.convolved.resize(x.rows(), channels());
     convolution_.forward(parameters, columns(std::as_const(cache.projected), inner_, channels()),
                          state ? &state->history : nullptr, columns(cache.convolved, 0, channels()));
+    cache.convolved.rowwise() += view(parameters, convolution_bias_).row(0);
     cache.active = cache.convolved;
     gma::silu(cache.active.data(), cache.active.size());
     cache.steps = cache.projected.rightCols(heads_);
@@ -143,6 +146,7 @@ class MambaMixer : public Mixer<S> {
     s = u;
     gma::sigmoid(s.data(), s.size());
     cache.d_active.array() *= s.array() * (S(1) + u * (S(1) - s.array()));
+    view(gradients, convolution_bias_).row(0) += cache.d_active.colwise().sum();
     convolution_.backward(parameters, columns(std::as_const(cache.projected), inner_, channels()),
                           columns(std::as_const(cache.d_active), 0, channels()), gradients,
                           columns(cache.d_projected, inner_, channels()));
@@ -185,7 +189,7 @@ class MambaMixer : public Mixer<S> {
   Index channels() const { return inner_ + 2 * state_; }
   template <class M>
   auto head(M& x, Index h) const {
-    return x.middleCols(h * mamba_head, mamba_head);
+    return x.middleCols(h * head_, head_);
   }
   template <class M>
   auto b(M& x) const {
@@ -196,10 +200,10 @@ class MambaMixer : public Mixer<S> {
     return x.middleCols(inner_ + state_, state_);
   }
 
-  Index inner_, state_, heads_;
+  Index inner_, state_, head_, heads_;
   Linear in_;
   Convolution convolution_;
-  Tensor step_bias_, log_decay_, skip_;
+  Tensor convolution_bias_, step_bias_, log_decay_, skip_;
   RmsNorm norm_;
   Linear out_;
   Features features_;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
-// The softmax mixers: projections, optionally the short convolution, rotary positions, softmax attention per head,
-// output projection.
+// The softmax mixers: projections, optionally the short convolution, optionally queries and keys of unit root mean
+// square with a learned scale per head, rotary positions, softmax attention per head, output projection.
 //
-//   --mixer sdpa     every token sees all earlier tokens; the state is a cache of their keys and values, which grows.
+//   --mixer sdpa     every token sees all earlier tokens; the state is a cache of their keys and values, which grows,
+//                    or, with --cache, of the last ones: beyond the context of training the model is at a loss.
 //                    If the model is not causal, every token sees all tokens and there is no state
 //   --mixer window   every token sees the last few tokens; the state holds those
 #pragma once
@@ -27,6 +28,8 @@ struct SdpaMixerOptions {
   Index taps = 1;         // of the convolution; 1: none
   bool is_causal = true;  // a token sees earlier tokens; else all tokens
   Index window = 0;       // causal: the number of last tokens that a token sees, itself included; 0: all
+  Index cache = 0;        // a stream keeps as many keys and values; 0: all
+  bool has_unit_queries = false;
 };
 
 template <class S>
@@ -40,6 +43,7 @@ class SdpaMixer : public Mixer<S> {
   struct Cache : MixerCache<S> {
     Matrix<S> projected, qkv;  // [T, 3D], before and after the convolution
     Matrix<S> keys, values;    // [P + T, D]
+    Matrix<S> unit, inverse;   // [T, 2D], [T, 2H]: queries and keys of unit root mean square, before their scale
     std::vector<gma::baselines::SdpaForward<S>> heads;
     Matrix<S> mixed;  // [T, D], before the output projection
     Matrix<S> turns;  // gma::rotary_table of at least P + T positions
@@ -54,10 +58,12 @@ class SdpaMixer : public Mixer<S> {
         heads_(options.heads),
         head_(options.width / options.heads),
         in_(Linear::make(layout, name + ".qkv", options.width, 3 * options.width)),
-        out_(Linear::make(layout, name + ".out", options.width, options.width)) {
+        out_(Linear::make(layout, name + ".out", options.width, options.width)),
+        cache_(options.cache) {
     if (head_ % 2 != 0) throw std::invalid_argument("softmax: rotary positions need heads of even width");
     sdpa_.is_causal = options.is_causal;
     sdpa_.window = options.window;
+    if (options.has_unit_queries) scale_ = layout.add(name + ".scale", 1, heads_, Group::gain, {heads_});
     if (options.taps > 1) convolution_ = Convolution::make(layout, name + ".convolution", options.taps, 3 * width_);
   }
 
@@ -68,12 +74,13 @@ class SdpaMixer : public Mixer<S> {
     return state;
   }
   std::unique_ptr<MixerCache<S>> make_cache() const override { return std::make_unique<Cache>(); }
-  bool is_constant_memory() const override { return sdpa_.is_causal && sdpa_.window > 0; }
+  bool is_constant_memory() const override { return sdpa_.is_causal && (sdpa_.window > 0 || cache_ > 0); }
 
   void initialize(Vector<S>& parameters, Random& random) const override {
     fill_normal(parameters, in_.weight, 1 / std::sqrt(double(width_)), random);
     fill_normal(parameters, out_.weight, 0, random);
     if (convolution_) convolution_->initialize(parameters, random);
+    if (scale_) view(parameters, *scale_).setOnes();
   }
   void prepare(const Vector<S>&) override {}
 
@@ -89,6 +96,13 @@ class SdpaMixer : public Mixer<S> {
                             past ? &past->history : nullptr, columns(cache.qkv, 0, all));
     } else {
       in_.forward(parameters, x, cache.qkv);
+    }
+    if (scale_) {
+      cache.unit = cache.qkv.leftCols(2 * width_);
+      cache.inverse.resize(x.rows(), 2 * heads_);
+      gma::unit_rms_in_place(columns(cache.unit, 0, 2 * width_), columns(cache.inverse, 0, 2 * heads_));
+      cache.qkv.leftCols(2 * width_) = cache.unit;
+      for (Index h = 0; h < heads_; ++h) head(cache.qkv, h) *= view(parameters, *scale_)(0, h);
     }
     const Index positions = seen + x.rows();
     if (cache.turns.rows() < positions) cache.turns = gma::rotary_table<S>((std::max)(positions, 2 * seen), head_);
@@ -123,6 +137,15 @@ class SdpaMixer : public Mixer<S> {
       head(cache.d_qkv, 2 * heads_ + h) = cache.d_head.values;
     }
     gma::rotate_backward_in_place(columns(cache.d_qkv, 0, 2 * width_), 2 * heads_, cache.turns);
+    if (scale_) {
+      for (Index h = 0; h < heads_; ++h) {
+        view(gradients, *scale_)(0, h) += head(cache.d_qkv, h).cwiseProduct(head(cache.unit, h)).sum();
+        head(cache.d_qkv, h) *= view(parameters, *scale_)(0, h);
+      }
+      gma::unit_rms_backward_in_place(columns(std::as_const(cache.unit), 0, 2 * width_),
+                                      columns(std::as_const(cache.inverse), 0, 2 * heads_),
+                                      columns(cache.d_qkv, 0, 2 * width_));
+    }
     if (!convolution_) return in_.backward(parameters, x, cache.d_qkv, gradients, dx);
     const Index all = 3 * width_;
     cache.d_projected.resize(x.rows(), all);
@@ -143,13 +166,16 @@ class SdpaMixer : public Mixer<S> {
     all.resize(seen + fresh.rows(), fresh.cols());
     if (seen > 0) all.topRows(seen) = *past;
     all.bottomRows(fresh.rows()) = fresh;
-    if (past) *past = sdpa_.window > 0 ? all.bottomRows((std::min)(sdpa_.window - 1, all.rows())) : all;
+    const Index kept = sdpa_.window > 0 ? sdpa_.window - 1 : cache_ > 0 ? cache_ : all.rows();
+    if (past) *past = all.bottomRows((std::min)(kept, all.rows())).eval();
   }
 
   Index width_, heads_, head_;
   gma::baselines::SdpaOptions sdpa_;
   Linear in_, out_;
   std::optional<Convolution> convolution_;
+  Index cache_;
+  std::optional<Tensor> scale_;  // of the queries
 };
 
 }  // namespace transformer

@@ -77,6 +77,45 @@ TEST(Language, GradientsWithWindowBranch) {
   check_gradients(config);
 }
 
+TEST(Language, GradientsWithOutputNormAndGate) {
+  ModelConfig config = small_model(MixerKind::gma);
+  config.has_output_norm = config.has_output_gate = true;
+  check_gradients(config);
+}
+
+TEST(Language, GradientsWithUnitQueries) {
+  ModelConfig config = small_model(MixerKind::sdpa);
+  config.has_unit_queries = true;
+  config.convolution = 3;
+  check_gradients(config);
+}
+
+TEST(Language, GradientsWithoutMlp) {
+  ModelConfig config = small_model(MixerKind::mamba);
+  config.mlp_width = 0;
+  config.mamba_head = 8;
+  check_gradients(config);
+}
+
+TEST(Language, ACacheOfTheLastTokensIsSoftmaxOverThem) {
+  ModelConfig config = small_model(MixerKind::sdpa);
+  config.layers = 1;
+  config.cache = 20;
+  config.has_unit_queries = true;
+  Model<float> model(config);
+  const Vector<float> parameters = noisy_parameters(model);
+  model.prepare(parameters);
+  const std::vector<Token> bytes = some_bytes(90);
+  auto cache = model.make_cache();
+  auto state = model.make_state();
+  for (Index i = 0; i + 1 < 90; ++i) model.forward(parameters, bytes.data() + i, 1, &state, cache);
+  EXPECT_TRUE(model.is_constant_memory());
+  model.forward(parameters, bytes.data() + 89, 1, &state, cache);
+  const Matrix<float> last = cache.logits;
+  model.forward(parameters, bytes.data() + 69, 21, nullptr, cache);  // the token and the 20 before it
+  EXPECT_LT((last - cache.logits.bottomRows(1)).norm(), 1e-4f * last.norm());
+}
+
 TEST_P(EveryMixer, StreamingEqualsParallel) {
   Model<float> model(small_model(GetParam()));
   const Vector<float> parameters = noisy_parameters(model);
