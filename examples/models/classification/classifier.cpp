@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
 
-#include "classifier.hpp"
+#include "classifier_implementation.hpp"
 
 template class classification::Classifier<float>;

@@ -8,7 +8,6 @@
 #include <exception>
 #include <filesystem>
 
-#include "language_model/model.hpp"
 #include "page.hpp"
 #include "tables.hpp"
 #include "transformer/results.hpp"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
 
-#include "model.hpp"
+#include "model_implementation.hpp"
 
 template class language_model::Model<float>;

@@ -6,6 +6,8 @@
 //
 // A Model knows its configuration and the layout of its parameters. The numbers are in vectors of the caller, so one
 // model serves many threads, each with its own cache and gradient.
+//
+// The definitions are in model_implementation.hpp, which model.cpp compiles once for float.
 #pragma once
 
 #include "options.hpp"
@@ -26,10 +28,7 @@ class Model {
     Matrix<S> d_stream;  // scratch
   };
 
-  explicit Model(const ModelConfig& config)
-      : config_(config),
-        embedding_(TiedEmbedding::make(layout_, config.vocabulary, config.width)),
-        blocks_(config, layout_) {}
+  explicit Model(const ModelConfig& config);
 
   const ModelConfig& config() const { return config_; }
   const Layout& layout() const { return layout_; }
@@ -39,19 +38,9 @@ class Model {
   bool is_constant_memory() const { return blocks_.is_constant_memory(); }
 
   // Initial parameters. Branches start at zero: each block begins as the identity.
-  Vector<S> initial_parameters(std::uint64_t seed) const {
-    Vector<S> parameters = Vector<S>::Zero(layout_.size());
-    Random random(seed, 1);
-    fill_normal(parameters, embedding_.weight, 0.5 / std::sqrt(double(config_.width)), random);
-    blocks_.initialize(parameters, random);
-    return parameters;
-  }
+  Vector<S> initial_parameters(std::uint64_t seed) const;
 
-  Cache make_cache() const {
-    Cache cache;
-    cache.blocks = blocks_.make_cache();
-    return cache;
-  }
+  Cache make_cache() const;
   State make_state() const { return blocks_.make_state(); }
 
   // Call it after every change of the parameters, before forward.
@@ -59,25 +48,14 @@ class Model {
 
   // Logits [T, V] of the token after each given one, into cache.logits. A state, if given, holds the earlier tokens and
   // is advanced past the given ones.
-  void forward(const Vector<S>& parameters, const Token* tokens, Index count, State* state, Cache& cache) const {
-    embedding_.embed(parameters, tokens, count, blocks_.input(cache.blocks));
-    embedding_.logits(parameters, blocks_.forward(parameters, state, cache.blocks), cache.logits);
-  }
+  void forward(const Vector<S>& parameters, const Token* tokens, Index count, State* state, Cache& cache) const;
 
   // After forward: cache.losses [T], and their sum in nats. cache.logits become probabilities.
-  double losses(const Token* targets, Cache& cache) const {
-    cross_entropy(cache.logits, targets, cache.losses);
-    return cache.losses.template cast<double>().sum();
-  }
+  double losses(const Token* targets, Cache& cache) const;
 
   // After forward (without a state) and losses: adds the gradient of scale * sum of losses.
   void backward(const Vector<S>& parameters, const Token* tokens, const Token* targets, S scale, Cache& cache,
-                Vector<S>& gradients) const {
-    cross_entropy_backward(cache.logits, targets, scale);
-    embedding_.logits_backward(parameters, cache.blocks.normed_output, cache.logits, gradients, cache.d_stream);
-    blocks_.backward(parameters, cache.blocks, cache.d_stream, gradients);
-    embedding_.embed_backward(tokens, cache.d_stream, gradients);
-  }
+                Vector<S>& gradients) const;
 
  private:
   ModelConfig config_;

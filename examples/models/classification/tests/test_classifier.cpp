@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "../classifier.hpp"
+#include "../classifier_implementation.hpp"
 #include "transformer/mixer_both.hpp"
 #include "transformer/mixer_sdpa.hpp"
 #include "transformer/tests/check_gradients.hpp"

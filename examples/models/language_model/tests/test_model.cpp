@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "../model.hpp"
+#include "../model_implementation.hpp"
 #include "transformer/tests/check_gradients.hpp"
 
 namespace language_model {
