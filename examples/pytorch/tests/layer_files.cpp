@@ -133,6 +133,10 @@ void for_each_case(const Path& all, const F& f) {
   });
   one("norm", [](LayerConfig& c) { c.has_output_norm = true; });
   one("gate", [](LayerConfig& c) { c.has_output_gate = true; });
+  one("sigmoid_gate", [](LayerConfig& c) {
+    c.has_output_gate = true;
+    c.gate_activation = gma::GateActivation::sigmoid;
+  });
   one("bidirectional", bidirectional);
   one("bidirectional_row_norm_gate", [&](LayerConfig& c) {
     bidirectional(c);

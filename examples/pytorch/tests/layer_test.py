@@ -99,6 +99,10 @@ class Layer(unittest.TestCase):
         self.assertLessEqual(relative_error(b[:, :70], a[:, :70]), 1e-14)
         self.assertGreater(relative_error(b[:, 70], a[:, 70]), 1e-3)
 
+    def test_makes_nothing_on_another_device(self):
+        layer = AttentionLayer(self.config).to("meta")
+        self.assertEqual(layer(torch.empty(2, 80, 16, device="meta")).shape, (2, 80, 16))
+
     @unittest.skipUnless(hasattr(torch, "compile"), "needs PyTorch 2")
     def test_is_one_graph(self):
         layer, x = AttentionLayer(self.config), torch.randn(2, 80, 16)
