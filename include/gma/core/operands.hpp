@@ -18,6 +18,14 @@ using Scalar = typename M::Scalar;
 
 namespace detail {
 
+/// S itself, where it is not to be deduced from an argument.
+template <class S>
+struct SameType {
+  using type = S;
+};
+template <class S>
+using Same = typename SameType<S>::type;
+
 /// The numbers of an expression. It comes first among the bases, so that a view of the numbers can be the second one.
 template <class S>
 struct EvaluatedExpression {

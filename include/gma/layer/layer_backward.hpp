@@ -25,9 +25,9 @@ namespace gma {
 /// not from a complete forward pass of a layer of that config and of that many rows; if `initial` is missing or its
 /// positions are not those at which the pass began; and if d_final or d_initial is given for a bidirectional layer.
 /// After any other exception `gradient` holds part of the sum, and d_initial is unchanged.
-template <class DX, class S, class Covariance, class DY>
-void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covariance>& gradient,
-                   const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<DY>& d_output,
+template <class S, class Covariance>
+void backward_into(const Out<detail::Same<S>>& d_x, AttentionLayer<S, Covariance>& gradient,
+                   const AttentionLayer<S, Covariance>& layer, const In<detail::Same<S>>& d_output,
                    LayerCache<S>& cache, LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options = {},
                    const typename LayerCache<S>::States* initial = nullptr,
                    const typename LayerCache<S>::States* d_final = nullptr,
@@ -35,10 +35,10 @@ void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covarianc
 
 /// The same after cross attention, forward_into(out, layer, x, context, cache, ...): d_context, Nk x D, is assigned,
 /// too.
-template <class DX, class DC, class S, class Covariance, class DY>
-void backward_into(const Eigen::MatrixBase<DX>& d_x, const Eigen::MatrixBase<DC>& d_context,
+template <class S, class Covariance>
+void backward_into(const Out<detail::Same<S>>& d_x, const Out<detail::Same<S>>& d_context,
                    AttentionLayer<S, Covariance>& gradient, const AttentionLayer<S, Covariance>& layer,
-                   const Eigen::MatrixBase<DY>& d_output, LayerCache<S>& cache,
+                   const In<detail::Same<S>>& d_output, LayerCache<S>& cache,
                    LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options = {});
 
 /// Forward and backward in one call.
@@ -47,9 +47,9 @@ struct LayerGradients {
   Matrix<S> x;                          ///< N x D
   AttentionLayer<S, Covariance> layer;  ///< the gradient of the parameters
 };
-template <class S, class Covariance, class X, class DY>
-LayerGradients<S, Covariance> backward(const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<X>& x,
-                                       const Eigen::MatrixBase<DY>& d_output, const Sequences& sequences = {},
+template <class S, class Covariance>
+LayerGradients<S, Covariance> backward(const AttentionLayer<S, Covariance>& layer, const In<detail::Same<S>>& x,
+                                       const In<detail::Same<S>>& d_output, const Sequences& sequences = {},
                                        const LayerOptions& options = {});
 
 // Implementation -----------------------------------------------------------------------------------------------------
@@ -103,10 +103,10 @@ void run_parts_backward(const AttentionLayer<S, Covariance>& layer, const PassRo
 }
 
 /// The backward pass, except for what only states or a context need.
-template <class S, class Covariance, class DX, class DY>
-void layer_backward(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covariance>& gradient,
-                    const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<DY>& d_output,
-                    LayerCache<S>& cache, LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options,
+template <class S, class Covariance>
+void layer_backward(const TokenSink<S>& d_x, AttentionLayer<S, Covariance>& gradient,
+                    const AttentionLayer<S, Covariance>& layer, const TokenView<S>& d_output, LayerCache<S>& cache,
+                    LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options,
                     const std::vector<LayerState<S>>* initial, const std::vector<LayerState<S>>* d_final,
                     bool has_d_states) {
   constexpr const char* function = "backward";
@@ -125,35 +125,35 @@ void layer_backward(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covarian
   if (has_d_states && !layer.config.is_causal) {
     invalid_argument(function, "layer is bidirectional, expected a causal one for gradients of states");
   }
-  gather_rows(d_output.derived(), cache.placement, scratch.d_output, scratch.workspace);
+  gather_rows(d_output, cache.placement, scratch.d_output);
   const std::vector<std::int64_t>&offsets = cache.inputs.sequences.offsets,
         &key_offsets = cache.pass.has_context ? cache.inputs.key_sequences->offsets : offsets;
   const PassRows<S> rows{layer.config, shape, offsets, options.executor, scratch.workspace},
       key_rows{layer.config, shape, key_offsets, options.executor, scratch.workspace};
   run_parts_backward(layer, rows, key_rows, cache, scratch, gradient, options, initial, d_final, has_d_states);
-  scatter_rows(scratch.d_input, cache.placement, writable(d_x).derived());
+  scatter_rows(scratch.d_input, cache.placement, d_x, scratch.workspace);
 }
 
 }  // namespace detail
 
-template <class DX, class S, class Covariance, class DY>
-void backward_into(const Eigen::MatrixBase<DX>& d_x, AttentionLayer<S, Covariance>& gradient,
-                   const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<DY>& d_output,
+template <class S, class Covariance>
+void backward_into(const Out<detail::Same<S>>& d_x, AttentionLayer<S, Covariance>& gradient,
+                   const AttentionLayer<S, Covariance>& layer, const In<detail::Same<S>>& d_output,
                    LayerCache<S>& cache, LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options,
                    const typename LayerCache<S>::States* initial, const typename LayerCache<S>::States* d_final,
                    typename LayerCache<S>::States* d_initial) {
   if (cache.pass.has_context) {
     detail::invalid_argument("backward", "cache is from a pass of cross attention, expected d_context after d_x");
   }
-  detail::layer_backward(d_x, gradient, layer, d_output, cache, scratch, options, initial, d_final,
-                         d_final != nullptr || d_initial != nullptr);
+  detail::layer_backward<S, Covariance>(d_x, gradient, layer, d_output, cache, scratch, options, initial, d_final,
+                                        d_final != nullptr || d_initial != nullptr);
   if (d_initial != nullptr) d_initial->swap(scratch.d_states);
 }
 
-template <class DX, class DC, class S, class Covariance, class DY>
-void backward_into(const Eigen::MatrixBase<DX>& d_x, const Eigen::MatrixBase<DC>& d_context,
+template <class S, class Covariance>
+void backward_into(const Out<detail::Same<S>>& d_x, const Out<detail::Same<S>>& d_context,
                    AttentionLayer<S, Covariance>& gradient, const AttentionLayer<S, Covariance>& layer,
-                   const Eigen::MatrixBase<DY>& d_output, LayerCache<S>& cache,
+                   const In<detail::Same<S>>& d_output, LayerCache<S>& cache,
                    LayerGradientCache<S, Covariance>& scratch, const LayerOptions& options) {
   if (!cache.pass.has_context) {
     detail::invalid_argument("backward", "cache is not from a pass of cross attention, expected no d_context");
@@ -161,13 +161,13 @@ void backward_into(const Eigen::MatrixBase<DX>& d_x, const Eigen::MatrixBase<DC>
   detail::check_shape("backward", "d_context", d_context.rows(), d_context.cols(), cache.context_rows,
                       detail::LayerShape(layer.config).width, "as the context of the forward pass");
   const typename LayerCache<S>::States* none = nullptr;
-  detail::layer_backward(d_x, gradient, layer, d_output, cache, scratch, options, none, none, false);
-  detail::scatter_rows(scratch.d_context, cache.context_placement, detail::writable(d_context).derived());
+  detail::layer_backward<S, Covariance>(d_x, gradient, layer, d_output, cache, scratch, options, none, none, false);
+  detail::scatter_rows<S>(scratch.d_context, cache.context_placement, d_context, scratch.workspace);
 }
 
-template <class S, class Covariance, class X, class DY>
-LayerGradients<S, Covariance> backward(const AttentionLayer<S, Covariance>& layer, const Eigen::MatrixBase<X>& x,
-                                       const Eigen::MatrixBase<DY>& d_output, const Sequences& sequences,
+template <class S, class Covariance>
+LayerGradients<S, Covariance> backward(const AttentionLayer<S, Covariance>& layer, const In<detail::Same<S>>& x,
+                                       const In<detail::Same<S>>& d_output, const Sequences& sequences,
                                        const LayerOptions& options) {
   LayerCache<S> cache;
   LayerGradientCache<S, Covariance> scratch;

@@ -21,59 +21,57 @@ namespace gma {
 /// Nothing else looks for numbers that are not finite. Without a forgetting gate a NaN spreads, and in any layer an
 /// infinity: to the outputs of its own sequence from that row on, with a window also to the block of tokens before it,
 /// and to the state, but to no other sequence. A parameter that is not finite spreads to all of them (see validate()).
-template <class L, class X>
-Matrix<typename L::Scalar> forward(const L& layer, const Eigen::MatrixBase<X>& x, const Sequences& sequences = {},
-                                   const LayerOptions& options = {});
+template <class L>
+Matrix<Scalar<L>> forward(const L& layer, const In<Scalar<L>>& x, const Sequences& sequences = {},
+                          const LayerOptions& options = {});
 
 /// The same into a caller's N x D matrix, block or map; leaves in `cache` what backward_into() needs.
-template <class Out, class L, class X>
-void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                  LayerCache<typename L::Scalar>& cache, const Sequences& sequences = {},
-                  const LayerOptions& options = {});
+template <class L>
+void forward_into(const Out<Scalar<L>>& out, const L& layer, const In<Scalar<L>>& x, LayerCache<Scalar<L>>& cache,
+                  const Sequences& sequences = {}, const LayerOptions& options = {});
 
 /// Every sequence goes on from its state and advances it. Prefill in chunks of any lengths, one pass and single tokens
 /// give the same outputs, within rounding. After an exception the states are unchanged, with one exception: a call of
 /// few tokens per sequence, of a kind that the cache has met before, changes the memories in place, because a copy
 /// would cost as much as the call. No argument can make such a call fail midway. If memory runs out or the executor
 /// throws in it, the states refuse every use until they are reset, loaded or assigned.
-template <class Out, class L, class X, class S>
-void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                  std::vector<LayerState<S>>& states, LayerCache<S>& cache, const Sequences& sequences = {},
-                  const LayerOptions& options = {});
+template <class L>
+void forward_into(const Out<Scalar<L>>& out, const L& layer, const In<Scalar<L>>& x,
+                  std::vector<LayerState<Scalar<L>>>& states, LayerCache<Scalar<L>>& cache,
+                  const Sequences& sequences = {}, const LayerOptions& options = {});
 /// The same for states that are kept apart. Throws std::invalid_argument if one is null, or given twice.
-template <class Out, class L, class X, class S>
-void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                  const std::vector<LayerState<S>*>& states, LayerCache<S>& cache, const Sequences& sequences = {},
-                  const LayerOptions& options = {});
+template <class L>
+void forward_into(const Out<Scalar<L>>& out, const L& layer, const In<Scalar<L>>& x,
+                  const std::vector<LayerState<Scalar<L>>*>& states, LayerCache<Scalar<L>>& cache,
+                  const Sequences& sequences = {}, const LayerOptions& options = {});
 
 /// Cross attention of a bidirectional layer: keys and values come from the context, Nk x D, and everything else from x,
 /// N x D. `context_sequences` has one entry per sequence, of any length: every sequence attends to its own. Throws
 /// std::invalid_argument if the layer is causal.
-template <class L, class X, class C>
-Matrix<typename L::Scalar> forward(const L& layer, const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<C>& context,
-                                   const Sequences& sequences = {}, const Sequences& context_sequences = {},
-                                   const LayerOptions& options = {});
-template <class Out, class L, class X, class C>
-void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                  const Eigen::MatrixBase<C>& context, LayerCache<typename L::Scalar>& cache,
-                  const Sequences& sequences = {}, const Sequences& context_sequences = {},
-                  const LayerOptions& options = {});
+template <class L>
+Matrix<Scalar<L>> forward(const L& layer, const In<Scalar<L>>& x, const In<Scalar<L>>& context,
+                          const Sequences& sequences = {}, const Sequences& context_sequences = {},
+                          const LayerOptions& options = {});
+template <class L>
+void forward_into(const Out<Scalar<L>>& out, const L& layer, const In<Scalar<L>>& x, const In<Scalar<L>>& context,
+                  LayerCache<Scalar<L>>& cache, const Sequences& sequences = {},
+                  const Sequences& context_sequences = {}, const LayerOptions& options = {});
 
 /// One stream: x is N x D, its next N tokens.
-template <class L, class X, class S>
-Matrix<S> forward(const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state,
-                  const LayerOptions& options = {});
+template <class L>
+Matrix<Scalar<L>> forward(const L& layer, const In<Scalar<L>>& x, LayerState<Scalar<L>>& state,
+                          const LayerOptions& options = {});
 
 /// A decoding step: x is the next token of one stream, 1 x D, and so is `out`. From the second call with the same cache
 /// on nothing is allocated, except when memories begin to keep remainders. compile() the layer first. The first call
 /// would compile an AttentionLayer into the cache, which costs tens of steps, and every further call would compare all
 /// its parameters with those that were compiled, which costs one or two steps.
-template <class Out, class L, class X, class S>
-void step_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state,
-               LayerCache<S>& cache);
+template <class L>
+void step_into(const Out<Scalar<L>>& out, const L& layer, const In<Scalar<L>>& x, LayerState<Scalar<L>>& state,
+               LayerCache<Scalar<L>>& cache);
 /// The same with a cache that every call allocates: for a token or two. Every call also compiles an AttentionLayer.
-template <class L, class X, class S>
-RowVector<S> step(const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state);
+template <class L>
+RowVector<Scalar<L>> step(const L& layer, const In<Scalar<L>>& x, LayerState<Scalar<L>>& state);
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -176,9 +174,9 @@ void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerSt
 }
 
 /// The opening of every forward pass: checks, the layer compiled, and the rows of x in the cache.
-template <class Out, class L, class X, class S>
-const auto& begin_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                          LayerCache<S>& cache, const Sequences& sequences) {
+template <class L, class S>
+const auto& begin_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& x, LayerCache<S>& cache,
+                          const Sequences& sequences) {
   constexpr const char* function = "forward";
   cache.pass.is_complete = false;
   const auto& compiled = compiled_layer(function, layer, x.rows(), cache);
@@ -186,7 +184,7 @@ const auto& begin_forward(const Eigen::MatrixBase<Out>& out, const L& layer, con
   check_shape(function, "out", out.rows(), out.cols(), x.rows(), compiled.config.width, "as x");
   place(function, "sequences", sequences, 1, x.rows(), cache.placement);
   cache.rows = x.rows();
-  gather_rows(x.derived(), cache.placement, cache.input, cache.workspace);
+  gather_rows(x, cache.placement, cache.input);
   set_packed_offsets(cache.placement, cache.inputs.sequences);
   return compiled;
 }
@@ -194,22 +192,21 @@ const auto& begin_forward(const Eigen::MatrixBase<Out>& out, const L& layer, con
 /// Stands for a number of states in a pass that has none.
 inline constexpr Index no_states = -1;
 
-template <class Out, class L, class X, class S>
-void layer_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                   LayerState<S>* const* states, Index state_count, LayerCache<S>& cache, const Sequences& sequences,
-                   const LayerOptions& options) {
+template <class L, class S>
+void layer_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& x, LayerState<S>* const* states,
+                   Index state_count, LayerCache<S>& cache, const Sequences& sequences, const LayerOptions& options) {
   const auto& compiled = begin_forward(out, layer, x, cache, sequences);
   if (state_count != no_states) check_states("forward", compiled, states, state_count, cache);
   begin_pass(compiled.config, states, state_count, cache.pass);
   cache.inputs.key_sequences.reset();
   run_layer(compiled, cache, state_count == no_states ? nullptr : states, options.executor);
-  scatter_rows(cache.output, cache.placement, writable(out).derived());
+  scatter_rows(cache.output, cache.placement, out, cache.workspace);
 }
 
-template <class Out, class L, class X, class C, class S>
-void cross_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                   const Eigen::MatrixBase<C>& context, LayerCache<S>& cache, const Sequences& sequences,
-                   const Sequences& context_sequences, const LayerOptions& options) {
+template <class L, class S>
+void cross_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& x, const TokenView<S>& context,
+                   LayerCache<S>& cache, const Sequences& sequences, const Sequences& context_sequences,
+                   const LayerOptions& options) {
   constexpr const char* function = "forward";
   const auto& compiled = begin_forward(out, layer, x, cache, sequences);
   const LayerShape shape(compiled.config);
@@ -224,89 +221,92 @@ void cross_forward(const Eigen::MatrixBase<Out>& out, const L& layer, const Eige
   begin_pass(compiled.config, none, 0, cache.pass);
   cache.pass.has_context = true;
   cache.context_rows = context.rows();
-  gather_rows(context.derived(), cache.context_placement, cache.context, cache.workspace);
+  gather_rows(context, cache.context_placement, cache.context);
   if (!cache.inputs.key_sequences) cache.inputs.key_sequences.emplace();
   set_packed_offsets(cache.context_placement, *cache.inputs.key_sequences);
   const PassRows<S> rows{compiled.config, shape, cache.inputs.sequences.offsets, options.executor, cache.workspace},
       key_rows{compiled.config, shape, cache.inputs.key_sequences->offsets, options.executor, cache.workspace};
   run_parts(compiled, rows, key_rows, cache, none, false);
   cache.pass.is_complete = true;
-  scatter_rows(cache.output, cache.placement, writable(out).derived());
+  scatter_rows(cache.output, cache.placement, out, cache.workspace);
 }
 
 }  // namespace detail
 
-template <class Out, class L, class X, class C>
-void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                  const Eigen::MatrixBase<C>& context, LayerCache<typename L::Scalar>& cache,
-                  const Sequences& sequences, const Sequences& context_sequences, const LayerOptions& options) {
-  detail::cross_forward(out, layer, x, context, cache, sequences, context_sequences, options);
+template <class L>
+void forward_into(const Out<Scalar<L>>& out, const L& layer, const In<Scalar<L>>& x, const In<Scalar<L>>& context,
+                  LayerCache<Scalar<L>>& cache, const Sequences& sequences, const Sequences& context_sequences,
+                  const LayerOptions& options) {
+  detail::cross_forward<L, Scalar<L>>(out, layer, x, context, cache, sequences, context_sequences, options);
 }
 
-template <class L, class X, class C>
-Matrix<typename L::Scalar> forward(const L& layer, const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<C>& context,
-                                   const Sequences& sequences, const Sequences& context_sequences,
-                                   const LayerOptions& options) {
-  LayerCache<typename L::Scalar> cache;
-  Matrix<typename L::Scalar> out(x.rows(), x.cols());
+template <class L>
+Matrix<Scalar<L>> forward(const L& layer, const In<Scalar<L>>& x, const In<Scalar<L>>& context,
+                          const Sequences& sequences, const Sequences& context_sequences, const LayerOptions& options) {
+  LayerCache<Scalar<L>> cache;
+  Matrix<Scalar<L>> out(x.rows(), x.cols());
   forward_into(out, layer, x, context, cache, sequences, context_sequences, options);
   return out;
 }
 
-template <class Out, class L, class X>
-void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                  LayerCache<typename L::Scalar>& cache, const Sequences& sequences, const LayerOptions& options) {
-  LayerState<typename L::Scalar>* const* none = nullptr;
-  detail::layer_forward(out, layer, x, none, detail::no_states, cache, sequences, options);
+template <class L>
+void forward_into(const Out<Scalar<L>>& out, const L& layer, const In<Scalar<L>>& x, LayerCache<Scalar<L>>& cache,
+                  const Sequences& sequences, const LayerOptions& options) {
+  LayerState<Scalar<L>>* const* none = nullptr;
+  detail::layer_forward<L, Scalar<L>>(out, layer, x, none, detail::no_states, cache, sequences, options);
 }
 
-template <class Out, class L, class X, class S>
-void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                  std::vector<LayerState<S>>& states, LayerCache<S>& cache, const Sequences& sequences,
+template <class L>
+void forward_into(const Out<Scalar<L>>& out, const L& layer, const In<Scalar<L>>& x,
+                  std::vector<LayerState<Scalar<L>>>& states, LayerCache<Scalar<L>>& cache, const Sequences& sequences,
                   const LayerOptions& options) {
+  using S = Scalar<L>;
   std::vector<LayerState<S>*>& pointers = cache.workspace.template keep<std::vector<LayerState<S>*>>();
   pointers.clear();
   for (LayerState<S>& state : states) pointers.push_back(&state);
   forward_into(out, layer, x, pointers, cache, sequences, options);
 }
 
-template <class Out, class L, class X, class S>
-void forward_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x,
-                  const std::vector<LayerState<S>*>& states, LayerCache<S>& cache, const Sequences& sequences,
-                  const LayerOptions& options) {
-  detail::layer_forward(out, layer, x, states.data(), static_cast<Index>(states.size()), cache, sequences, options);
+template <class L>
+void forward_into(const Out<Scalar<L>>& out, const L& layer, const In<Scalar<L>>& x,
+                  const std::vector<LayerState<Scalar<L>>*>& states, LayerCache<Scalar<L>>& cache,
+                  const Sequences& sequences, const LayerOptions& options) {
+  detail::layer_forward<L, Scalar<L>>(out, layer, x, states.data(), static_cast<Index>(states.size()), cache, sequences,
+                                      options);
 }
 
-template <class L, class X>
-Matrix<typename L::Scalar> forward(const L& layer, const Eigen::MatrixBase<X>& x, const Sequences& sequences,
-                                   const LayerOptions& options) {
-  LayerCache<typename L::Scalar> cache;
-  Matrix<typename L::Scalar> out(x.rows(), x.cols());
+template <class L>
+Matrix<Scalar<L>> forward(const L& layer, const In<Scalar<L>>& x, const Sequences& sequences,
+                          const LayerOptions& options) {
+  LayerCache<Scalar<L>> cache;
+  Matrix<Scalar<L>> out(x.rows(), x.cols());
   forward_into(out, layer, x, cache, sequences, options);
   return out;
 }
 
-template <class L, class X, class S>
-Matrix<S> forward(const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state, const LayerOptions& options) {
+template <class L>
+Matrix<Scalar<L>> forward(const L& layer, const In<Scalar<L>>& x, LayerState<Scalar<L>>& state,
+                          const LayerOptions& options) {
+  using S = Scalar<L>;
   LayerCache<S> cache;
   Matrix<S> out(x.rows(), x.cols());
   LayerState<S>* one = &state;
-  detail::layer_forward(out, layer, x, &one, 1, cache, Sequences(), options);
+  detail::layer_forward<L, S>(Out<S>(out), layer, x, &one, 1, cache, Sequences(), options);
   return out;
 }
 
-template <class Out, class L, class X, class S>
-void step_into(const Eigen::MatrixBase<Out>& out, const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state,
-               LayerCache<S>& cache) {
+template <class L>
+void step_into(const Out<Scalar<L>>& out, const L& layer, const In<Scalar<L>>& x, LayerState<Scalar<L>>& state,
+               LayerCache<Scalar<L>>& cache) {
   detail::check_size("step", "x", "rows", x.rows(), 1, "one token");
-  LayerState<S>* one = &state;
-  detail::layer_forward(out, layer, x, &one, 1, cache, Sequences(), LayerOptions());
+  LayerState<Scalar<L>>* one = &state;
+  detail::layer_forward<L, Scalar<L>>(out, layer, x, &one, 1, cache, Sequences(), LayerOptions());
 }
 
-template <class L, class X, class S>
-RowVector<S> step(const L& layer, const Eigen::MatrixBase<X>& x, LayerState<S>& state) {
-  LayerCache<S> cache;
-  RowVector<S> out(x.cols());
+template <class L>
+RowVector<Scalar<L>> step(const L& layer, const In<Scalar<L>>& x, LayerState<Scalar<L>>& state) {
+  LayerCache<Scalar<L>> cache;
+  RowVector<Scalar<L>> out(x.cols());
   step_into(out, layer, x, state, cache);
   return out;
 }

@@ -99,58 +99,56 @@ struct PassRows {
   }
 };
 
-/// The value of an expression. Its memory is reused.
-template <class T>
-struct EvaluatedRows {
-  Matrix<T> rows;
-};
-
-/// Copies the rows that belong to a sequence into a packed matrix. An expression is evaluated once.
-template <class S, class X>
-void gather_rows(const X& x, const Placement& placement, Matrix<S>& packed, Workspace<S>& workspace) {
-  using T = typename X::Scalar;
-  static_assert(is_storage_of<T, S>,
-                "gma: a layer's input must have the layer's scalar, or be bfloat16 or half storage of it");
+/// Copies the rows that belong to a sequence into a packed matrix.
+template <class S>
+void gather_rows(const TokenView<S>& x, const Placement& placement, Matrix<S>& packed) {
   Index count = 0;
   for (const Placement::Span& span : placement.spans) count += span.count;
-  if constexpr ((X::Flags & Eigen::DirectAccessBit) == 0) {
-    const bool is_taken_whole = placement.count() == 1 && count == x.rows() && !placement.is_masked;
-    if (!is_taken_whole) {
-      Matrix<T>& evaluated = workspace.template keep<EvaluatedRows<T>>().rows;
-      assign(evaluated, x);
-      return gather_rows(evaluated, placement, packed, workspace);
-    }
-    resize(packed, count, x.cols());
-    packed = x.template cast<S>();
-    return;
-  }
   resize(packed, count, x.cols());
   Index row = 0;
+  const auto copy = [&](Index begin, Index now) {
+    Tile<S> to = rows(packed, row, now);
+    const ConstTile<S> from = x.tile(begin, now, to);
+    if (from.data() != to.data()) to = from;
+    row += now;
+  };
   for (const Placement::Span& span : placement.spans) {
     if (!placement.is_masked) {
-      packed.middleRows(row, span.count) = x.middleRows(span.begin, span.count).template cast<S>();
-      row += span.count;
+      copy(span.begin, span.count);
       continue;
     }
-    for (Index i = 0; i < span.count; ++i) packed.row(row++) = x.row(placement.row(span.begin + i)).template cast<S>();
+    for (Index i = 0; i < span.count; ++i) copy(placement.row(span.begin + i), 1);
   }
 }
 
 /// Copies packed rows back to their places in `out`, and zeros into the other rows.
-template <class S, class Out>
-void scatter_rows(const Matrix<S>& packed, const Placement& placement, Out& out) {
-  using T = typename Out::Scalar;
-  static_assert(is_storage_of<T, S>, "gma: a layer's output must have the layer's scalar, or be storage of it");
-  if (placement.has_padding) out.setConstant(T(0));
+template <class S>
+void scatter_rows(const Matrix<S>& packed, const Placement& placement, const TokenSink<S>& out,
+                  Workspace<S>& workspace) {
+  const auto put = [&](Index begin, const Tile<S>& from) {
+    Tile<S> to = out.tile(begin, from.rows(), from);
+    if (to.data() != from.data()) to = from;
+    out.store(begin, to);
+  };
+  if (placement.has_padding) {
+    typename Workspace<S>::Frame frame(workspace);
+    Tile<S> zeros = workspace.take(1, out.cols());
+    zeros.setConstant(S(0));
+    for (Index i = 0; i < out.rows(); ++i) put(i, zeros);
+  }
   Index row = 0;
+  const auto copy = [&](Index begin, Index now) {
+    // Only read, where it is not `out` itself.
+    put(begin, Tile<S>(const_cast<S*>(packed.data()) + row * packed.cols(), now, packed.cols(),
+                       Eigen::OuterStride<>(packed.cols())));
+    row += now;
+  };
   for (const Placement::Span& span : placement.spans) {
     if (!placement.is_masked) {
-      out.middleRows(span.begin, span.count) = packed.middleRows(row, span.count).template cast<T>();
-      row += span.count;
+      copy(span.begin, span.count);
       continue;
     }
-    for (Index i = 0; i < span.count; ++i)
-      out.row(placement.row(span.begin + i)) = packed.row(row++).template cast<T>();
+    for (Index i = 0; i < span.count; ++i) copy(placement.row(span.begin + i), 1);
   }
 }
 
