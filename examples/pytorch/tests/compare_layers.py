@@ -23,11 +23,14 @@ def compare(folder: Path) -> float:
     if found.keys() | {"d_y"} | inputs.keys() != expected.keys():
         raise KeyError(f"{folder}: other tensors than {list(expected)}")
     errors = {name: ((values - expected[name]).norm() / expected[name].norm()).item() for name, values in found.items()}
+    if y.dtype == torch.float32:  # sums that cancel: relative to the gradient of all parameters
+        everything = torch.cat([parameter.grad.flatten() for parameter in layer.parameters()]).norm()
+        errors.update({name: ((values - expected[name]).norm() / everything).item()
+                       for name, values in found.items() if name.startswith("gradient.")})
     worst = max(errors, key=errors.get)
     print(f"{folder.name}: outputs {errors['y']:.1e}, at most {errors[worst]:.1e} ({worst})")
     for name, error in errors.items():
-        # In float, the sums over tokens in the gradients of mixtures and gates cancel down to 3e-5, here and in C++.
-        tolerance = 1e-12 if y.dtype == torch.float64 else 1e-4 if name.startswith("gradient.") else 1e-6
+        tolerance = 1e-12 if y.dtype == torch.float64 else 5e-6 if name.startswith("gradient.") else 1e-6
         if not error <= tolerance:
             raise ValueError(f"{folder}: {name} differs from C++ by {error:.2g}, expected at most {tolerance}")
 

@@ -29,6 +29,13 @@ constexpr Index batch = 2, tokens = 150, context_tokens = 90;
 gma::Sequences sequences(Index length) { return gma::Sequences::packed({0, length, 2 * length}); }
 
 template <class S>
+Matrix<S> normal(gma::Random& random, Index rows, Index cols) {
+  Matrix<double> numbers(rows, cols);
+  random.fill_normal(numbers);
+  return numbers.cast<S>();
+}
+
+template <class S>
 void put(gma::io::SafeTensors& file, const char* name, const Matrix<S>& values) {
   file.tensors[name] = gma::io::make_tensor(values, {batch, values.rows() / batch, values.cols()});
 }
@@ -36,14 +43,15 @@ void put(gma::io::SafeTensors& file, const char* name, const Matrix<S>& values) 
 template <class S, class Covariance>
 void write_case(const Path& folder, const LayerConfig& config, bool has_context) {
   gma::AttentionLayer<S, Covariance> layer = gma::random_layer<S, Covariance>(config, 1);
+  gma::Random random(2);
   // No parameter stays at a start of 0 or 1, so that none goes unnoticed.
   gma::visit_parameters(
-      [](const gma::Parameter&, Eigen::Map<Matrix<S>> values) {
-        values += S(0.2) * Matrix<S>::Random(values.rows(), values.cols());
+      [&](const gma::Parameter&, Eigen::Map<Matrix<S>> values) {
+        values += S(0.1) * normal<S>(random, values.rows(), values.cols());
       },
       layer);
-  const Matrix<S> x = Matrix<S>::Random(batch * tokens, config.width);
-  const Matrix<S> d_y = Matrix<S>::Random(batch * tokens, config.width);
+  const Matrix<S> x = normal<S>(random, batch * tokens, config.width);
+  const Matrix<S> d_y = normal<S>(random, batch * tokens, config.width);
   const gma::Sequences rows = sequences(tokens);
   Matrix<S> y(x.rows(), x.cols()), d_x(x.rows(), x.cols());
   gma::AttentionLayer<S, Covariance> gradient(config);
@@ -51,7 +59,7 @@ void write_case(const Path& folder, const LayerConfig& config, bool has_context)
   gma::LayerGradientCache<S, Covariance> scratch;
   gma::io::SafeTensors pass;
   if (has_context) {
-    const Matrix<S> context = Matrix<S>::Random(batch * context_tokens, config.width);
+    const Matrix<S> context = normal<S>(random, batch * context_tokens, config.width);
     Matrix<S> d_context(context.rows(), context.cols());
     gma::forward_into(y, layer, x, context, cache, rows, sequences(context_tokens));
     gma::backward_into(d_x, d_context, gradient, layer, d_y, cache, scratch);
