@@ -120,8 +120,10 @@ TEST_P(EveryForm, EveryTokenSeesLaterOnes) {
     blocks.input(cache) = x;
     blocks.input(cache).row(35) *= -1;
     const Matrix<double> change = blocks.forward(parameters, nullptr, cache) - before;
-    const bool is_window = GetParam().mixer == MixerKind::window;
-    for (Index t = is_window ? 33 : 0; t < (is_window ? 38 : 70); ++t) {
+    // The window sees three tokens. Mamba forgets: after some 30 tokens the change is below rounding.
+    const MixerKind mixer = GetParam().mixer;
+    const Index near = mixer == MixerKind::window ? 2 : mixer == MixerKind::mamba ? 15 : 35;
+    for (Index t = 35 - near; t < (std::min)(Index(70), 36 + near); ++t) {
       EXPECT_EQ(change.row(t).norm() > 0, !is_causal || t >= 35) << "token " << t << (is_causal ? ", causal" : "");
     }
     if (!is_causal) {
