@@ -50,12 +50,9 @@ std::vector<gma::LayerConfig> other_configs() {
   add([](gma::LayerConfig& c) { c.window = 0; });
   add([](gma::LayerConfig& c) { c.window = 4; });
   add([](gma::LayerConfig& c) { c.has_forgetting = false; });
-  add([](gma::LayerConfig& c) { c.has_output_norm = true; });
-  add([](gma::LayerConfig& c) { c.has_output_gate = true; });
-  add([](gma::LayerConfig& c) {
-    c.has_output_gate = true;
-    c.gate_activation = gma::GateActivation::sigmoid;
-  });
+  add([](gma::LayerConfig& c) { c.has_output_norm = false; });
+  add([](gma::LayerConfig& c) { c.has_output_gate = false; });
+  add([](gma::LayerConfig& c) { c.gate_activation = gma::GateActivation::sigmoid; });
   add([](gma::LayerConfig& c) { c.normalization = Normalization::row; });
   add([](gma::LayerConfig& c) { c.is_causal = c.has_forgetting = false, c.window = 0; });
   return configs;

@@ -25,17 +25,14 @@ std::vector<std::pair<std::string, LayerConfig>> all_configs() {
   add("no convolution", [](LayerConfig& c) { c.convolution = 1; });
   add("two taps", [](LayerConfig& c) { c.convolution = 2; });
   add("no forgetting", [](LayerConfig& c) { c.has_forgetting = false; });
-  add("output norm", [](LayerConfig& c) { c.has_output_norm = true; });
-  for (const GateActivation activation : {GateActivation::sigmoid, GateActivation::silu}) {
-    add(activation == GateActivation::silu ? "silu gate" : "sigmoid gate", [&](LayerConfig& c) {
-      c.has_output_gate = true;
-      c.gate_activation = activation;
-    });
-    add(activation == GateActivation::silu ? "norm and silu gate" : "norm and sigmoid gate", [&](LayerConfig& c) {
-      c.has_output_norm = c.has_output_gate = true;
-      c.gate_activation = activation;
-    });
-  }
+  add("neither norm nor gate", [](LayerConfig& c) { c.has_output_norm = c.has_output_gate = false; });
+  add("output norm", [](LayerConfig& c) { c.has_output_gate = false; });
+  add("silu gate", [](LayerConfig& c) { c.has_output_norm = false; });
+  add("norm and sigmoid gate", [](LayerConfig& c) { c.gate_activation = GateActivation::sigmoid; });
+  add("sigmoid gate", [](LayerConfig& c) {
+    c.has_output_norm = false;
+    c.gate_activation = GateActivation::sigmoid;
+  });
   add("row", [](LayerConfig& c) { c.normalization = Normalization::row; });
   add("none", [](LayerConfig& c) { c.normalization = Normalization::none; });
   add("one mixture a head", [](LayerConfig& c) { c.components = {5}; });
@@ -43,9 +40,8 @@ std::vector<std::pair<std::string, LayerConfig>> all_configs() {
   add("no groups", [](LayerConfig& c) { c.key_value_heads = 0; });
   add("window", [](LayerConfig& c) { c.window = 5; });
   add("window of one", [](LayerConfig& c) { c.window = 1; });
-  add("window longer than a block, norm and gate", [](LayerConfig& c) {
+  add("window longer than a block", [](LayerConfig& c) {
     c.window = 150;
-    c.has_output_norm = c.has_output_gate = true;
     c.gate_activation = GateActivation::sigmoid;
   });
   add("bidirectional", [](LayerConfig& c) { c.is_causal = c.has_forgetting = false; });

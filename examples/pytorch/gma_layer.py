@@ -36,8 +36,8 @@ class LayerConfig:
     convolution: int = 4  # taps; 1: none
     has_forgetting: bool = True  # causal layers only
     window: int = 0  # tokens of exact attention; causal layers only
-    has_output_norm: bool = False
-    has_output_gate: bool = False
+    has_output_norm: bool = True
+    has_output_gate: bool = True
     gate_activation: str = "silu"  # or "sigmoid": of the output gate
     shortest_time: float = 16.0  # time constants in tokens that the forgetting starts from
     longest_time: float = 512.0

@@ -31,14 +31,19 @@ class ModelConfig:
     layers: int = 2
     width: int = 96  # D
     heads: int = 2
-    mlp_width: int = 256
+    mlp_width: int = 256  # 0: no MLP
     components: list[int] = dataclasses.field(default_factory=lambda: [8, 8])
     plain_components: int = 64  # gma-plain: instead of components
     convolution: int = 0  # taps; 1: none; 0: four
     has_forgetting: bool = True
     gma_window: int = 0  # tokens of exact attention
+    has_output_norm: bool = True
+    has_output_gate: bool = True  # silu
+    has_unit_queries: bool = False  # of other mixers
     window: int = 64  # of other mixers
+    cache: int = 0  # of other mixers
     state: int = 64  # of other mixers
+    mamba_head: int = 32  # of other mixers
     forgetting_fastest: float = 1 / 16  # of the heads' initial rates of forgetting
     forgetting_slowest: float = 1 / 128
 
@@ -50,6 +55,7 @@ class ModelConfig:
             width=self.width, heads=self.heads, components=[self.plain_components] if is_plain else self.components,
             window=0 if is_plain else self.gma_window, convolution=1 if is_plain else self.convolution or 4,
             has_forgetting=self.has_forgetting and not is_plain,
+            has_output_norm=self.has_output_norm and not is_plain, has_output_gate=self.has_output_gate and not is_plain,
             shortest_time=1 / self.forgetting_fastest, longest_time=1 / self.forgetting_slowest)
 
 
@@ -84,14 +90,17 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.norm_mixer, self.norm_mlp = RmsNorm(config.width), RmsNorm(config.width)
+        self.norm_mixer = RmsNorm(config.width)
         self.mixer = AttentionLayer(config.layer())
         nn.init.zeros_(self.mixer.output.weight)
-        self.mlp = Mlp(config.width, config.mlp_width, config.mlp == "gated")
+        self.mlp = None
+        if config.mlp_width > 0:
+            self.norm_mlp = RmsNorm(config.width)
+            self.mlp = Mlp(config.width, config.mlp_width, config.mlp == "gated")
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.mixer(self.norm_mixer(x))
-        return x + self.mlp(self.norm_mlp(x))
+        return x if self.mlp is None else x + self.mlp(self.norm_mlp(x))
 
 
 class LanguageModel(nn.Module):

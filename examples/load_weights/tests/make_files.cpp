@@ -55,28 +55,22 @@ int main(int argc, char** argv) {
     make_case(folder / "row", [](LayerConfig& c) { c.normalization = gma::Normalization::row; });
     make_case(folder / "none", [](LayerConfig& c) { c.normalization = gma::Normalization::none; });
     make_case(folder / "window", [](LayerConfig& c) { c.window = 64; });
-    make_case(folder / "window_norm_gate_no_groups", [](LayerConfig& c) {
+    make_case(folder / "window_no_groups", [](LayerConfig& c) {
       c.window = 7;
       c.key_value_heads = 0;
-      c.has_output_norm = c.has_output_gate = true;
     });
-    make_case(folder / "norm", [](LayerConfig& c) { c.has_output_norm = true; });
-    for (const bool is_silu : {false, true}) {
-      const std::string name = is_silu ? "silu_gate" : "sigmoid_gate";
-      const auto change = [&](LayerConfig& c) {
-        c.has_output_gate = true;
-        c.gate_activation = is_silu ? gma::GateActivation::silu : gma::GateActivation::sigmoid;
-      };
-      make_case(folder / name, change);
-      make_case(folder / ("norm_and_" + name), [&](LayerConfig& c) {
-        change(c);
-        c.has_output_norm = true;
-      });
-    }
+    make_case(folder / "no_norm_no_gate", [](LayerConfig& c) { c.has_output_norm = c.has_output_gate = false; });
+    make_case(folder / "norm", [](LayerConfig& c) { c.has_output_gate = false; });
+    make_case(folder / "silu_gate", [](LayerConfig& c) { c.has_output_norm = false; });
+    make_case(folder / "norm_and_sigmoid_gate",
+              [](LayerConfig& c) { c.gate_activation = gma::GateActivation::sigmoid; });
+    make_case(folder / "sigmoid_gate", [](LayerConfig& c) {
+      c.has_output_norm = false;
+      c.gate_activation = gma::GateActivation::sigmoid;
+    });
     for (const bool is_row : {false, true}) {
       make_case(folder / (is_row ? "bidirectional_row" : "bidirectional_slot"), [&](LayerConfig& c) {
         c.is_causal = c.has_forgetting = false;
-        c.has_output_norm = c.has_output_gate = true;
         c.normalization = is_row ? gma::Normalization::row : gma::Normalization::slot;
       });
     }

@@ -37,8 +37,8 @@ struct ModelConfig {
   Index convolution = 0;                   // taps of the short convolution, 1 for none; 0: see taps_of()
   bool has_forgetting = true;              // gma, linear, performer
   Index gma_window = 0;                    // gma: tokens of the exact window; 0: none
-  bool has_output_norm = false;            // gma: unit root mean square of every head's output, with a gain
-  bool has_output_gate = false;            // gma: the outputs times silu(x W^T)
+  bool has_output_norm = true;             // gma: unit root mean square of every head's output, with a gain
+  bool has_output_gate = true;             // gma: the outputs times silu(x W^T)
   bool has_unit_queries = false;           // sdpa, window: queries and keys of unit root mean square, a learned scale
   Index window = 64;                       // tokens that the softmax of window sees
   Index cache = 0;                         // sdpa: the last tokens whose keys a stream keeps; 0: all

@@ -134,21 +134,17 @@ void for_each_case(const Path& all, const F& f) {
   one("none", [](LayerConfig& c) { c.normalization = gma::Normalization::none; });
   one("window", [](LayerConfig& c) { c.window = 64; });
   one("window_longer_than_the_text", [](LayerConfig& c) { c.window = 1000; });
-  one("window_norm_gate_no_groups", [](LayerConfig& c) {
+  one("window_no_groups", [](LayerConfig& c) {
     c.window = 7;
     c.key_value_heads = 0;
-    c.has_output_norm = c.has_output_gate = true;
   });
-  one("norm", [](LayerConfig& c) { c.has_output_norm = true; });
-  one("gate", [](LayerConfig& c) { c.has_output_gate = true; });
-  one("sigmoid_gate", [](LayerConfig& c) {
-    c.has_output_gate = true;
-    c.gate_activation = gma::GateActivation::sigmoid;
-  });
+  one("no_norm_no_gate", [](LayerConfig& c) { c.has_output_norm = c.has_output_gate = false; });
+  one("norm", [](LayerConfig& c) { c.has_output_gate = false; });
+  one("gate", [](LayerConfig& c) { c.has_output_norm = false; });
+  one("sigmoid_gate", [](LayerConfig& c) { c.gate_activation = gma::GateActivation::sigmoid; });
   one("bidirectional", bidirectional);
-  one("bidirectional_row_norm_gate", [&](LayerConfig& c) {
+  one("bidirectional_row", [&](LayerConfig& c) {
     bidirectional(c);
-    c.has_output_norm = c.has_output_gate = true;
     c.normalization = gma::Normalization::row;
   });
   one("cross", bidirectional, true);

@@ -12,7 +12,7 @@ namespace gma {
 enum class GateActivation { sigmoid, silu };
 
 /// The default is the recommended causal layer: product mixtures of diagonal Gaussians, slot normalisation, forgetting
-/// from the token, a short convolution. Zeros stand for what follows from the rest.
+/// from the token, a short convolution, output norm and silu gate. Zeros stand for what follows from the rest.
 struct LayerConfig {
   Index width = 0;            ///< D: columns of the layer's input and output
   Index heads = 1;            ///< Hq: query heads
@@ -25,11 +25,11 @@ struct LayerConfig {
 
   bool is_causal = true;  ///< else bidirectional
   Normalization normalization = Normalization::slot;
-  Index convolution = 4;         ///< taps of the short causal convolution on queries, keys and values; 1: none
-  bool has_forgetting = true;    ///< a gate per key head; causal layers only
-  Index window = 0;              ///< tokens, the present one too, that heads also attend to exactly; causal layers only
-  bool has_output_norm = false;  ///< unit root mean square of every head's output, with a gain
-  bool has_output_gate = false;  ///< the outputs times an activation of x W^T
+  Index convolution = 4;        ///< taps of the short causal convolution on queries, keys and values; 1: none
+  bool has_forgetting = true;   ///< a gate per key head; causal layers only
+  Index window = 0;             ///< tokens, the present one too, that heads also attend to exactly; causal layers only
+  bool has_output_norm = true;  ///< unit root mean square of every head's output, with a gain
+  bool has_output_gate = true;  ///< the outputs times an activation of x W^T
   GateActivation gate_activation = GateActivation::silu;  ///< of the output gate
 
   /// What random_layer() starts the gates from: time constants in tokens, spread over the heads.
