@@ -3,9 +3,14 @@
 // A stack of pre-norm blocks, forward and backward for one sequence: a whole model except its input and its output
 // layer.
 //
+//   x = x + gain o p(t)                          if the model has positions
 //   L times:   x = x + mixer(norm(x))
 //              x = x + mlp(norm(x))               unless the MLP has no width
 //   y = norm(x)
+//
+// Positions are the sinusoids of A. Vaswani et al., Attention is all you need, 2017, with one learned gain per channel:
+// p(t) = sin(w_i t) and cos(w_i t) in the channels i and i + D / 2, w_i = 10000^(-2 i / D). They have no last position,
+// so such a model also reads beyond the context of its training.
 //
 // Blocks know the layout of their parameters. The numbers are in vectors of the caller, so one stack serves many
 // threads, each with its own cache and gradient.
@@ -43,16 +48,20 @@ class Blocks {
     std::vector<BlockCache> blocks;
     Matrix<S> output, normed_output;  // [T, D]: the stream after the last block, and what forward() returns
     RmsNorm::Cache<S> norm_output;
+    Matrix<S> positions;  // [T, D]: p(t) from the token `first_position` on; empty without positions
+    Index first_position = 0;
     Matrix<S> branch, d_normed;  // scratch
   };
 
   // What the blocks remember of earlier tokens.
   struct State {
     std::vector<std::unique_ptr<MixerState<S>>> blocks;
-    Index bytes() const;
+    Index position = 0;   // tokens so far
+    Index bytes() const;  // of the mixers
   };
 
-  // Adds the tensors blocks.0.norm_mixer.gain ... norm_output.gain to the layout.
+  // Adds the tensors blocks.0.norm_mixer.gain ... norm_output.gain to the layout; positions.gain before them if the
+  // model has positions.
   Blocks(const ModelConfig& config, Layout& layout);
 
   // Initial parameters. Branches start at zero: each block begins as the identity.
@@ -67,7 +76,7 @@ class Blocks {
   // Call it after every change of the parameters, before forward.
   void prepare(const Vector<S>& parameters);
 
-  // The caller writes the input of the first block here, [T, D].
+  // The caller writes the tokens here, [T, D]. forward() adds the positions, which makes it the first block's input.
   Matrix<S>& input(Cache& cache) const { return cache.blocks.front().input; }
 
   // y [T, D], which is cache.normed_output, of input(cache). A state, if given, holds the earlier tokens and is
@@ -86,8 +95,10 @@ class Blocks {
 
  private:
   bool has_mlp() const { return config_.mlp_width > 0; }
+  void add_positions(const Vector<S>& parameters, Index first, Cache& cache) const;
 
   ModelConfig config_;
+  Tensor position_gain_;  // [1, D]
   std::vector<Block> blocks_;
   RmsNorm norm_output_;
 };

@@ -3,6 +3,7 @@
 // Definitions of Blocks; include this only where a Blocks<S> is instantiated.
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -14,6 +15,7 @@ namespace transformer {
 template <class S>
 Blocks<S>::Blocks(const ModelConfig& config, Layout& layout) : config_(config) {
   validate(config);
+  if (config.has_positions) position_gain_ = layout.add("positions.gain", 1, config.width, Group::gain, {config.width});
   for (Index l = 0; l < config.layers; ++l) {
     const std::string name = "blocks." + std::to_string(l);
     Block block;
@@ -30,6 +32,8 @@ Blocks<S>::Blocks(const ModelConfig& config, Layout& layout) : config_(config) {
 
 template <class S>
 void Blocks<S>::initialize(Vector<S>& parameters, Random& random) const {
+  // Tokens of the language model begin with the same amplitude (see TiedEmbedding).
+  if (config_.has_positions) view(parameters, position_gain_).setConstant(S(0.5));
   for (const Block& block : blocks_) {
     view(parameters, block.norm_mixer.gain).setOnes();
     block.mixer->initialize(parameters, random);
@@ -68,8 +72,31 @@ void Blocks<S>::prepare(const Vector<S>& parameters) {
   for (Block& block : blocks_) block.mixer->prepare(parameters);
 }
 
+// The sinusoids are computed again only if the positions are others than in the last call.
+template <class S>
+void Blocks<S>::add_positions(const Vector<S>& parameters, Index first, Cache& cache) const {
+  Matrix<S>& x = input(cache);
+  Matrix<S>& p = cache.positions;
+  if (p.rows() != x.rows() || cache.first_position != first) {
+    p.resize(x.rows(), x.cols());
+    const Index waves = (x.cols() + 1) / 2;
+    for (Index i = 0; i < waves; ++i) {
+      const double frequency = std::pow(10000.0, -2.0 * double(i) / double(x.cols()));
+      for (Index t = 0; t < x.rows(); ++t) {
+        const double angle = frequency * double(first + t);
+        p(t, i) = S(std::sin(angle));
+        if (waves + i < x.cols()) p(t, waves + i) = S(std::cos(angle));
+      }
+    }
+    cache.first_position = first;
+  }
+  x += p * view(parameters, position_gain_).row(0).asDiagonal();
+}
+
 template <class S>
 const Matrix<S>& Blocks<S>::forward(const Vector<S>& parameters, State* state, Cache& cache) const {
+  if (config_.has_positions) add_positions(parameters, state ? state->position : 0, cache);
+  if (state) state->position += cache.blocks.front().input.rows();
   for (std::size_t l = 0; l < blocks_.size(); ++l) {
     const Block& block = blocks_[l];
     BlockCache& c = cache.blocks[l];
@@ -105,6 +132,7 @@ void Blocks<S>::backward(const Vector<S>& parameters, Cache& cache, Matrix<S>& d
     block.mixer->backward(parameters, c.normed, dx, *c.mixer, gradients, cache.d_normed);
     block.norm_mixer.backward(parameters, cache.d_normed, c.norm_mixer, gradients, dx);
   }
+  if (config_.has_positions) view(gradients, position_gain_).row(0) += cache.positions.cwiseProduct(dx).colwise().sum();
 }
 
 }  // namespace transformer

@@ -31,6 +31,7 @@ struct ModelConfig {
   Index layers = 2;
   Index width = 96;
   Index heads = 2;
+  bool has_positions = false;              // sinusoids of the position are added to the tokens, with learned gains
   Index mlp_width = 256;                   // 0: blocks have no MLP
   std::vector<Index> components = {8, 8};  // of the product mixture's factors; performer: their product features
   Index plain_components = 64;             // of the one mixture of gma-plain
@@ -114,15 +115,26 @@ inline void validate(const TrainConfig& c) {
   require(c.warmup_steps >= 0, "warmup-steps must not be negative");
 }
 
-// The width of the MLP with which a model comes closest to a number of parameters. It makes variants equal.
-// parameters_of(config) is linear in it.
+// The value of one member of ModelConfig, at least 1, with which a model comes closest to a number of parameters. It
+// makes variants equal. parameters_of(config) is linear in the member.
 template <class Count>
-Index matching_mlp_width(ModelConfig config, Index target, const Count& parameters_of) {
-  config.mlp_width = 1;
+Index matching(ModelConfig config, Index ModelConfig::*member, Index target, const Count& parameters_of) {
+  config.*member = 1;
   const Index one = parameters_of(config);
-  config.mlp_width = 2;
+  config.*member = 2;
   const Index each = parameters_of(config) - one;
   return (std::max)(Index(1), 1 + (target - one + each / 2) / each);
+}
+
+template <class Count>
+Index matching_mlp_width(const ModelConfig& config, Index target, const Count& parameters_of) {
+  return matching(config, &ModelConfig::mlp_width, target, parameters_of);
+}
+
+// For models without an MLP.
+template <class Count>
+Index matching_layers(const ModelConfig& config, Index target, const Count& parameters_of) {
+  return matching(config, &ModelConfig::layers, target, parameters_of);
 }
 
 }  // namespace transformer
