@@ -176,7 +176,8 @@ class DeltaMixer : public Mixer<S> {
     strengths(cache.d_projected).col(h) = cache.gradient.key_weights.array() * b * (S(1) - b);
     // g = -r softplus(l): dg/dl = -r sigmoid(l) = -r (1 - exp(g / r)), and dg/da = g for r = exp(a).
     const S rate = std::exp(view(parameters, log_rate_)(0, h));
-    const auto g = cache.forgetting.col(h).array(), dg = cache.gradient.log_forgetting.array();
+    const auto g = cache.forgetting.col(h).array();
+    const auto dg = cache.gradient.log_forgetting.array();
     view(gradients, log_rate_)(0, h) += (dg * g).sum();
     forgetting(cache.d_projected).col(h) = -rate * dg * (S(1) - (g / rate).exp());
     view(gradients, forget_bias_)(0, h) += forgetting(cache.d_projected).col(h).sum();
