@@ -47,7 +47,7 @@ struct CompareOptions {
   std::string models;                           // a directory for the trained models; empty: they are not kept
   std::string only;                             // the variant of this name, or all whose names contain it
   std::vector<std::uint64_t> seeds = {1};
-  std::vector<double> learning_rates = {4e-3};
+  std::vector<double> learning_rates = {1e-3, 2e-3, 4e-3, 8e-3};  // for every variant
 };
 
 int train_command(const CommonOptions& common, TrainOptions options);

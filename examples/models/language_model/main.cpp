@@ -34,6 +34,8 @@ void add_model_options(CLI::App& app, lm::ModelConfig& c) {
       ->capture_default_str();
   app.add_flag("--forgetting,!--no-forgetting", c.has_forgetting, "gma, linear, performer: whether heads forget");
   app.add_option("--gma-window", c.gma_window, "gma: tokens of the exact window; 0 for none")->capture_default_str();
+  app.add_flag("--positions,!--no-positions", c.has_positions,
+               "add sinusoids of the position to the tokens; for mixers that do not know the order of tokens");
   app.add_option("--window", c.window, "window: number of tokens that a token sees")->capture_default_str();
   app.add_option("--state", c.state, "mamba: numbers kept per channel")->capture_default_str();
   app.add_option("--mamba-head", c.mamba_head, "mamba: channels per head")->capture_default_str();
@@ -143,7 +145,9 @@ int run(int argc, char** argv) {
   comparing.add_option("--models", compare.models, "directory for checkpoints of the trained models");
   comparing.add_option("--only", compare.only, "the variant of this name, or all whose names contain it");
   comparing.add_option("--seeds", compare.seeds, "seeds of each variant")->capture_default_str();
-  comparing.add_option("--learning-rates", compare.learning_rates, "the table has each variant at its best rate")
+  comparing
+      .add_option("--learning-rates", compare.learning_rates,
+                  "one grid for all variants; the table has each at the rate with the least validation loss")
       ->capture_default_str();
   add_common_options(comparing, common);
 

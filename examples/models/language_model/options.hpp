@@ -16,6 +16,7 @@ struct RunOptions {
   std::int64_t stop_after = 0;  // steps of this run, to be resumed later; 0: until the budget is used up
   int curve_points = 20;        // of the validation curve
   std::string checkpoint;       // file to save to at the end and on Ctrl-C; empty: none
+  bool is_test_apart = false;   // validate with the first half of the held-out text only; else with all of it
   bool is_quiet = false;
   bool is_evaluated_early = true;  // also if the run was interrupted
 };

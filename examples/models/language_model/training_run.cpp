@@ -2,6 +2,7 @@
 
 #include "training_run.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <utility>
@@ -51,10 +52,6 @@ RunResult TrainingRun::train() {
   return finish();
 }
 
-std::vector<PositionLoss> TrainingRun::loss_by_position(Index length, Index most_windows) {
-  return evaluator_.by_position(trainer_.parameters(), length, most_windows);
-}
-
 double TrainingRun::elapsed_fraction() const {
   return config_.steps > 0 ? double(trainer_.steps()) / double(config_.steps) : seconds_ / config_.seconds;
 }
@@ -74,7 +71,9 @@ void TrainingRun::add_point() {
   point.bytes = bytes();
   point.seconds = seconds_;
   point.training = smoothed_;
-  point.validation = evaluator_.windowed(trainer_.parameters(), 64);
+  const Part part = validation_part();
+  const Index every = options_.is_test_apart ? (std::max)(Index(1), evaluator_.windows_in(part) / 32) : 64;
+  point.validation = evaluator_.windowed(trainer_.parameters(), part, every);
   curve_.push_back(point);
 }
 
@@ -90,8 +89,9 @@ RunResult TrainingRun::finish() {
   result.curve = curve_;
   if (is_interrupted() && !options_.is_evaluated_early) return result;
   progress_.show(name() + " reads the held-out text ...");
-  result.windowed = evaluator_.windowed(trainer_.parameters());
-  if (model_.is_constant_memory()) result.streamed = evaluator_.streamed(trainer_.parameters());
+  result.windowed = evaluator_.windowed(trainer_.parameters(), validation_part());
+  if (model_.is_constant_memory() && !options_.is_test_apart)
+    result.streamed = evaluator_.streamed(trainer_.parameters());
   progress_.finish(format("%-9s %lld steps, %.2f MB in %s at %.0f bytes/s: %.3f bits/byte held out", name().c_str(),
                           static_cast<long long>(result.steps), double(result.bytes) / 1e6, minutes(seconds_).c_str(),
                           result.bytes_per_second(), result.windowed));

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -15,6 +16,7 @@
 #include "config.hpp"
 #include "progress.hpp"
 #include "results.hpp"
+#include "statistics.hpp"
 
 namespace transformer {
 
@@ -28,6 +30,8 @@ inline void as_it_is(ModelConfig&) {}
 inline void with_convolution(ModelConfig& c) { c.convolution = 4; }
 // No forgetting and no convolution.
 inline void plain(ModelConfig& c) { c.convolution = 1, c.has_forgetting = false; }
+// Positions instead, so that the order of tokens is not lost.
+inline void plain_with_positions(ModelConfig& c) { plain(c), c.has_positions = true; }
 
 // The variant of this name or, if there is none, all variants whose names contain it.
 inline std::vector<Variant> chosen(const std::vector<Variant>& variants, const std::string& name) {
@@ -53,6 +57,18 @@ inline std::string file_name(const Variant& variant, double learning_rate, std::
 
 // Runs of one variant at one learning rate: its seeds.
 using Runs = std::vector<nlohmann::json>;
+
+// A member of a run, or another one if it is missing. A number that was not finite is null in a file: infinity here.
+inline double number(const nlohmann::json& run, const char* member, const char* otherwise) {
+  const nlohmann::json& value = run.at(run.contains(member) ? member : otherwise);
+  return value.is_null() ? std::numeric_limits<double>::infinity() : value.get<double>();
+}
+
+inline std::vector<double> numbers(const Runs& runs, const char* member, const char* otherwise) {
+  std::vector<double> values;
+  for (const auto& run : runs) values.push_back(number(run, member, otherwise));
+  return values;
+}
 
 inline double mean(const Runs& runs, const char* member) {
   double sum = 0;
@@ -82,6 +98,40 @@ std::vector<Runs> best_of_each(const Results& results, const nlohmann::json& mem
   }
   std::sort(best.begin(), best.end(), is_better);
   return best;
+}
+
+// The runs of one variant at the rate that validation chose.
+struct AtChosenRate {
+  Runs runs;  // one per seed
+  double learning_rate;
+  std::vector<double> rates;  // among which it was chosen, ascending
+
+  // Then a better rate may be outside of the grid.
+  bool is_at_edge() const { return learning_rate == rates.front() || learning_rate == rates.back(); }
+};
+
+// Of one variant: the rate of the least mean validation loss, over the seeds that all rates have, or over all seeds if
+// there are no such. Of equal rates it is the least. A seed that was run twice counts once.
+inline AtChosenRate at_chosen_rate(const Runs& runs_of_variant) {
+  std::map<double, std::map<std::uint64_t, nlohmann::json>> by_rate;
+  for (const auto& run : runs_of_variant) by_rate[run.at("learning_rate")].emplace(run.at("seed"), run);
+  const auto is_common = [&](std::uint64_t seed) {
+    return std::all_of(by_rate.begin(), by_rate.end(), [&](const auto& entry) { return entry.second.count(seed) > 0; });
+  };
+  const auto& first = by_rate.begin()->second;
+  const bool has_common =
+      std::any_of(first.begin(), first.end(), [&](const auto& entry) { return is_common(entry.first); });
+  AtChosenRate chosen{{}, by_rate.begin()->first, {}};
+  double least = std::numeric_limits<double>::infinity();
+  for (const auto& [rate, runs] : by_rate) {
+    chosen.rates.push_back(rate);
+    std::vector<double> losses;
+    for (const auto& [seed, run] : runs)
+      if (!has_common || is_common(seed)) losses.push_back(number(run, "validation_loss", "validation_loss"));
+    if (mean(losses) < least) least = mean(losses), chosen.learning_rate = rate;
+  }
+  for (const auto& [seed, run] : by_rate[chosen.learning_rate]) chosen.runs.push_back(run);
+  return chosen;
 }
 
 }  // namespace transformer

@@ -6,7 +6,7 @@
 file(REMOVE_RECURSE "${DIRECTORY}")
 file(MAKE_DIRECTORY "${DIRECTORY}")
 set(text "")
-foreach(verse RANGE 1 120)
+foreach(verse RANGE 1 160)
   math(EXPR number "(${verse} * 7919) % 997")
   string(APPEND text "  ${verse} And the children of ${number} went up, and said unto them, ${number} and ${verse}.\n")
 endforeach()
@@ -23,6 +23,7 @@ run(ok "bits/byte held out" train ${small} ${model} --steps 3 --save a.checkpoin
 foreach(mixer gma-plain linear performer mamba sdpa window)
   run(ok "bits/byte held out" train ${small} ${model} --steps 3 --mixer ${mixer} --sample 20)
 endforeach()
+run(ok "bits/byte held out" train ${small} ${model} --steps 3 --mixer gma-plain --positions --sample 20)
 run(ok "4 steps" train ${small} ${model} --steps 6 --stop-after 4 --save b.checkpoint)
 run(ok "6 steps" train ${small} --resume b.checkpoint)
 if(PYTHON)  # a file of parameters only
@@ -44,19 +45,39 @@ endforeach()
 
 # Finished runs are not repeated.
 file(REMOVE "${DIRECTORY}/results.json")
-run(ok "gma 16 x 16" compare ${small} --budget smoke --results results.json --table table.md)
+run(ok "gma 16 x 16" compare ${small} --budget smoke --learning-rates 0.004 --results results.json)
+set(two compare ${small} --budget smoke --only "sdpa + convolution" --learning-rates 0.002 0.004 --seeds 1 2 --results results.json)
+run(ok "sdpa . convolution" ${two} --table table.md)
 file(READ "${DIRECTORY}/results.json" before)
-run(ok "sdpa . convolution" compare ${small} --budget smoke --results results.json)
+run(ok "sdpa . convolution" ${two})
 file(READ "${DIRECTORY}/results.json" after)
 if(NOT before STREQUAL after)
   message(FATAL_ERROR "a finished run was repeated")
 endif()
+foreach(member evaluation test_loss validation_loss test_window_losses state_numbers commit compiler flags model
+    training_tokens_per_second decoding_tokens_per_second test_streamed_bits_per_byte)
+  if(NOT before MATCHES "\"${member}\":")
+    message(FATAL_ERROR "the results lack ${member}")
+  endif()
+endforeach()
 
 file(READ "${DIRECTORY}/table.md" table)
-if(NOT table MATCHES "Loss by position")
-  message(FATAL_ERROR "the table has no losses by position:\n${table}")
-endif()
+foreach(words "Test loss by position" "reference" "0.00[24] .edge." "0.004 .only one."
+    "mamba without MLP, state 128, heads of 64 . [0-9]+ . 0 . ")
+  if(NOT table MATCHES "${words}")
+    message(FATAL_ERROR "the table lacks '${words}':\n${table}")
+  endif()
+endforeach()
+
+# Runs of earlier versions, which had no test, have a table of their own.
+file(WRITE "${DIRECTORY}/earlier.json" "[{\"variant\": \"sdpa of old\", \"budget\": \"smoke\", \"token\": \"byte\", \"seed\": 1,
+\"text\": \"text.txt\", \"tokens\": 2048, \"context\": 64, \"parameters\": 9, \"learning_rate\": 0.004,
+\"validation_loss\": 1.25, \"bits_per_byte\": 1.8, \"seconds\": 3, \"curve\": []}]")
+run(ok "earlier version.*sdpa of old . 9 . 1.2500 " compare ${small} --budget smoke --only linear --learning-rates 0.004
+  --results earlier.json)
 file(WRITE "${DIRECTORY}/plot.txt" "${text}")  # for the test of plots
+string(SUBSTRING "${text}" 0 1000 short)
+file(WRITE "${DIRECTORY}/short.txt" "${short}")
 set(long "${text}")
 foreach(i RANGE 1 4)
   string(APPEND long "${long}")
@@ -76,6 +97,8 @@ endif()
 run(error "nowhere.txt" train --text nowhere.txt)
 run(error "needs at least" train ${small} --context 5000)
 run(error "multiple of heads" train ${small} --width 17 --steps 1)
+run(error "half of the held-out part of short.txt has 50 tokens, expected at least a context of 64" compare --text short.txt
+  --budget smoke --results short.json)
 run(error "budget is huge" compare ${small} --budget huge)
 run(error "--mixer" train ${small} --mixer lstm)
 run(error "excludes" train ${small} --steps 1 --seconds 1)

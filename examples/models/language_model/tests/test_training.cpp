@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Runs: the same numbers for any number of threads and after a resume, checkpoints, sampling, and the counting models.
+// Runs: the same numbers for any number of threads and after a resume, checkpoints, sampling, the counting models, and
+// what a comparison of runs is made of: the parts of the text, positions, the choice of the rate, statistics.
 
 #include <gtest/gtest.h>
 
@@ -16,7 +17,9 @@
 #include "../baselines.hpp"
 #include "../sampler.hpp"
 #include "../training_run.hpp"
+#include "transformer/comparison.hpp"
 #include "transformer/quoting.hpp"
+#include "transformer/tests/check_gradients.hpp"
 #include "transformer/write_file.hpp"
 
 namespace language_model {
@@ -335,7 +338,7 @@ TEST(Evaluation, ByPositionIsTheMeanOfTheLosses) {
   const Vector<float> parameters = model.initial_parameters(4);
   model.prepare(parameters);
   Evaluator<float> evaluator(model, text, 32, pool);
-  const auto bins = evaluator.by_position(parameters, 200, 2);
+  const auto bins = evaluator.by_position(parameters, text.whole_held_out(), 200, 2);
   ASSERT_EQ(bins.size(), 3u);
   EXPECT_EQ(bins[2].begin, 128);
   EXPECT_EQ(bins[2].end, 200);
@@ -347,7 +350,7 @@ TEST(Evaluation, ByPositionIsTheMeanOfTheLosses) {
     expected += 0.5 * double(cache.losses.tail(72).mean());
   }
   EXPECT_NEAR(bins[2].loss, expected, 1e-5);
-  EXPECT_TRUE(evaluator.by_position(parameters, text.held_out(), 2).empty());
+  EXPECT_TRUE(evaluator.by_position(parameters, text.whole_held_out(), text.held_out(), 2).empty());
 }
 
 TEST(Sampling, DrawsFromTheSoftmax) {
@@ -433,6 +436,230 @@ TEST(Texts, PiecesAreLossless) {
 TEST(Texts, ErrorsSayWhatToDo) {
   EXPECT_THROW(load_text({"/nonexistent/file"}, 32), std::runtime_error);
   EXPECT_THROW(split_text({{"short", std::string(100, 'x')}}, 32), std::invalid_argument);
+}
+
+TEST(Texts, TheHalvesOfEachHeldOutPartAreForValidationAndTest) {
+  const auto tenths = [](char training, char validation, char test) {
+    return std::string(900, training) + std::string(50, validation) + std::string(50, test);
+  };
+  const Text text = split_text({{"a", tenths('a', 'b', 'c')}, {"d", tenths('d', 'e', 'f')}}, 32);
+  const auto spelled = [&](Index begin, Index end) {
+    return std::string(text.tokens.begin() + begin, text.tokens.begin() + end);
+  };
+  const Part validation = text.validation(), test = text.test();
+  EXPECT_EQ(spelled(0, text.split), std::string(900, 'a') + std::string(900, 'd'));
+  EXPECT_EQ(spelled(validation.begin, validation.end), std::string(50, 'b') + std::string(50, 'e'));
+  EXPECT_EQ(spelled(test.begin, test.end), std::string(50, 'c') + std::string(50, 'f'));
+  EXPECT_EQ(validation.begin, text.split);
+  EXPECT_EQ(validation.end, test.begin);
+  EXPECT_EQ(test.end, text.size());
+  EXPECT_EQ(test.bytes_per_token, 1);
+}
+
+TEST(Texts, TheHeldOutPartIsNotCutInsideACharacter) {
+  std::string bytes(901, 'x');
+  for (int i = 0; i < 50; ++i) bytes += "\xC3\x9F";  // the middle of these is inside one
+  const Text text = split_text({{"a", bytes}}, 32);
+  EXPECT_EQ(text.split, 901);
+  EXPECT_EQ(text.test_split, 951);
+  EXPECT_EQ(text.tokens[951], 0xC3);
+}
+
+TEST(Evaluation, PartsTogetherAreTheHeldOutText) {
+  const Text text = small_text();
+  ThreadPool pool(2);
+  Model<float> model(small_model());
+  const Vector<float> parameters = model.initial_parameters(4);
+  model.prepare(parameters);
+  Evaluator<float> evaluator(model, text, 32, pool);
+  const std::vector<WindowLoss> windows = evaluator.windows(parameters, text.test());
+  EXPECT_EQ(Index(windows.size()), evaluator.windows_in(text.test()));
+  auto cache = model.make_cache();
+  // The second window predicts 24 tokens of the 32 that it has.
+  const Index second = text.test_split + 24;
+  model.forward(parameters, text.data() + second - 9, 32, nullptr, cache);
+  model.losses(text.data() + second - 8, cache);
+  EXPECT_EQ(windows[1].tokens, 24);
+  EXPECT_NEAR(windows[1].nats, double(cache.losses.tail(24).sum()), 1e-4);
+  Index tokens = 0;
+  for (const WindowLoss& window : windows) tokens += window.tokens;
+  EXPECT_EQ(tokens, text.test().size());
+  EXPECT_NEAR(evaluator.windowed(parameters, text.test()), bits_per_nat * mean_loss(windows), 1e-12);
+}
+
+TEST(Training, ValidatesWithTheValidationHalfOnlyIfTheTestIsApart) {
+  const Text text = small_text();
+  Text other = text;  // with another test
+  for (Index i = text.test_split; i < text.size(); ++i) other.tokens[std::size_t(i)] = 'q';
+  ThreadPool pool(2);
+  RunOptions options = quietly();
+  const auto result = [&](const Text& of) {
+    return TrainingRun(small_model(), small_training(3), of, pool, options).train();
+  };
+  EXPECT_NE(result(text).windowed, result(other).windowed);
+  options.is_test_apart = true;
+  const RunResult a = result(text), b = result(other);
+  EXPECT_EQ(a.windowed, b.windowed);
+  ASSERT_FALSE(a.curve.empty());
+  for (std::size_t i = 0; i < a.curve.size(); ++i) EXPECT_EQ(a.curve[i].validation, b.curve[i].validation);
+  EXPECT_EQ(a.streamed, 0);
+}
+
+ModelConfig model_with_positions() {
+  ModelConfig config = small_model(MixerKind::gma_plain);
+  config.plain_components = 5;
+  config.has_positions = true;
+  return config;
+}
+
+TEST(Positions, Gradients) {
+  Layout layout;
+  transformer::Blocks<double> blocks(model_with_positions(), layout);
+  Random random(2);
+  const auto noise = [&](Index rows, Index cols) {
+    return Matrix<double>(Matrix<double>::NullaryExpr(rows, cols, [&] { return random.normal(); }));
+  };
+  Vector<double> parameters = Vector<double>::Zero(layout.size());
+  blocks.initialize(parameters, random);
+  for (Index i = 0; i < parameters.size(); ++i) parameters[i] += 0.2 * random.normal();
+  const Matrix<double> x = noise(40, 16), weights = noise(40, 16);
+  auto cache = blocks.make_cache();
+  const auto loss = [&](const Vector<double>& at) {
+    blocks.prepare(at);
+    blocks.input(cache) = x;
+    return blocks.forward(at, nullptr, cache).cwiseProduct(weights).sum();
+  };
+  loss(parameters);
+  Vector<double> gradients = Vector<double>::Zero(layout.size());
+  Matrix<double> dy = weights;
+  blocks.backward(parameters, cache, dy, gradients);
+  EXPECT_EQ(layout.entries().front().name, "positions.gain");
+  transformer::check_gradients(layout, parameters, gradients, loss);
+}
+
+TEST(Positions, StreamsEqualOnePassAndTheOrderMatters) {
+  Model<float> model(model_with_positions());
+  const Vector<float> parameters = transformer::noisy_parameters(model);
+  model.prepare(parameters);
+  std::vector<Token> tokens(300);
+  Random random(5);
+  for (Token& token : tokens) token = Token(random.below(256));
+  auto cache = model.make_cache();
+  model.forward(parameters, tokens.data(), 300, nullptr, cache);
+  const Matrix<float> expected = cache.logits;
+  auto state = model.make_state();
+  Matrix<float> actual(300, 256);
+  Index done = 0;
+  for (const Index piece : {120, 1, 1, 90, 88}) {  // two pieces of one size, at different positions
+    model.forward(parameters, tokens.data() + done, piece, &state, cache);
+    actual.middleRows(done, piece) = cache.logits;
+    done += piece;
+  }
+  EXPECT_LT((actual - expected).norm(), 1e-5f * expected.norm());
+  EXPECT_EQ(state.position, 300);
+
+  std::swap(tokens[3], tokens[200]);
+  model.forward(parameters, tokens.data(), 300, nullptr, cache);
+  EXPECT_GT((cache.logits.row(299) - expected.row(299)).norm(), 1e-3f * expected.row(299).norm());
+}
+
+TEST(Comparison, MatchesTheNumberOfParameters) {
+  const auto parameters_of = [](const ModelConfig& config) { return layout_of(config).parameters(); };
+  ModelConfig config = small_model(MixerKind::mamba);
+  config.mlp_width = 0;
+  config.layers = 5;
+  const Index target = parameters_of(config);
+  EXPECT_EQ(transformer::matching_layers(config, target + 100, parameters_of), 5);
+  EXPECT_EQ(transformer::matching_layers(config, 1, parameters_of), 1);
+  config = small_model(MixerKind::delta);
+  EXPECT_EQ(transformer::matching_mlp_width(config, parameters_of(config), parameters_of), 24);
+}
+
+nlohmann::json finished(double rate, std::uint64_t seed, double validation, double test) {
+  return {{"learning_rate", rate}, {"seed", seed}, {"validation_loss", validation}, {"test_loss", test}};
+}
+
+TEST(Comparison, ValidationChoosesTheRateAndTheTestIsReported) {
+  // The rate 0.004 has the least test loss, 0.002 the least validation loss.
+  const transformer::Runs runs = {finished(.001, 1, 1.30, 1.3), finished(.002, 1, 1.10, 1.2),
+                                  finished(.002, 2, 1.14, 1.4), finished(.004, 1, 1.15, 1.0),
+                                  finished(.001, 2, 1.30, 1.3), finished(.004, 2, 1.15, 1.0)};
+  const transformer::AtChosenRate chosen = transformer::at_chosen_rate(runs);
+  EXPECT_EQ(chosen.learning_rate, .002);
+  EXPECT_EQ(chosen.rates, (std::vector<double>{.001, .002, .004}));
+  EXPECT_FALSE(chosen.is_at_edge());
+  EXPECT_EQ(transformer::numbers(chosen.runs, "test_loss", "validation_loss"), (std::vector<double>{1.2, 1.4}));
+}
+
+TEST(Comparison, ARateAtTheEdgeOfItsGridIsMarked) {
+  const auto edge = [](double first, double second, double third) {
+    return transformer::at_chosen_rate(
+               {finished(.001, 1, first, 1), finished(.002, 1, second, 1), finished(.004, 1, third, 1)})
+        .is_at_edge();
+  };
+  EXPECT_TRUE(edge(1.0, 1.1, 1.2));
+  EXPECT_FALSE(edge(1.1, 1.0, 1.2));
+  EXPECT_TRUE(edge(1.2, 1.1, 1.0));
+  EXPECT_TRUE(transformer::at_chosen_rate({finished(.001, 1, 1, 1)}).is_at_edge());
+}
+
+TEST(Comparison, RatesAreComparedOverTheSeedsThatAllHave) {
+  // Over all its seeds 0.002 is worse than 0.001; over the common one it is better.
+  transformer::Runs runs = {finished(.001, 1, 1.2, 1), finished(.002, 1, 1.1, 1), finished(.002, 2, 1.5, 1),
+                            finished(.002, 2, 0.1, 1)};
+  transformer::AtChosenRate chosen = transformer::at_chosen_rate(runs);
+  EXPECT_EQ(chosen.learning_rate, .002);
+  EXPECT_EQ(transformer::numbers(chosen.runs, "validation_loss", "validation_loss"), (std::vector<double>{1.1, 1.5}));
+  // A run whose loss was not finite is the worst; files have null for it.
+  runs = {finished(.001, 1, 1.2, 1), finished(.002, 1, transformer::not_a_number, 1)};
+  runs[1] = nlohmann::json::parse(runs[1].dump());
+  EXPECT_TRUE(runs[1]["validation_loss"].is_null());
+  EXPECT_EQ(transformer::at_chosen_rate(runs).learning_rate, .001);
+}
+
+TEST(Comparison, RunsOfEarlierVersionsHaveTheirOneLoss) {
+  const nlohmann::json run = {{"validation_loss", 1.5}};
+  EXPECT_EQ(transformer::number(run, "test_loss", "validation_loss"), 1.5);
+}
+
+// Against scipy.special.betainc, scipy.stats.t.ppf and scipy.stats.ttest_ind(equal_var=False), and closed forms.
+TEST(Statistics, KnownValues) {
+  using namespace transformer;
+  EXPECT_NEAR(incomplete_beta(2, 3, 0.4), 0.5248, 1e-14);  // at least 2 of 4 at a probability of 0.4
+  EXPECT_NEAR(incomplete_beta(50, 0.5, 0.99), 0.3173043978741973, 1e-12);
+  EXPECT_NEAR(incomplete_beta(1.5, 0.5, 0.3), 0.07727428998754561, 1e-13);
+  EXPECT_NEAR(incomplete_beta(10, 200, 0.05), 0.6013895619129598, 1e-12);
+  EXPECT_EQ(incomplete_beta(2, 3, 0), 0);
+  EXPECT_EQ(incomplete_beta(2, 3, 1), 1);
+  for (const double t : {0.0, 0.3, 2.0, 40.0}) {
+    EXPECT_NEAR(two_sided_p(t, 1), 1 - 2 / std::acos(-1.0) * std::atan(t), 1e-13) << t;
+    EXPECT_NEAR(two_sided_p(-t, 2), 1 - t / std::sqrt(2 + t * t), 1e-13) << t;
+  }
+  EXPECT_NEAR(student_t_quantile(0.95, 1), 12.706204736174694, 1e-9);
+  EXPECT_NEAR(student_t_quantile(0.95, 2), 4.302652729749462, 1e-10);
+  EXPECT_NEAR(student_t_quantile(0.95, 2.5), 3.5746548420036817, 1e-10);
+  EXPECT_NEAR(student_t_quantile(0.95, 30), 2.0422724563012378, 1e-10);
+}
+
+TEST(Statistics, IntervalAndWelchTest) {
+  using namespace transformer;
+  const std::vector<double> a = {1.07, 1.08, 1.06}, b = {1.10, 1.09, 1.12}, c = {2.1, 2.5, 2.2, 2.9},
+                            d = {3.0, 3.1, 3.05};
+  EXPECT_NEAR(standard_deviation(a), 0.01, 1e-14);
+  EXPECT_NEAR(half_interval(a), 4.302652729749462 * 0.01 / std::sqrt(3.0), 1e-12);
+  EXPECT_TRUE(std::isnan(half_interval({1.0})));
+  WelchTest test = welch_test(a, b);
+  EXPECT_NEAR(test.t, -3.1622776601683866, 1e-10);
+  EXPECT_NEAR(test.freedom, 3.4482758620689653, 1e-10);
+  EXPECT_NEAR(test.p, 0.04191451747145381, 1e-10);
+  test = welch_test(c, d);
+  EXPECT_NEAR(test.t, -3.434014098717224, 1e-10);
+  EXPECT_NEAR(test.freedom, 3.153686223959416, 1e-10);
+  EXPECT_NEAR(test.p, 0.03835141770832233, 1e-10);
+  EXPECT_NEAR(welch_test(d, c).p, test.p, 1e-15);
+  EXPECT_EQ(welch_test({1, 1}, {2, 2}).p, 0);
+  EXPECT_TRUE(std::isnan(welch_test({1, 1}, {1, 1}).p));
+  EXPECT_TRUE(std::isnan(welch_test({1}, {2, 3}).p));
 }
 
 }  // namespace
