@@ -37,6 +37,7 @@ class ModelConfig:
     convolution: int = 0  # taps; 1: none; 0: four
     has_forgetting: bool = True
     gma_window: int = 0  # tokens of exact attention
+    has_positions: bool = False  # of other mixers
     has_output_norm: bool = True
     has_output_gate: bool = True  # silu
     has_unit_queries: bool = False  # of other mixers
@@ -50,6 +51,8 @@ class ModelConfig:
     def layer(self) -> LayerConfig:
         if self.mixer not in ("gma", "gma-plain") or not self.is_causal:
             raise ValueError(f"ModelConfig: a model of the mixer {self.mixer} is not here, expected a causal gma or gma-plain")
+        if self.has_positions:
+            raise ValueError("ModelConfig: has_positions is true, and a model with positions is not here, expected false")
         is_plain = self.mixer == "gma-plain"
         return LayerConfig(
             width=self.width, heads=self.heads, components=[self.plain_components] if is_plain else self.components,

@@ -62,6 +62,7 @@ struct Budget {
 Budget budget_of(const std::string& name) {
   Budget b;
   b.train.seconds = 0;
+  b.model.has_output_norm = b.model.has_output_gate = false;  // variants say what they have
   const auto set = [&](Index layers, Index width, Index heads, Index mlp, Index context, Index batch, double tokens) {
     b.model.layers = layers, b.model.width = width, b.model.heads = heads, b.model.mlp_width = mlp;
     b.train.context = context, b.train.batch = batch;

@@ -164,7 +164,8 @@ Shapes shapes_of_two_blocks() {
         {"mlp.down.weight", {16, 24}},    {"mixer.query.weight", {16, 16}}, {"mixer.key.weight", {16, 16}},
         {"mixer.value.weight", {16, 16}}, {"mixer.query.filter", {16, 4}},  {"mixer.key.filter", {16, 4}},
         {"mixer.value.filter", {16, 4}},  {"mixer.forget.weight", {2, 16}}, {"mixer.forget.bias", {2}},
-        {"mixer.forget.rate", {2}},       {"mixer.output.weight", {16, 16}}};
+        {"mixer.forget.rate", {2}},       {"mixer.norm.gain", {16}},        {"mixer.gate.weight", {16, 16}},
+        {"mixer.output.weight", {16, 16}}};
     for (const auto& [name, shape] : of_block) shapes[block + name] = shape;
     for (const std::string factor : {"0.factors.0.", "0.factors.1.", "1.factors.0.", "1.factors.1."}) {
       const std::string mixture = block + "mixer.mixtures." + factor;
