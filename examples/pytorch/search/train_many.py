@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: MIT
+"""Trains many language models of one kind at once (rates and seeds side by side) and appends one JSON line a model.
+
+    train_many.py --text bytes.npz --out records.jsonl gate:.001,.002,.004,.008:1-3 gate:best:11-22
+
+A job is KIND:RATES:SEEDS. RATES `best` is the rate with the lowest mean validation loss among the kind's records of other
+seeds; the job waits until all the jobs that come before it for the same kind are done. What the records hold already is
+left out, so that a run can be repeated after it was cut off. Several processes (one a GPU) share the work through
+--claims, a folder. AdamW (0.9, 0.95), decay 0.01 of matrices, clip 1, 100 steps of warm-up, cosine to 5 %, mixtures at
+five times the rate; the windows that a seed sees are the same for every kind.
+"""
+import argparse, gc, json, math, os, time
+import numpy as np
+import torch
+from candidates import KINDS, Model, block, count, embed, forward, layout, losses, state_size, with_parameters
+
+PARAMETERS = 1992704
+
+
+class Ensemble:
+    """E models of one kind, their optimiser, and one training step as a CUDA graph. Parameters are views of one flat
+    matrix [E, n], so that the optimiser is a few operations on matrices."""
+
+    def __init__(self, model, rates, seeds, steps, device, compiled=True, warmup=100):
+        self.model, self.device, self.E = model, device, len(seeds)
+        self.table, offset = layout(model), 0
+        for name, (shape, _, _) in self.table.items(): offset += -(-math.prod(shape) // 64) * 64
+        zeros = lambda: torch.zeros(self.E, offset, device=device)
+        self.P, self.M, self.V, self.G = zeros(), zeros(), zeros(), zeros()
+        self.rate_scale, self.decay = torch.ones(offset, device=device), torch.zeros(offset, device=device)
+        gens, self.p, self.g, offset = [torch.Generator().manual_seed(s) for s in seeds], {}, [], 0
+        for name, (shape, start, group) in self.table.items():
+            n = math.prod(shape)
+            self.P[:, offset:offset + n] = torch.stack([start(shape, gen) for gen in gens]).flatten(1).to(device)
+            view = lambda flat: flat[:, offset:offset + n].unflatten(1, shape)
+            self.p[name] = view(self.P).detach().requires_grad_()
+            self.g.append(view(self.G))
+            if group == 'mixture': self.rate_scale[offset:offset + n] = 5
+            if group == 'matrix': self.decay[offset:offset + n] = 0.01
+            offset += -(-n // 64) * 64
+        self.rates = torch.tensor(rates, device=device)[:, None]
+        t = torch.arange(steps + 8, dtype=torch.float64)
+        factor = ((t + 1) / warmup).clamp(max=1) * (0.05 + 0.475 * (1 + torch.cos(math.pi * t / steps)))
+        self.schedule = torch.stack([factor, 1 / (1 - 0.9 ** (t + 1)), 1 / (1 - 0.95 ** (t + 1))], 1).float().to(device)
+        self.step = torch.zeros(1, dtype=torch.long, device=device)
+        self.log = torch.zeros(steps + 8, self.E, device=device)
+        run = lambda x, p: block(x, p, model)
+        head = lambda x, p, y: losses(x, p, y, model)
+        wrap = (lambda f: torch.compile(f, fullgraph=True, dynamic=False)) if compiled else (lambda f: f)
+        compiled_block, self.head, self.update = wrap(run), wrap(head), wrap(adamw)
+        self.run_block = lambda x, p, _: compiled_block(x, p)
+
+    def token_losses(self, x, y):
+        top = {name: self.p[name] for name in ('norm', 'embedding')}
+        return self.head(forward(self.p, x, self.model, self.run_block), top, y)
+
+    def train_step(self, batch):
+        x, y = batch(self.step)
+        known = (y >= 0).sum((1, 2))
+        loss = self.token_losses(x, y).sum((1, 2)) / known
+        torch._foreach_copy_(self.g, torch.autograd.grad(loss.sum(), list(self.p.values())))
+        with torch.no_grad():
+            self.update(self.P, self.M, self.V, self.G, self.schedule.index_select(0, self.step), self.rates, self.rate_scale, self.decay)
+            self.log.index_copy_(0, self.step, loss.detach()[None])
+            self.step += 1
+
+    def prepare(self, batch):
+        """Returns a function that does one step: a CUDA graph's replay, or the step itself on a CPU."""
+        if self.device == 'cpu': return lambda: self.train_step(batch)
+        start = self.P.clone()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3): self.train_step(batch)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph): self.train_step(batch)
+        with torch.no_grad():
+            self.P.copy_(start)
+            for x in (self.M, self.V, self.G, self.log): x.zero_()
+            self.step.zero_()
+        return graph.replay
+
+
+def adamw(P, M, V, G, schedule, rates, rate_scale, decay):
+    factor, first, second = schedule.unbind(1)
+    G = G * (1 / G.pow(2).sum(1, keepdim=True).sqrt()).clamp(max=1)
+    M.lerp_(G, 0.1)
+    V.lerp_(G * G, 0.05)
+    P.sub_(rates * factor * rate_scale * (M * first / ((V * second).sqrt() + 1e-8) + decay * P))
+
+
+def synchronize(device):
+    if device != 'cpu': torch.cuda.synchronize()
+
+
+def train(make, batch, steps, deadline, name, compiled=True):
+    """`make(compiled)` makes the ensemble. Returns it and the seconds of its training, None where the time would not do."""
+    t0 = time.time()
+    if torch.cuda.is_available():
+        torch._dynamo.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    ensemble = make(compiled)
+    device = ensemble.device
+    try:
+        step = ensemble.prepare(batch)
+    except Exception as error:
+        if not compiled: raise
+        print(f'{name}: not compiled, {type(error).__name__}: {str(error)[:300]}', flush=True)
+        ensemble = make(False)
+        step = ensemble.prepare(batch)
+    synchronize(device)
+    t1, first = time.time(), min(20, steps)
+    for _ in range(first): step()
+    synchronize(device)
+    per_step = (time.time() - t1) / first
+    print(f'{name}: {ensemble.E} models, prepared in {t1 - t0:.1f} s, {1000 * per_step / ensemble.E:.2f} ms a step of a model, '
+          f'{"" if device == "cpu" else f"{torch.cuda.max_memory_allocated() / 2 ** 30:.1f} GiB, "}'
+          f'{per_step * steps:.0f} s to go', flush=True)
+    if time.time() + per_step * (steps - first) * 1.06 > deadline:
+        print(f'{name}: not enough time left', flush=True)
+        return ensemble, None
+    for i in range(first, steps):
+        step()
+        if i % 500 == 0: synchronize(device)
+    synchronize(device)
+    return ensemble, time.time() - t1
+
+
+def rounded(x): return round(x, 6) if math.isfinite(x) else None
+
+
+# ---- language --------------------------------------------------------------------------------------------------------
+
+class Text:
+    def __init__(self, file, device, context, lead):
+        data = np.load(file)
+        self.vocabulary, self.context, self.lead = int(data['vocabulary']), context, lead
+        load = lambda a: torch.from_numpy(a.astype(np.int16)).to(device)
+        self.train, self.windows = load(data['train']), {}
+        for part in [k for k in data.files if k.startswith(('validation_', 'test_'))]:
+            text = data[part][int(data['lead']) - lead - 1:].astype(np.int16)    # `lead` tokens of context before the first target
+            starts = np.arange(0, len(text) - context, context - lead)
+            self.windows[part] = load(text[starts[:, None] + np.arange(context + 1)])
+
+    def batches(self, seeds, batch, steps):
+        """The windows of every seed's every step: a function of the step, for the graph."""
+        draw = lambda s: torch.randint(0, len(self.train) - self.context - 1, (steps + 8, batch),
+                                       generator=torch.Generator().manual_seed(10000 + s))
+        at = torch.stack([draw(s) for s in seeds], 1).to(self.train.device)
+        span = torch.arange(self.context + 1, device=self.train.device)
+        def get(step):
+            x = self.train[at.index_select(0, step)[0][..., None] + span].long()
+            return x[..., :-1], x[..., 1:].contiguous()
+        return get
+
+    def evaluate(self, ensemble, batch, most=None):
+        """part -> nats a token of every model [E], over the windows' last `context - lead` tokens."""
+        result = {}
+        for part, windows in self.windows.items():
+            windows, sums = windows[:most], 0
+            for i in range(0, len(windows), batch):
+                x = windows[i:i + batch].long()
+                n = len(x)
+                x = pad_rows(x, batch)[None].expand(ensemble.E, -1, -1)
+                y = ensemble.token_losses(x[..., :-1].contiguous(), x[..., 1:].contiguous()).detach()
+                sums = sums + y[:, :n, self.lead:].double().sum((1, 2))
+            result[part] = (sums / (len(windows) * (self.context - self.lead))).tolist()
+        return result
+
+    def mean(self, parts, which):
+        chosen = {p: len(w) for p, w in self.windows.items() if p.startswith(which)}
+        return sum(parts[p] * n for p, n in chosen.items()) / sum(chosen.values())
+
+
+def pad_rows(x, n): return torch.cat([x, x[:1].expand(n - len(x), -1)]) if len(x) < n else x
+
+
+def read_records(files): return [json.loads(line) for f in files if os.path.exists(f) for line in open(f) if line.strip()]
+
+
+def best_rate(records, kind, vocabulary, seeds, key='validation'):
+    by_rate = {}
+    for r in records:
+        if r['task'] == 'language' and r['kind'] == kind and r['vocabulary'] == vocabulary and r['seed'] not in seeds and r[key] is not None: by_rate.setdefault(r['rate'], []).append(r[key])
+    return min(by_rate, key=lambda rate: sum(by_rate[rate]) / len(by_rate[rate]))
+
+
+def seeds_of(text):
+    a, _, b = text.partition('-')
+    return list(range(int(a), int(b or a) + 1))
+
+
+def next_job(jobs, claims):
+    """Claims the first job that is free and ready: (job, its folder), or (None, None) at the end."""
+    folder = lambda job: os.path.join(claims, ''.join(c if c.isalnum() else '_' for c in job))
+    while True:
+        waiting = False
+        for i, job in enumerate(jobs):
+            mark = folder(job)
+            if os.path.exists(mark): continue
+            earlier = [folder(j) for j in jobs[:i] if j.split(':')[0] == job.split(':')[0]]
+            if 'best' in job and not all(os.path.exists(e + '/done') for e in earlier):
+                waiting |= all(not os.path.exists(e + '/given_up') for e in earlier)
+                continue
+            try: os.mkdir(mark)
+            except FileExistsError: continue
+            return job, mark
+        if not waiting: return None, None
+        time.sleep(0.5)
+
+
+def main():
+    a = argparse.ArgumentParser()
+    A = a.add_argument
+    A('jobs', nargs='+'); A('--text', required=True); A('--out', required=True); A('--records', nargs='*', default=[])
+    A('--claims', default=None); A('--steps', type=int, default=3500); A('--batch', type=int, default=8)
+    A('--context', type=int, default=512); A('--lead', type=int, default=128); A('--deadline', type=float, default=math.inf)
+    A('--width', type=int, default=192); A('--heads', type=int, default=4); A('--layers', type=int, default=4)
+    A('--parameters', type=int, default=PARAMETERS); A('--eager', action='store_true'); A('--float32', action='store_true')
+    A('--windows', type=int, default=None); A('--note', default=None)
+    o = a.parse_args()
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    torch.set_float32_matmul_precision('high')
+    if device == 'cpu': torch.set_num_threads(1)
+    text = Text(o.text, device, o.context, o.lead)
+    claims = o.claims or o.out + f'.claims.{os.getpid()}'
+    os.makedirs(claims, exist_ok=True)
+    while True:
+        job, mark = next_job(o.jobs, claims)
+        if job is None: break
+        records = read_records([o.out] + o.records)
+        kind, rates, seeds = job.split(':')
+        seeds = seeds_of(seeds)
+        rates = [best_rate(records, kind, text.vocabulary, seeds)] if rates == 'best' else [float(r) for r in rates.split(',')]
+        have = {(r['kind'], r['rate'], r['seed'], r['steps'], r['vocabulary']) for r in records if r['task'] == 'language'}
+        runs = [(r, s) for r in rates for s in seeds if (kind, r, s, o.steps, text.vocabulary) not in have]
+        result = True
+        if runs:
+            model = with_parameters(Model(KINDS[kind], vocabulary=text.vocabulary, width=o.width, heads=o.heads, layers=o.layers,
+                                          low=torch.float32 if o.float32 else torch.bfloat16), o.parameters)
+            result = run(o, text, kind, model, runs, device)
+        open(os.path.join(mark, 'done' if result else 'given_up'), 'w').close()
+
+
+def run(o, text, kind, model, runs, device):
+    rates, seeds = zip(*runs)
+    ensemble, seconds = train(lambda compiled: Ensemble(model, rates, seeds, o.steps, device, compiled),
+                              text.batches(seeds, o.batch, o.steps), o.steps, o.deadline, kind, not o.eager)
+    if seconds is None: return False
+    t = time.time()
+    parts = text.evaluate(ensemble, o.batch, o.windows)
+    curve = ensemble.log[:o.steps].unflatten(0, (-1, o.steps // 10)).mean(1).tolist() if o.steps % 10 == 0 else []
+    print(f'{kind}: trained in {seconds:.1f} s, evaluated in {time.time() - t:.1f} s', flush=True)
+    with open(o.out, 'a') as f:
+        for i, (rate, seed) in enumerate(runs):
+            mine = {p: v[i] for p, v in parts.items()}
+            record = dict(task='language', kind=kind, rate=rate, seed=seed, steps=o.steps, batch=o.batch, context=o.context,
+                          vocabulary=text.vocabulary, parameters=count(model), mlp=model.mlp if model.mixer.mlp else 0,
+                          state=state_size(model, o.context), products='float32' if o.float32 else 'bfloat16',
+                          validation=rounded(text.mean(mine, 'validation')), test=rounded(text.mean(mine, 'test')),
+                          parts={p: rounded(v) for p, v in mine.items()}, curve=[rounded(row[i]) for row in curve],
+                          seconds=round(seconds, 1), ms_per_step=round(1000 * seconds / o.steps / len(runs), 3),
+                          device=torch.cuda.get_device_name() if device != 'cpu' else 'cpu', torch=torch.__version__)
+            if o.note: record['note'] = o.note
+            f.write(json.dumps(record) + '\n')
+    by_rate = {}
+    for i, (rate, seed) in enumerate(runs): by_rate.setdefault(rate, []).append(text.mean({p: v[i] for p, v in parts.items()}, 'validation'))
+    print(f'{kind}: validation ' + ', '.join(f'{r}: {sum(v) / len(v):.4f}' for r, v in by_rate.items()), flush=True)
+    return True
+
+
+if __name__ == '__main__': main()
