@@ -30,7 +30,7 @@ class Mixer:
     memory: str = 'mean'
     features: str = 'mixture'      # or 'plain': queries and keys themselves, scaled to unit length
     components: tuple = (8, 8)     # of the product mixture
-    centre: bool = False           # features are r - 1/K before they are scaled to unit length
+    centre: str = ''               # 'all': features are r - 1/K, scaled to unit length; 'factors': so for every factor
     gate: bool = True              # output norm and silu gate
     silu: bool = False             # SiLU after the convolution
     strength: float = 0.0          # start of the write strength b, before the sigmoid
@@ -52,18 +52,24 @@ KINDS = {
     'gate_silu': gma(silu=True),
     'gate_16': gma(components=(16, 16)),
     'unit': gma(memory='sum'),
-    'unit_c': gma(memory='sum', centre=True),
+    'unit_c': gma(memory='sum', centre='all'),
     'delta': gma(memory='delta'),
-    'delta_c': gma(memory='delta', centre=True),
+    'delta_c': gma(memory='delta', centre='all'),
+    'unit_f': gma(memory='sum', centre='factors'),
+    'delta_f': gma(memory='delta', centre='factors'),
+    'delta_f_16': gma(memory='delta', centre='factors', components=(16, 16)),
+    'delta_f_silu': gma(memory='delta', centre='factors', silu=True),
+    'delta_f_strong': gma(memory='delta', centre='factors', strength=2.0),
+    'delta_f_weak': gma(memory='delta', centre='factors', strength=-2.0),
     'delta_silu': gma(memory='delta', silu=True),
-    'delta_c_silu': gma(memory='delta', centre=True, silu=True),
-    'delta_c_16': gma(memory='delta', centre=True, components=(16, 16)),
-    'unit_c_silu': gma(memory='sum', centre=True, silu=True),
+    'delta_c_silu': gma(memory='delta', centre='all', silu=True),
+    'delta_c_16': gma(memory='delta', centre='all', components=(16, 16)),
+    'unit_c_silu': gma(memory='sum', centre='all', silu=True),
     'delta_strong': gma(memory='delta', strength=2.0),
     'delta_weak': gma(memory='delta', strength=-2.0),
-    'delta_c_strong': gma(memory='delta', centre=True, strength=2.0),
-    'delta_c_weak': gma(memory='delta', centre=True, strength=-2.0),
-    'delta_c_sharp': gma(memory='delta', centre=True, temperature=0.7),
+    'delta_c_strong': gma(memory='delta', centre='all', strength=2.0),
+    'delta_c_weak': gma(memory='delta', centre='all', strength=-2.0),
+    'delta_c_sharp': gma(memory='delta', centre='all', temperature=0.7),
     'slot_decay': gma(memory='slot'),
     'online_em': gma(memory='em'),
     'window': gma(memory='window'),
@@ -127,8 +133,9 @@ def rotate(x, base=10000.0):
     return x * cos + torch.cat([-x[..., d // 2:], x[..., :d // 2]], -1) * sin
 
 
-def responsibilities(x, p, components):
-    """Equation (2) of a product mixture of diagonal Gaussians. x [m, H, T, d] of unit mean square -> [m, H, T, K]."""
+def responsibilities(x, p, components, centred=False):
+    """Of a product mixture of diagonal Gaussians. x [m, H, T, d] of unit mean square -> [m, H, T, K]. Where `centred`,
+    every factor's responsibilities less 1/k are scaled to unit length before the product, which is then of unit length too."""
     E, H = p['mean0'].shape[:2]
     r = None
     for f, part in enumerate(x.unflatten(0, (E, -1)).chunk(len(components), -1)):
@@ -139,6 +146,7 @@ def responsibilities(x, p, components):
         inverse = torch.exp(-tau)[..., None]                                       # [E, H, 1]
         logits = torch.einsum('ebhtp,ehkp->ebhtk', torch.cat([part, part * part], -1), natural * inverse[..., None])
         q = (logits + (constant * inverse)[:, None, :, None]).softmax(-1)
+        if centred: q = unit(q - 1 / q.shape[-1])
         r = q if r is None else (r[..., :, None] * q[..., None, :]).flatten(-2)
     return r.flatten(0, 1)
 
@@ -270,13 +278,13 @@ def mix(x, p, model, chunk=64):
     if 'strength' in p:
         b = torch.sigmoid(small[..., H:2 * H] + p['strength'][:, None, None]).flatten(0, 1).transpose(1, 2)
     if o.features == 'mixture':
-        both = responsibilities(rms(torch.cat([q, k], 2)), p, o.components)
+        both = responsibilities(rms(torch.cat([q, k], 2)), p, o.components, o.centre == 'factors')
         fq, fk = both[:, :, :T], both[:, :, T:]
     else: fq, fk = q, k
 
     if o.memory in ('sum', 'delta'):
-        centre = 1 / fq.shape[-1] if o.centre else 0
-        fq, fk = unit(fq - centre), unit(fk - centre)
+        centre = 1 / fq.shape[-1] if o.centre == 'all' else 0
+        if o.centre != 'factors': fq, fk = unit(fq - centre), unit(fk - centre)
         a = decays(g, C)
         if o.memory == 'sum': y = linear_scan(chunked(fq, C), chunked(fk, C), chunked(b[..., None] * v, C), a)
         else: y = delta_scan(chunked(fq, C), chunked(fk, C), chunked(v, C), chunked(b, C), a)

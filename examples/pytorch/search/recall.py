@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Multi-query associative recall after Zoology, many models at once; appends one JSON line a model.
 
-    recall.py --out records.jsonl gate/8:.001,.002,.004:1-3 gdn/16:.001,.002,.004:1-3
+    recall.py gate/8:.002,.004,.008:1-3 gdn/16:.002,.004,.008:1-3 --out records.jsonl
 
 A job is KIND/STATE:RATES:SEEDS; STATE is 8 or 16, the memory of a layer in thousands of numbers. Every job trains all its
 rates and seeds on each number of pairs. A sequence of 256 tokens begins with key-value pairs; then every key is asked once,
@@ -10,7 +10,7 @@ at gaps drawn from a power law, between random tokens (or, with --quiet, between
 import argparse, dataclasses, json, math, os, time
 import torch
 from candidates import KINDS, Model, count, forward, logits, state_size, with_parameters
-from train_many import Ensemble, next_job, read_records, rounded, seeds_of, train
+from train_many import Ensemble, jobs_of, machine, prepare, read_records, rounded, seeds_of, train
 
 T, WIDTH, VOCABULARY = 256, 128, 512
 
@@ -68,25 +68,20 @@ def main():
     a = argparse.ArgumentParser()
     A = a.add_argument
     A('jobs', nargs='+'); A('--out', required=True); A('--records', nargs='*', default=[]); A('--claims', default=None)
-    A('--pairs', type=int, nargs='+', default=[16, 32]); A('--steps', type=int, default=2000); A('--batch', type=int, default=32)
+    A('--pairs', type=int, nargs='+', default=[16, 32]); A('--steps', type=int, default=1500); A('--batch', type=int, default=32)
     A('--deadline', type=float, default=math.inf); A('--eager', action='store_true'); A('--quiet', action='store_true')
     o = a.parse_args()
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.set_float32_matmul_precision('high')
     if device == 'cpu': torch.set_num_threads(1)
-    claims = o.claims or o.out + f'.claims.{os.getpid()}'
-    os.makedirs(claims, exist_ok=True)
-    while True:
-        job, mark = next_job(o.jobs, claims)
-        if job is None: break
+    for job in jobs_of(o.jobs, o.claims or f'{o.out}.claims.{os.getpid()}'):
         name, rates, seeds = job.split(':')
         kind, state = name.split('/')
         records = read_records([o.out] + o.records)
-        have = {(r['kind'], r['memory'], r['pairs'], r['rate'], r['seed'], r['steps']) for r in records if r['task'] == 'recall'}
+        have = {(r['kind'], r['memory'], r['pairs'], r['rate'], r['seed'], r['steps'], r['quiet']) for r in records if r['task'] == 'recall'}
         runs = [(p, float(r), s) for p in o.pairs for r in rates.split(',') for s in seeds_of(seeds)
-                if (kind, int(state), p, float(r), s, o.steps) not in have]
-        ok = not runs or run(o, kind, int(state), runs, device)
-        open(os.path.join(mark, 'done' if ok else 'given_up'), 'w').close()
+                if (kind, int(state), p, float(r), s, o.steps, o.quiet) not in have]
+        if runs: run(o, kind, int(state), runs, device)
 
 
 def run(o, kind, state, runs, device):
@@ -94,9 +89,10 @@ def run(o, kind, state, runs, device):
     model = model_of(kind, state)
     groups = sorted(set(zip(pairs, seeds)))
     get = batches(groups, [groups.index((p, s)) for p, _, s in runs], o.steps, o.batch, o.quiet, device)
-    ensemble, seconds = train(lambda compiled: Ensemble(model, rates, seeds, o.steps, device, compiled, warmup=50), get, o.steps,
-                              o.deadline, f'{kind}/{state}', not o.eager)
-    if seconds is None: return False
+    ensemble, step = prepare(lambda compiled: Ensemble(model, len(runs), o.steps, device, compiled, warmup=50), rates, seeds, get,
+                             f'{kind}/{state}', not o.eager)
+    seconds = train(ensemble, step, rates, seeds, o.deadline, f'{kind}/{state}')
+    if seconds is None: return
     validation = accuracy(ensemble, pairs, o.batch, o.quiet, 7)
     test = accuracy(ensemble, pairs, o.batch, o.quiet, 8)
     curve = ensemble.log[:o.steps].unflatten(0, (-1, o.steps // 10)).mean(1).tolist() if o.steps % 10 == 0 else []
@@ -107,11 +103,10 @@ def run(o, kind, state, runs, device):
                 parameters=count(model), mlp=model.mlp if model.mixer.mlp else 0, state=state_size(model, T),
                 validation=rounded(validation[i]), test=rounded(test[i]), curve=[rounded(row[i]) for row in curve],
                 seconds=round(seconds, 1), ms_per_step=round(1000 * seconds / o.steps / len(runs), 3),
-                device=torch.cuda.get_device_name() if device != 'cpu' else 'cpu', torch=torch.__version__)) + '\n')
+                **machine(device))) + '\n')
     table = {}
     for i, (p, rate, seed) in enumerate(runs): table.setdefault((p, rate), []).append(test[i])
     print(f'{kind}/{state}: {seconds:.1f} s; ' + ', '.join(f'{p} pairs at {r}: ' + ' '.join(f'{x:.3f}' for x in v) for (p, r), v in table.items()), flush=True)
-    return True
 
 
 if __name__ == '__main__': main()
