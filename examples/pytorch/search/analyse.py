@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""analyse.py RECORDS.jsonl ...: the tables of RESULTS.md, by the rule in README.md. Standard library alone."""
+"""analyse.py RECORDS.jsonl ... [--against KIND]: the tables of RESULTS.md, by the rule in README.md. Standard library alone."""
 import json, math, sys
 
 REFERENCE = 'gate'
@@ -83,44 +83,40 @@ def language(records, vocabulary):
             d, w, p = compared[kind]
             row += [f'{d:+.4f} [{d - w:+.4f}, {d + w:+.4f}]', f'{p:.2g}', f'{corrected[kind]:.2g}']
         else: row += ['', '', '']
-        rows.append(row + [r['parameters'], r['state'], f'{mean([q["ms_per_step"] for q in final[kind]]):.2f}', r['device'].replace('NVIDIA ', '')])
-    table(['kind', 'rate', 'mean ± 95 %', 'sd', 'n', f'less {REFERENCE} [95 %]', 'Welch p', 'Holm p', 'parameters', 'state a layer',
-           'ms a step of a model', 'device'], rows)
+        rows.append(row + [r['parameters'], r['state']])
+    table(['kind', 'rate', 'mean ± 95 %', 'sd', 'n', f'less {REFERENCE} [95 %]', 'Welch p', 'Holm p', 'parameters', 'state a layer'], rows)
     return compared
 
 
 def recall(records):
+    """The rule's score needs every setting; kinds that were run with the smallest memory alone are compared on that."""
     settings = sorted({(r['memory'], r['pairs']) for r in records})
-    print('## Recall: test accuracy at the rate best on validation\n')
-    scores, rows = {}, []
+    small = [s for s in settings if s[0] == settings[0][0]]
+    cells, by_seed = {}, {}
     for kind, rs in group(records, 'kind').items():
-        row, by_seed = [kind], {}
-        for setting in settings:
-            mine = [r for r in rs if (r['memory'], r['pairs']) == setting]
-            if not mine:
-                row.append('')
-                continue
+        for setting, mine in group(rs, 'memory', 'pairs').items():
             by = group(mine, 'rate')
             best = max(by, key=lambda rate: mean([r['validation'] for r in by[rate]]))
-            for r in by[best]: by_seed.setdefault(r['seed'], []).append(r['test'])
-            row.append(f'{mean([r["test"] for r in by[best]]):.3f} ({min(r["test"] for r in by[best]):.3f} to '
-                       f'{max(r["test"] for r in by[best]):.3f}) at {best:g}')
-        complete = [mean(v) for v in by_seed.values() if len(v) == len(settings)]
-        if len(complete) > 1: scores[kind] = complete
-        rows.append((mean(complete) if complete else -1, row))
-    compared = {k: welch(scores[k], scores[REFERENCE]) for k in scores if k != REFERENCE} if REFERENCE in scores else {}
-    corrected = holm({k: c[2] for k, c in compared.items()})
-    out = []
-    for score, row in sorted(rows, key=lambda r: -r[0]):
-        k = row[0]
-        row.append(f'{mean(scores[k]):.3f} ± {half_width(scores[k]):.3f} (n {len(scores[k])})' if k in scores else '')
-        if k in compared:
-            d, w, p = compared[k]
-            row += [f'{d:+.3f} [{d - w:+.3f}, {d + w:+.3f}]', f'{p:.2g}', f'{corrected[k]:.2g}']
-        else: row += ['', '', '']
-        out.append(row)
-    table(['kind'] + [f'{m} k numbers, {p} pairs' for m, p in settings] + ['score ± 95 %', f'less {REFERENCE}', 'Welch p', 'Holm p'], out)
-    return compared
+            x = [r['test'] for r in by[best]]
+            cells[kind, setting] = f'{mean(x):.3f} ({min(x):.3f} to {max(x):.3f}) at {best:g}'
+            for r in by[best]: by_seed.setdefault(kind, {}).setdefault(r['seed'], {})[setting] = r['test']
+    print('## Recall: test accuracy at the rate best on validation, mean (lowest to highest seed)\n')
+    kinds = sorted(by_seed, key=lambda k: -mean([mean([v[s] for s in small]) for v in by_seed[k].values()]))
+    table(['kind'] + [f'{m} k numbers, {p} pairs' for m, p in settings], [[k] + [cells.get((k, s), '') for s in settings] for k in kinds])
+    result = {}
+    for name, wanted in ((f'{small[0][0]} k numbers', small), ('every setting, the rule\'s score', settings)):
+        scores = {k: [mean([v[s] for s in wanted]) for v in by_seed[k].values()] for k in kinds
+                  if all(s in v for v in by_seed[k].values() for s in wanted)}
+        result = {k: welch(scores[k], scores[REFERENCE]) for k in scores if k != REFERENCE} if REFERENCE in scores else {}
+        corrected = holm({k: c[2] for k, c in result.items()})
+        print(f'### Scores over {name}\n')
+        rows = []
+        for k, x in scores.items():
+            row = [k, f'{mean(x):.3f} ± {half_width(x):.3f}', len(x)]
+            d, w, p = result.get(k, (0, 0, 0))
+            rows.append(row + ([f'{d:+.3f} [{d - w:+.3f}, {d + w:+.3f}]', f'{p:.2g}', f'{corrected[k]:.2g}'] if k in result else ['', '', '']))
+        table(['kind', 'score ± 95 %', 'n', f'less {REFERENCE} [95 %]', 'Welch p', 'Holm p'], rows)
+    return result
 
 
 def decide(l, r):
@@ -134,7 +130,13 @@ def decide(l, r):
 
 
 def main():
-    records = [json.loads(line) for f in sys.argv[1:] for line in open(f) if line.strip()]
+    global REFERENCE
+    files = sys.argv[1:]
+    if '--against' in files:
+        at = files.index('--against')
+        REFERENCE = files[at + 1]
+        files = files[:at] + files[at + 2:]
+    records = [json.loads(line) for f in files for line in open(f) if line.strip()]
     l = {}
     for vocabulary, rs in group([r for r in records if r['task'] == 'language'], 'vocabulary').items():
         compared = language(rs, vocabulary)
