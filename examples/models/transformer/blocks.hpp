@@ -10,7 +10,7 @@
 //
 // Positions are the sinusoids of A. Vaswani et al., Attention is all you need, 2017, with one learned gain per channel:
 // p(t) = sin(w_i t) and cos(w_i t) in the channels i and i + D / 2, w_i = 10000^(-2 i / D). They have no last position,
-// so such a model also reads beyond the context of its training.
+// so such a model can read beyond the context of its training, though it has not learned those.
 //
 // Blocks know the layout of their parameters. The numbers are in vectors of the caller, so one stack serves many
 // threads, each with its own cache and gradient.
