@@ -5,14 +5,15 @@
 
 A job is KIND/STATE:RATES:SEEDS; STATE is 8 or 16, the memory of a layer in thousands of numbers. Every job trains all its
 rates and seeds on each number of pairs. A sequence of 256 tokens begins with key-value pairs; then every key is asked once,
-at gaps drawn from a power law, between random tokens (or, with --quiet, between zeros). Two layers of width 128.
+at gaps drawn from a power law, between random tokens (or, with --quiet, between zeros). Two layers of width 128. Projections
+multiply in bfloat16.
 """
 import argparse, dataclasses, json, math, os, time
 import torch
 from candidates import KINDS, Model, count, forward, logits, state_size, with_parameters
 from train_many import Ensemble, jobs_of, machine, prepare, read_records, rounded, seeds_of, train
 
-T, WIDTH, VOCABULARY = 256, 128, 512
+T, WIDTH, VOCABULARY, PRODUCTS = 256, 128, 512, torch.bfloat16   # main sets them from its options
 
 
 def model_of(kind, state):
@@ -21,7 +22,7 @@ def model_of(kind, state):
     if mixer.memory == 'mamba2': mixer = dataclasses.replace(mixer, state=4 * state, layers=None if mixer.mlp else 4)
     elif mixer.features == 'plain' and mixer.memory != 'softmax': heads = 2 if state == 8 else 1
     else: mixer = dataclasses.replace(mixer, components=(8, 8) if state == 8 else (16, 8))
-    shape = dict(vocabulary=VOCABULARY, width=WIDTH, layers=2)
+    shape = dict(vocabulary=VOCABULARY, width=WIDTH, layers=2, low=PRODUCTS)
     target = count(Model(KINDS['gate'], heads=2, mlp=2 * WIDTH, **shape))
     return with_parameters(Model(mixer, heads=heads, **shape), target)
 
@@ -65,12 +66,16 @@ def accuracy(ensemble, pairs_of, batch, quiet, seed, n=256):
 
 
 def main():
+    global T, WIDTH, VOCABULARY, PRODUCTS
     a = argparse.ArgumentParser()
     A = a.add_argument
     A('jobs', nargs='+'); A('--out', required=True); A('--records', nargs='*', default=[]); A('--claims', default=None)
     A('--pairs', type=int, nargs='+', default=[16, 32]); A('--steps', type=int, default=1500); A('--batch', type=int, default=32)
     A('--deadline', type=float, default=math.inf); A('--eager', action='store_true'); A('--quiet', action='store_true')
+    A('--length', type=int, default=T); A('--width', type=int, default=WIDTH); A('--vocabulary', type=int, default=VOCABULARY)
+    A('--float32', action='store_true', help='projections in float32 and not bfloat16')
     o = a.parse_args()
+    T, WIDTH, VOCABULARY, PRODUCTS = o.length, o.width, o.vocabulary, torch.float32 if o.float32 else torch.bfloat16
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.set_float32_matmul_precision('high')
     if device == 'cpu': torch.set_num_threads(1)
@@ -99,7 +104,7 @@ def run(o, kind, state, runs, device):
     with open(o.out, 'a') as f:
         for i, (p, rate, seed) in enumerate(runs):
             f.write(json.dumps(dict(
-                task='recall', kind=kind, memory=state, pairs=p, rate=rate, seed=seed, steps=o.steps, batch=o.batch, quiet=o.quiet,
+                task='recall', kind=kind, memory=state, pairs=p, rate=rate, seed=seed, steps=o.steps, batch=o.batch, quiet=o.quiet, length=T, width=WIDTH,
                 parameters=count(model), mlp=model.mlp if model.mixer.mlp else 0, state=state_size(model, T),
                 validation=rounded(validation[i]), test=rounded(test[i]), curve=[rounded(row[i]) for row in curve],
                 seconds=round(seconds, 1), ms_per_step=round(1000 * seconds / o.steps / len(runs), 3),
