@@ -9,7 +9,7 @@
 namespace gma::baselines {
 
 /// Gradients of causal_delta(): everything that was given; d_output is N x e. The gradient of the key weights is that
-/// of the write strengths, of the memory that of its slots. Cost about 3 forward passes; extra memory (N /
+/// of the write strengths, of the memory that of its slots. Cost about 4.5 forward passes; extra memory (N /
 /// checkpoint_interval + checkpoint_interval / tile) K e numbers and a few tiles. Errors as causal_backward().
 template <class M>
 Gradients<M> causal_delta_backward(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
