@@ -5,6 +5,7 @@
 
 #include "gma/attention/gradients.hpp"
 #include "gma/baselines/delta.hpp"
+#include "gma/baselines/delta_tile_backward.hpp"
 
 namespace gma::baselines {
 

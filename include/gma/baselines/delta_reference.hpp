@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The reference of the gated delta rule: (9) as it stands. As gma::reference, it is for tests and teaching and
+// The reference of the gated delta rule: (9), literally. As gma::reference, it is for tests and teaching and
 // shares no code with the fast form.
 #pragma once
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Random numbers: the same bits from the same seed on every platform. The engines of <random> are specified to the bit,
+// Random numbers: the same bits from the same seed on every platform. The engines of <random> are specified exactly,
 // its distributions are not, so the step from bits to numbers is ours.
 #pragma once
 

@@ -145,6 +145,12 @@ class TokenView : public TokenRows {
     return ConstTile<S>(scratch.data(), count, cols_, Eigen::OuterStride<>(scratch.outerStride()));
   }
 
+  /// Copies as many tokens from `begin` on as `to` has rows.
+  void copy_to(Index begin, Tile<S> to) const {
+    const ConstTile<S> from = tile(begin, to.rows(), to);
+    if (from.data() != to.data()) to = from;
+  }
+
  private:
   template <class T>
   static void copy(const TokenView& view, Index begin, Index count, Tile<S>& scratch) {
@@ -191,11 +197,11 @@ class TokenSink : public TokenRows {
     return Tile<S>(scratch.data(), count, scratch.cols(), Eigen::OuterStride<>(scratch.outerStride()));
   }
 
-  /// All rows at once.
-  void put(const Tile<S>& numbers) const {
-    Tile<S> target = tile(0, numbers.rows(), numbers);
+  /// Assigns the rows from `begin` on.
+  void put(const Tile<S>& numbers, Index begin = 0) const {
+    Tile<S> target = tile(begin, numbers.rows(), numbers);
     if (target.data() != numbers.data()) target = numbers;
-    store(0, target);
+    store(begin, target);
   }
 
   /// Whether the numbers are wanted at all.
@@ -229,8 +235,7 @@ class TokenSink : public TokenRows {
 template <class S>
 TokenView<S> copied(const TokenView<S>& input, Workspace<S>& workspace) {
   Tile<S> copy = workspace.take(input.rows(), input.cols());
-  const ConstTile<S> rows = input.tile(0, input.rows(), copy);
-  if (rows.data() != copy.data()) copy = rows;
+  input.copy_to(0, copy);
   return TokenView<S>(copy);
 }
 

@@ -203,9 +203,7 @@ TokenView<S> rows_of(const HeadsView<S>& tensor, const Placement& placement, con
   if (!placement.is_masked) return tensor.head(head, span.begin, span.count);
   Tile<S> gathered = workspace.take(span.count, tensor.layout.width);
   for (Index i = 0; i < span.count; ++i) {
-    Tile<S> row = rows(gathered, i, 1);
-    const ConstTile<S> source = tensor.head(head, placement.row(span.begin + i), 1).tile(0, 1, row);
-    if (source.data() != row.data()) row = source;
+    tensor.head(head, placement.row(span.begin + i), 1).copy_to(0, rows(gathered, i, 1));
   }
   return TokenView<S>(gathered);
 }

@@ -107,9 +107,7 @@ void gather_rows(const TokenView<S>& x, const Placement& placement, Matrix<S>& p
   resize(packed, count, x.cols());
   Index row = 0;
   const auto copy = [&](Index begin, Index now) {
-    Tile<S> to = rows(packed, row, now);
-    const ConstTile<S> from = x.tile(begin, now, to);
-    if (from.data() != to.data()) to = from;
+    x.copy_to(begin, rows(packed, row, now));
     row += now;
   };
   for (const Placement::Span& span : placement.spans) {
@@ -125,22 +123,16 @@ void gather_rows(const TokenView<S>& x, const Placement& placement, Matrix<S>& p
 template <class S>
 void scatter_rows(const Matrix<S>& packed, const Placement& placement, const TokenSink<S>& out,
                   Workspace<S>& workspace) {
-  const auto put = [&](Index begin, const Tile<S>& from) {
-    Tile<S> to = out.tile(begin, from.rows(), from);
-    if (to.data() != from.data()) to = from;
-    out.store(begin, to);
-  };
   if (placement.has_padding) {
     typename Workspace<S>::Frame frame(workspace);
     Tile<S> zeros = workspace.take(1, out.cols());
     zeros.setConstant(S(0));
-    for (Index i = 0; i < out.rows(); ++i) put(i, zeros);
+    for (Index i = 0; i < out.rows(); ++i) out.put(zeros, i);
   }
   Index row = 0;
   const auto copy = [&](Index begin, Index now) {
-    // Only read, where it is not `out` itself.
-    put(begin, Tile<S>(const_cast<S*>(packed.data()) + row * packed.cols(), now, packed.cols(),
-                       Eigen::OuterStride<>(packed.cols())));
+    S* const first = const_cast<S*>(packed.data()) + row * packed.cols();  // is only read
+    out.put(Tile<S>(first, now, packed.cols(), Eigen::OuterStride<>(packed.cols())), begin);
     row += now;
   };
   for (const Placement::Span& span : placement.spans) {

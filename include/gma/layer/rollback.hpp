@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The last few states of a stream, so that tokens can be taken back. Speculative decoding needs this when a draft is
-// rejected. Arithmetic cannot undo a token to the bit. But a state is small, and copies are cheap.
+// rejected. Arithmetic cannot undo a token exactly. But a state is small, and copies are cheap.
 #pragma once
 
 #include <cstddef>
