@@ -39,6 +39,14 @@ struct Linear {
   }
 };
 
+// slope = silu'(z) = s (1 + z (1 - s)) with s = sigmoid(z), number by number.
+template <class S, class Z>
+void silu_slope(const Eigen::MatrixBase<Z>& z, Matrix<S>& slope) {
+  slope = z;
+  gma::sigmoid(slope.data(), slope.size());
+  slope.array() *= S(1) + z.array() * (S(1) - slope.array());
+}
+
 // y = gain o n, n = x / rms(x), token by token.   X, Y [T, D], gain [1, D].
 struct RmsNorm {
   Tensor gain;

@@ -136,15 +136,10 @@ class DeltaMixer : public Mixer<S> {
     const Index all = 3 * width_;
     cache.d_projected.resize(x.rows(), cache.projected.cols());
     out_.backward(parameters, cache.gated, dy, gradients, cache.d_gated);
-    // silu'(z) = s (1 + z (1 - s)) with s = sigmoid(z).
-    const auto z = cache.projected.middleCols(all, width_).array();
-    Matrix<S>& s = cache.slope;
-    s = z;
-    gma::sigmoid(s.data(), s.size());
-    s.array() *= S(1) + z * (S(1) - s.array());
+    silu_slope(cache.projected.middleCols(all, width_), cache.slope);
     const auto gain = view(parameters, gain_).row(0);
     cache.d_projected.middleCols(all, width_) =
-        (cache.d_gated.cwiseProduct(cache.mixed) * gain.asDiagonal()).cwiseProduct(s);
+        (cache.d_gated.cwiseProduct(cache.mixed) * gain.asDiagonal()).cwiseProduct(cache.slope);
     cache.d_mixed = cache.d_gated.cwiseProduct(cache.gate);
     view(gradients, gain_).row(0) += cache.d_mixed.cwiseProduct(cache.mixed).colwise().sum();
     cache.d_mixed = (cache.d_mixed * gain.asDiagonal()).eval();
@@ -153,10 +148,8 @@ class DeltaMixer : public Mixer<S> {
                                     columns(cache.d_mixed, 0, width_));
     cache.d_active.resize(x.rows(), all);
     for (Index h = 0; h < heads_; ++h) head_backward(parameters, h, cache, gradients);
-    const auto u = cache.convolved.array();
-    s = u;
-    gma::sigmoid(s.data(), s.size());
-    cache.d_active.array() *= s.array() * (S(1) + u * (S(1) - s.array()));
+    silu_slope(cache.convolved, cache.slope);
+    cache.d_active.array() *= cache.slope.array();
     convolution_.backward(parameters, columns(std::as_const(cache.projected), 0, all),
                           columns(std::as_const(cache.d_active), 0, all), gradients,
                           columns(cache.d_projected, 0, all));

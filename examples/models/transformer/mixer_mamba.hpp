@@ -142,10 +142,8 @@ class MambaMixer : public Mixer<S> {
 
     cache.d_active.setZero(x.rows(), channels());
     for (Index h = 0; h < heads_; ++h) head_backward(parameters, h, cache, gradients);
-    const auto u = cache.convolved.array();
-    s = u;
-    gma::sigmoid(s.data(), s.size());
-    cache.d_active.array() *= s.array() * (S(1) + u * (S(1) - s.array()));
+    silu_slope(cache.convolved, cache.slope);
+    cache.d_active.array() *= cache.slope.array();
     view(gradients, convolution_bias_).row(0) += cache.d_active.colwise().sum();
     convolution_.backward(parameters, columns(std::as_const(cache.projected), inner_, channels()),
                           columns(std::as_const(cache.d_active), 0, channels()), gradients,
