@@ -60,16 +60,18 @@ def group(records, *keys):
 
 def language(records, vocabulary):
     bracket, final = (group([r for r in records if r['stage'] == s], 'kind') for s in ('bracket', 'final'))
-    final = {k: rs for k, rs in final.items() if all(r['test'] is not None for r in rs)}
     print(f'## Language, vocabulary {vocabulary}: validation loss by rate (bracket)\n')
     rates = sorted({r['rate'] for rs in bracket.values() for r in rs})
-    rows = []
+    rows, chosen = [], {}
     for kind, rs in bracket.items():
         by = {rate: [r['validation'] for r in g] for rate, g in group(rs, 'rate').items()}
         cell = lambda v: '' if not v else 'diverged' if None in v else f'{mean(v):.4f}'
         best = min(by, key=lambda rate: math.inf if None in by[rate] else mean(by[rate]))
+        chosen[kind] = best
         rows.append([kind] + [f'**{cell(by[r])}**' if r == best else cell(by.get(r)) for r in rates] + [len(by[best])])
     table(['kind'] + [f'{r:g}' for r in rates] + ['seeds a rate'], rows)
+    final = {k: [r for r in rs if r['rate'] == chosen[k]] for k, rs in final.items()}   # those at a rate that a wider grid overruled are left out
+    final = {k: rs for k, rs in final.items() if rs and all(r['test'] is not None for r in rs)}
     if REFERENCE not in final: return {}
     tests = {k: [r['test'] for r in rs] for k, rs in final.items()}
     compared = {k: welch(tests[k], tests[REFERENCE]) for k in tests if k != REFERENCE and len(tests[k]) > 1}

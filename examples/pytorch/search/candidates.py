@@ -24,8 +24,8 @@ class Mixer:
     slot     as mean, and every slot has its own decay, of low rank
     em       as mean, and a slot forgets what is written over it (online expectation maximisation)
     window   softmax attention over the last `window` tokens, slots for what leaves the window, one denominator
-    softmax  softmax attention, rotary positions, queries and keys of unit mean square
-    mamba2   the Mamba-2 mixer
+    softmax  softmax attention, rotary positions, queries and keys of unit mean square, a learned scale per head
+    mamba2   the Mamba-2 mixer, with a bias after its convolution
     """
     memory: str = 'mean'
     features: str = 'mixture'      # or 'plain': queries and keys themselves, scaled to unit length
@@ -33,7 +33,7 @@ class Mixer:
     centre: str = ''               # 'all': features are r - 1/K, scaled to unit length; 'factors': so for every factor
     gate: bool = True              # output norm and silu gate
     silu: bool = False             # SiLU after the convolution
-    strength: float = 0.0          # start of the write strength b, before the sigmoid
+    strength: float = 0.0          # start of the write strength's bias, before the sigmoid; None: no bias
     temperature: float = None      # start of log tau; default log(part width) / 2
     rank: int = 4                  # of the decay of a slot
     window: int = 64
@@ -75,11 +75,13 @@ KINDS = {
     'online_em': gma(memory='em'),
     'window': gma(memory='window'),
     'gdn': Mixer(memory='delta', features='plain', silu=True),
+    'gdn_published': Mixer(memory='delta', features='plain', silu=True, strength=None),
     'gdn_weak': Mixer(memory='delta', features='plain', silu=True, strength=-2.0),
     'gla_unit': Mixer(memory='sum', features='plain', silu=True),
     'mamba2': Mixer(memory='mamba2'),
     'mamba2_plain': Mixer(memory='mamba2', mlp=False, layers=8),
     'softmax': Mixer(memory='softmax', gate=False),
+    'softmax_gate': Mixer(memory='softmax'),
 }
 
 
@@ -270,15 +272,16 @@ def mix(x, p, model, chunk=64):
     if o.silu: q, k, v = F.silu(q), F.silu(k), F.silu(v)
     q, k, v = split_heads(q, H), split_heads(k, H), split_heads(v, H)
     if o.memory == 'softmax':
-        q, k = rotate(rms(q)), rotate(rms(k))
-        y = F.scaled_dot_product_attention(q.to(low), k.to(low), v.to(low), is_causal=True).to(v.dtype)
-        return project(join_heads(y, B), p['out'], low)
+        q = p['query_scale'].repeat_interleave(B, 0)[:, :, None, None] * rotate(rms(q))
+        y = F.scaled_dot_product_attention(q.to(low), rotate(rms(k)).to(low), v.to(low), is_causal=True).to(v.dtype)
+        return output(y, x, p, model)
 
     small = project(x, p['small'], torch.promote_types(low, x.dtype))              # forgetting, write strength, ...
     g = -(F.softplus(small[..., :H] + p['forget'][:, None, None]) * p['forget_scale'].exp()[:, None, None])
     g = g.flatten(0, 1).transpose(1, 2)                                            # [m, H, T]
-    if 'strength' in p:
-        b = torch.sigmoid(small[..., H:2 * H] + p['strength'][:, None, None]).flatten(0, 1).transpose(1, 2)
+    if o.memory in ('sum', 'delta', 'em'):
+        b = small[..., H:2 * H] if o.strength is None else small[..., H:2 * H] + p['strength'][:, None, None]
+        b = torch.sigmoid(b).flatten(0, 1).transpose(1, 2)
     if o.features == 'mixture':
         both = responsibilities(rms(torch.cat([q, k], 2)), p, o.components, o.centre == 'factors')
         fq, fk = both[:, :, :T], both[:, :, T:]
@@ -311,8 +314,13 @@ def mix(x, p, model, chunk=64):
         amount = F.softplus(small[..., H:]).unflatten(-1, (H, o.rank))              # [E, B, T, H, rank]
         rate = torch.einsum('ebthr,ehrk->ebhtk', amount, -p['slot_rates'].exp()).flatten(0, 1)
         y = slot_scan(fq, fk, v, g[..., None] + rate, min(32, T))
-    if y.ndim == 5: y = y.flatten(2, 3)
-    if o.gate: y = join_heads(rms(y), B) * p['gain'][:, None, None] * F.silu(project(x, p['gate'], low))
+    return output(y.flatten(2, 3) if y.ndim == 5 else y, x, p, model)
+
+
+def output(y, x, p, model):
+    """[m, H, T, d] -> [E, B, T, D]"""
+    B, low = x.shape[1], model.low
+    if model.mixer.gate: y = join_heads(rms(y), B) * p['gain'][:, None, None] * F.silu(project(x, p['gate'], low))
     else: y = join_heads(y, B)
     return project(y, p['out'], low)
 
@@ -321,7 +329,7 @@ def mix_mamba2(x, p, model, C):
     o, B, low = model.mixer, x.shape[1], model.low
     inner, N, h = 2 * model.width, o.state, 2 * model.width // o.head
     z, c, dt = project(x, p['in'], low).split([inner, inner + 2 * N, h], -1)
-    values, keys, queries = F.silu(convolve(c, p['taps'])).split([inner, N, N], -1)
+    values, keys, queries = F.silu(convolve(c, p['taps']) + p['taps_bias'][:, None, None]).split([inner, N, N], -1)
     dt = F.softplus(dt + p['dt'][:, None, None]).flatten(0, 1).transpose(1, 2)      # [m, h, T]
     rate = p['rate'].exp().repeat_interleave(B, 0)[..., None]                      # [m, h, 1]
     values = chunked(split_heads(values, h), C)
@@ -384,6 +392,7 @@ def layout(model):
             inner, N, h = 2 * D, o.state, 2 * D // o.head
             linear(l + 'in', D, 2 * inner + 2 * N + h)
             taps(l + 'taps', inner + 2 * N)
+            put(l + 'taps_bias', (inner + 2 * N,), full(0))
             def dt(shape, gen):
                 t = torch.exp(torch.rand(shape, generator=gen) * math.log(100) + math.log(1e-3))
                 return t + torch.log(-torch.expm1(-t))
@@ -396,14 +405,15 @@ def layout(model):
             linear(l + 'in', D, 3 * D)
             taps(l + 'taps', 3 * D)
             linear(l + 'out', D, D, 0)
-            if o.memory != 'softmax':
+            if o.memory == 'softmax': put(l + 'query_scale', (H,), full(1))
+            else:
                 has_strength = o.memory in ('sum', 'delta', 'em')
                 extra = H if has_strength else H * o.rank if o.memory == 'slot' else 0
                 linear(l + 'small', D, H + extra, 0.1)
                 times = torch.logspace(math.log10(16), math.log10(512), H) if H > 1 else torch.tensor([90.0])
                 put(l + 'forget', (H,), fixed(-times.log()))
                 put(l + 'forget_scale', (H,), full(0))
-                if has_strength: put(l + 'strength', (H,), full(o.strength))
+                if has_strength and o.strength is not None: put(l + 'strength', (H,), full(o.strength))
             if o.gate:
                 linear(l + 'gate', D, D)
                 put(l + 'gain', (D,), full(1))

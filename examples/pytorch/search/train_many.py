@@ -219,7 +219,7 @@ def main():
     A('--context', type=int, default=512); A('--lead', type=int, default=128); A('--deadline', type=float, default=math.inf)
     A('--width', type=int, default=192); A('--heads', type=int, default=4); A('--layers', type=int, default=4)
     A('--parameters', type=int, default=PARAMETERS); A('--eager', action='store_true'); A('--bfloat16', action='store_true')
-    A('--windows', type=int, default=None)
+    A('--windows', type=int, default=None); A('--save', help='folder for the parameters of fresh seeds'); A('--most', type=int, default=3)
     o = a.parse_args()
     o.bracket, o.final = seeds_of(o.bracket), seeds_of(o.final)
     assert len(o.final) == len(o.rates) * len(o.bracket), '--final needs as many seeds as there are models before'
@@ -270,8 +270,17 @@ def write_records(o, text, kind, ensemble, runs, stage, seconds):
                           seconds=round(seconds, 1), ms_per_step=round(1000 * seconds / o.steps / len(runs), 3), **machine(ensemble.device))
             f.write(json.dumps(record) + '\n')
             by_rate.setdefault(rate, []).append(record['validation'] or math.nan)
+    if o.save and stage == 'final': save(o, kind, ensemble, runs)
     print(f'{kind}: {seconds:.1f} s, evaluated in {time.time() - t:.1f} s, validation ' +
           ', '.join(f'{r}: {sum(v) / len(v):.4f}' for r, v in by_rate.items()), flush=True)
+
+
+def save(o, kind, ensemble, runs):
+    """One numpy file a model, for export.py, of the first --most."""
+    os.makedirs(o.save, exist_ok=True)
+    for i, (rate, seed) in enumerate(runs[:o.most]):
+        arrays = {name: value[i].detach().float().cpu().numpy() for name, value in ensemble.p.items()}
+        np.savez(os.path.join(o.save, f'{kind}-{seed}.npz'), **arrays)
 
 
 def machine(device): return dict(device=torch.cuda.get_device_name() if device != 'cpu' else 'cpu', torch=torch.__version__)
