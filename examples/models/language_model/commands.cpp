@@ -4,12 +4,16 @@
 
 #include "commands.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <optional>
 
 #include "baselines.hpp"
 #include "sampler.hpp"
+#include "stream_cost.hpp"
 #include "training_run.hpp"
+#include "transformer/build_information.hpp"
 #include "transformer/results.hpp"
 
 namespace language_model {
@@ -67,19 +71,56 @@ int generate_command(const GenerateOptions& options) {
   return 0;
 }
 
-int evaluate_command(const CommonOptions& common, const std::string& path, Index context) {
-  const Checkpoint checkpoint = load_checkpoint(path);
-  if (context == 0) context = checkpoint.train.context;
-
+int evaluate_command(const CommonOptions& common, const EvaluateOptions& options) {
+  const Checkpoint checkpoint = load_checkpoint(options.checkpoint);
+  const Index context = options.context > 0 ? options.context : checkpoint.train.context;
   const Text text = load_text(common.text, context, 0, &checkpoint.vocabulary);
+  const Vector<float>& parameters = checkpoint.state.parameters;
   ThreadPool pool(common.threads);
   Model<float> model(checkpoint.model);
-  model.prepare(checkpoint.state.parameters);
+  model.prepare(parameters);
   Evaluator<float> evaluator(model, text, context, pool);
-  std::printf("windows of %lld tokens: %.4f bits/byte\n", static_cast<long long>(context),
-              evaluator.windowed(checkpoint.state.parameters));
-  if (model.is_constant_memory())
-    std::printf("streamed: %.4f bits/byte\n", evaluator.streamed(checkpoint.state.parameters));
+
+  const Part validation_part = text.validation(), test_part = text.test();
+  const std::vector<WindowLoss> validation = evaluator.windows(parameters, validation_part);
+  const std::vector<WindowLoss> test = evaluator.windows(parameters, test_part);
+  std::vector<WindowLoss> all = validation;
+  all.insert(all.end(), test.begin(), test.end());
+  const auto bits = [&](const std::vector<WindowLoss>& windows, const Part& part) {
+    return bits_per_nat * mean_loss(windows) / part.bytes_per_token;
+  };
+  std::printf("windows of %lld tokens: %.4f bits/byte; validation half %.4f, test half %.4f\n",
+              static_cast<long long>(context), bits(all, text.whole_held_out()), bits(validation, validation_part),
+              bits(test, test_part));
+  double streamed = 0;
+  if (model.is_constant_memory()) {
+    streamed = evaluator.streamed(parameters);
+    std::printf("streamed: %.4f bits/byte\n", streamed);
+  }
+  const Index read = (std::min)(context, text.size() / 2), steps = (std::min)(Index(128), text.size() - read);
+  const StreamCost cost = stream_cost(model, parameters, text.data(), read, steps);
+  std::printf(
+      "a stream on one thread: %lld numbers of state after %lld tokens, which it reads at %.0f tokens/s; then one at "
+      "a time at %.0f tokens/s\n",
+      static_cast<long long>(cost.numbers), static_cast<long long>(read), cost.reading, cost.decoding);
+  if (!options.json.empty()) {
+    nlohmann::json figures = {{"model", checkpoint.model},
+                              {"parameters", model.layout().parameters()},
+                              {"context", context},
+                              {"validation_loss", mean_loss(validation)},
+                              {"test_loss", mean_loss(test)},
+                              {"state_numbers", cost.numbers},
+                              {"reading_tokens_per_second", cost.reading},
+                              {"decoding_tokens_per_second", cost.decoding},
+                              {"machine", machine(pool.size())},
+                              {"commit", commit()},
+                              {"compiler", compiler()},
+                              {"flags", effective_flags()}};
+    if (model.is_constant_memory()) figures["streamed_bits_per_byte"] = streamed;
+    for (const WindowLoss& window : test)
+      figures["test_window_losses"].push_back(std::round(1e4 * window.nats / double(window.tokens)) / 1e4);
+    write_file(options.json, figures.dump(2) + "\n");
+  }
   return 0;
 }
 

@@ -33,6 +33,12 @@ struct GenerateOptions {
   SamplingOptions sampling;
 };
 
+struct EvaluateOptions {
+  std::string checkpoint;
+  std::string json;   // a file for the figures; empty: none
+  Index context = 0;  // 0: that of training
+};
+
 struct DemoOptions {
   std::string directory = "out";  // for the files it writes
   ModelConfig model;              // its mixer is ignored: all of them are trained
@@ -52,7 +58,7 @@ struct CompareOptions {
 
 int train_command(const CommonOptions& common, TrainOptions options);
 int generate_command(const GenerateOptions& options);
-int evaluate_command(const CommonOptions& common, const std::string& checkpoint, Index context);
+int evaluate_command(const CommonOptions& common, const EvaluateOptions& options);
 int baselines_command(const CommonOptions& common);
 int compare_command(const CommonOptions& common, const CompareOptions& options);
 int demo_command(const CommonOptions& common, const DemoOptions& options);

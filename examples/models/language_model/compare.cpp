@@ -11,6 +11,7 @@
 
 #include "commands.hpp"
 #include "compare_report.hpp"
+#include "stream_cost.hpp"
 #include "training_run.hpp"
 #include "transformer/build_information.hpp"
 #include "transformer/comparison.hpp"
@@ -84,25 +85,6 @@ Budget budget_of(const std::string& name) {
 }
 
 Index parameters_of(const ModelConfig& config) { return Model<float>(config).layout().parameters(); }
-
-struct StreamCost {
-  Index numbers = 0;             // in the state after the context
-  double tokens_per_second = 0;  // of the steps after the context, on one thread
-};
-
-// `tokens` has the context and the steps.
-StreamCost stream_cost(const Model<float>& model, const Vector<float>& parameters, const Token* tokens, Index context,
-                       Index steps) {
-  auto cache = model.make_cache();
-  auto state = model.make_state();
-  model.forward(parameters, tokens, context, &state, cache);
-  StreamCost cost;
-  cost.numbers = state.bytes() / Index(sizeof(float));
-  const Stopwatch watch;
-  for (Index i = 0; i < steps; ++i) model.forward(parameters, tokens + context + i, 1, &state, cache);
-  cost.tokens_per_second = double(steps) / watch.seconds();
-  return cost;
-}
 
 class Comparison {
  public:
@@ -213,7 +195,7 @@ class Comparison {
                               {"test_window_losses", window_losses},
                               {"seconds", r.seconds},
                               {"training_tokens_per_second", double(r.tokens) / r.seconds},
-                              {"decoding_tokens_per_second", stream.tokens_per_second},
+                              {"decoding_tokens_per_second", stream.decoding},
                               {"state_numbers", stream.numbers},
                               {"machine", machine(pool_.size())},
                               {"commit", commit()},

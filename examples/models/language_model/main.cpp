@@ -98,8 +98,7 @@ int run(int argc, char** argv) {
   lm::DemoOptions demo;
   lm::CompareOptions compare;
   demo.train.seconds = 50;
-  std::string checkpoint;
-  lm::Index context = 0;
+  lm::EvaluateOptions evaluate;
 
   CLI::App& training = *app.add_subcommand("train", "train a model");
   add_common_options(training, common);
@@ -121,8 +120,9 @@ int run(int argc, char** argv) {
   add_sampling_options(generating, generate.sampling, generate.prompt);
 
   CLI::App& evaluating = *app.add_subcommand("evaluate", "bits per held-out byte of a checkpoint");
-  evaluating.add_option("checkpoint", checkpoint, "checkpoint, or a file of parameters")->required();
-  add_context_option(evaluating, context);
+  evaluating.add_option("checkpoint", evaluate.checkpoint, "checkpoint, or a file of parameters")->required();
+  evaluating.add_option("--json", evaluate.json, "file for losses, cost, machine and build");
+  add_context_option(evaluating, evaluate.context);
   add_common_options(evaluating, common);
 
   CLI::App& counting = *app.add_subcommand("baselines", "n-grams and xz on the same text");
@@ -154,7 +154,7 @@ int run(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   if (training.parsed()) return lm::train_command(common, train);
   if (generating.parsed()) return lm::generate_command(generate);
-  if (evaluating.parsed()) return lm::evaluate_command(common, checkpoint, context);
+  if (evaluating.parsed()) return lm::evaluate_command(common, evaluate);
   if (counting.parsed()) return lm::baselines_command(common);
   if (comparing.parsed()) return lm::compare_command(common, compare);
   return lm::demo_command(common, demo);

@@ -35,14 +35,17 @@ struct SdpaMixerOptions {
 template <class S>
 class SdpaMixer : public Mixer<S> {
   struct State : MixerState<S> {
-    Matrix<S> keys, values;  // [P, D] each, keys already rotated
-    Matrix<S> history;       // [taps - 1, 3D]
+    std::vector<gma::baselines::KeyValueCache<S>> heads;  // H of [P, d], keys already rotated
+    Matrix<S> history;                                    // [taps - 1, 3D]
     Index position = 0;
-    Index bytes() const override { return (keys.size() + values.size() + history.size()) * Index(sizeof(S)); }
+    Index bytes() const override {
+      Index numbers = history.size();
+      for (const auto& head : heads) numbers += head.keys().size() + head.values().size();
+      return numbers * Index(sizeof(S));
+    }
   };
   struct Cache : MixerCache<S> {
     Matrix<S> projected, qkv;  // [T, 3D], before and after the convolution
-    Matrix<S> keys, values;    // [P + T, D]
     Matrix<S> unit, inverse;   // [T, 2D], [T, 2H]: queries and keys of unit root mean square, before their scale
     std::vector<gma::baselines::SdpaForward<S>> heads;
     Matrix<S> mixed;  // [T, D], before the output projection
@@ -70,6 +73,7 @@ class SdpaMixer : public Mixer<S> {
   std::unique_ptr<MixerState<S>> make_state() const override {
     if (!sdpa_.is_causal) throw std::logic_error("softmax: only causal attention has a state");
     auto state = std::make_unique<State>();
+    state->heads.resize(static_cast<std::size_t>(heads_));
     if (convolution_) state->history.setZero(convolution_->filter.rows - 1, 3 * width_);
     return state;
   }
@@ -107,17 +111,30 @@ class SdpaMixer : public Mixer<S> {
     const Index positions = seen + x.rows();
     if (cache.turns.rows() < positions) cache.turns = gma::rotary_table<S>((std::max)(positions, 2 * seen), head_);
     gma::rotate_in_place(columns(cache.qkv, 0, 2 * width_), 2 * heads_, cache.turns, seen);
-    append(past ? &past->keys : nullptr, cache.qkv.middleCols(width_, width_), cache.keys);
-    append(past ? &past->values : nullptr, cache.qkv.rightCols(width_), cache.values);
-
     if (past) past->position += x.rows();
 
     cache.mixed.resize(x.rows(), width_);
     cache.heads.resize(static_cast<std::size_t>(heads_));
     for (Index h = 0; h < heads_; ++h) {
+      const auto queries = head(cache.qkv, h), keys = head(cache.qkv, heads_ + h),
+                 values = head(cache.qkv, 2 * heads_ + h);
+      if (past && x.rows() == 1) {
+        auto& seen_before = past->heads[static_cast<std::size_t>(h)];
+        seen_before.append(keys, values);
+        head(cache.mixed, h) = gma::baselines::sdpa_decode(queries, seen_before, sdpa_);
+        forget(seen_before);
+        continue;
+      }
       auto& forward = cache.heads[static_cast<std::size_t>(h)];
-      gma::baselines::sdpa_forward_into(forward, head(cache.qkv, h), head(cache.keys, h), head(cache.values, h), sdpa_,
-                                        cache.workspace);
+      if (past) {
+        auto& seen_before = past->heads[static_cast<std::size_t>(h)];
+        seen_before.append(keys, values);
+        gma::baselines::sdpa_forward_into(forward, queries, seen_before.keys(), seen_before.values(), sdpa_,
+                                          cache.workspace);
+        forget(seen_before);
+      } else {
+        gma::baselines::sdpa_forward_into(forward, queries, keys, values, sdpa_, cache.workspace);
+      }
       head(cache.mixed, h) = forward.output;
     }
     out_.forward(parameters, cache.mixed, y);
@@ -129,9 +146,9 @@ class SdpaMixer : public Mixer<S> {
     out_.backward(parameters, cache.mixed, dy, gradients, cache.d_mixed);
     cache.d_qkv.resize(x.rows(), 3 * width_);
     for (Index h = 0; h < heads_; ++h) {
-      gma::baselines::sdpa_backward_into(cache.d_head, head(cache.qkv, h), head(cache.keys, h), head(cache.values, h),
-                                         head(cache.d_mixed, h), cache.heads[static_cast<std::size_t>(h)], sdpa_,
-                                         cache.workspace);
+      gma::baselines::sdpa_backward_into(cache.d_head, head(cache.qkv, h), head(cache.qkv, heads_ + h),
+                                         head(cache.qkv, 2 * heads_ + h), head(cache.d_mixed, h),
+                                         cache.heads[static_cast<std::size_t>(h)], sdpa_, cache.workspace);
       head(cache.d_qkv, h) = cache.d_head.queries;
       head(cache.d_qkv, heads_ + h) = cache.d_head.keys;
       head(cache.d_qkv, 2 * heads_ + h) = cache.d_head.values;
@@ -159,15 +176,10 @@ class SdpaMixer : public Mixer<S> {
   auto head(const Matrix<S>& x, Index h) const { return x.middleCols(h * head_, head_); }
   auto head(Matrix<S>& x, Index h) const { return x.middleCols(h * head_, head_); }
 
-  // all = the past rows, if there are any, and then the fresh ones. The past becomes the same, or the part of it that
-  // the next token still sees.
-  void append(Matrix<S>* past, const Eigen::Ref<const Matrix<S>>& fresh, Matrix<S>& all) const {
-    const Index seen = past ? past->rows() : 0;
-    all.resize(seen + fresh.rows(), fresh.cols());
-    if (seen > 0) all.topRows(seen) = *past;
-    all.bottomRows(fresh.rows()) = fresh;
-    const Index kept = sdpa_.window > 0 ? sdpa_.window - 1 : cache_ > 0 ? cache_ : all.rows();
-    if (past) *past = all.bottomRows((std::min)(kept, all.rows())).eval();
+  // Drops what the next token does not see.
+  void forget(gma::baselines::KeyValueCache<S>& cache) const {
+    if (sdpa_.window > 0) return cache.keep_last(sdpa_.window - 1);
+    if (cache_ > 0) cache.keep_last(cache_);
   }
 
   Index width_, heads_, head_;

@@ -105,10 +105,10 @@ def recall(records):
     print('## Recall: test accuracy at the rate best on validation, mean (lowest to highest seed)\n')
     kinds = sorted(by_seed, key=lambda k: -mean([mean([v[s] for s in small]) for v in by_seed[k].values()]))
     table(['kind'] + [f'{m} k numbers, {p} pairs' for m, p in settings], [[k] + [cells.get((k, s), '') for s in settings] for k in kinds])
-    result = {}
+    results = []
     for name, wanted in ((f'{small[0][0]} k numbers', small), ('every setting, the rule\'s score', settings)):
-        scores = {k: [mean([v[s] for s in wanted]) for v in by_seed[k].values()] for k in kinds
-                  if all(s in v for v in by_seed[k].values() for s in wanted)}
+        scores = {k: [mean([v[s] for s in wanted]) for v in by_seed[k].values() if all(s in v for s in wanted)] for k in kinds}
+        scores = {k: x for k, x in scores.items() if len(x) > 1}
         result = {k: welch(scores[k], scores[REFERENCE]) for k in scores if k != REFERENCE} if REFERENCE in scores else {}
         corrected = holm({k: c[2] for k, c in result.items()})
         print(f'### Scores over {name}\n')
@@ -118,17 +118,18 @@ def recall(records):
             d, w, p = result.get(k, (0, 0, 0))
             rows.append(row + ([f'{d:+.3f} [{d - w:+.3f}, {d + w:+.3f}]', f'{p:.2g}', f'{corrected[k]:.2g}'] if k in result else ['', '', '']))
         table(['kind', 'score ± 95 %', 'n', f'less {REFERENCE} [95 %]', 'Welch p', 'Holm p'], rows)
-    return result
+        results.append(result)
+    return results
 
 
-def decide(l, r):
+def decide(l, small, r):
     print(f'## The rule, against {REFERENCE}\n')
     rows = []
-    for kind in sorted(set(l) | set(r)):
+    for kind in sorted(set(l) | set(small)):
         say = lambda c, sign: 'not run' if c is None else ('better' if c[0] * sign > 0 else 'worse') if c[2] < 0.05 else 'no difference shown'
         a, b = say(l.get(kind), -1), say(r.get(kind), 1)
-        rows.append([kind, a, b, 'yes' if 'better' in (a, b) and 'worse' not in (a, b) and 'not run' not in (a, b) else 'no'])
-    table(['kind', 'language', 'recall', 'goes in'], rows)
+        rows.append([kind, a, say(small.get(kind), 1), b, 'yes' if 'better' in (a, b) and 'worse' not in (a, b) and 'not run' not in (a, b) else 'no'])
+    table(['kind', 'language, bytes', 'recall, 8 k', 'recall, every setting', 'goes in'], rows)
 
 
 def main():
@@ -144,8 +145,8 @@ def main():
         compared = language(rs, vocabulary)
         if vocabulary == 256: l = compared
     rs = [r for r in records if r['task'] == 'recall']
-    r = recall(rs) if rs else {}
-    if l or r: decide(l, r)
+    small, r = recall(rs) if rs else ({}, {})
+    if l or r: decide(l, small, r)
 
 
 if __name__ == '__main__': main()

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""export.py KIND PARAMETERS.npz OUT.safetensors: a model that train_many.py --save wrote, as a checkpoint of the C++ program
+`language_model`, which evaluates, streams and times it. For the kinds that the C++ program has: KINDS below."""
+import json, sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import safetensors_file
+from language_model import FORMAT
+
+MIXERS = {'gma': 'gma', 'gate': 'gma', 'gate_16': 'gma', 'gdn_published': 'delta', 'mamba2': 'mamba', 'mamba2_plain': 'mamba', 'softmax': 'sdpa'}
+
+
+def config_of(kind, p):
+    """The members of the C++ ModelConfig that the shapes of the parameters say."""
+    V, D = p['embedding'].shape
+    layers = 1 + max(int(name.split('.')[0]) for name in p if name[0].isdigit())
+    config = dict(mixer=MIXERS[kind], vocabulary=V, width=D, layers=layers, convolution=4,
+                  mlp_width=p['0.down'].shape[0] if '0.down' in p else 0)
+    if kind.startswith('mamba2'):
+        h, inner = len(p['0.skip']), 2 * D
+        config |= dict(mamba_head=inner // h, state=(p['0.in'].shape[1] - 2 * inner - h) // 2, heads=h)
+    elif kind == 'softmax': config |= dict(heads=len(p['0.query_scale']), has_unit_queries=True)
+    else: config |= dict(heads=len(p['0.forget']))
+    if config['mixer'] == 'gma':
+        config |= dict(components=[p[f'0.mean{f}'].shape[1] for f in range(2)], has_output_norm=kind != 'gma', has_output_gate=kind != 'gma')
+    return config
+
+
+def mixer_of(kind, p):
+    """The parameters of one layer's mixer, by their names in C++. A weight there is [outputs, inputs]; the filters of the
+    mixers that are not the library's layer are [taps, channels], the present token first."""
+    filter_ = {'convolution.filter': p['taps'].flip(-1).T} if 'taps' in p else {}
+    if kind.startswith('mamba2'):
+        return filter_ | {'convolution.bias': p['taps_bias'], 'in.weight': p['in'].T, 'log_decay': p['rate'], 'norm.gain': p['gain'],
+                          'out.weight': p['out'].T, 'skip': p['skip'], 'step_bias': p['dt']}
+    if kind == 'softmax': return filter_ | {'qkv.weight': p['in'].T, 'out.weight': p['out'].T, 'scale': p['query_scale']}
+    H = len(p['forget'])
+    if kind == 'gdn_published':
+        forget, strength = p['small'][:, :H], p['small'][:, H:]
+        return filter_ | {'in.weight': torch.cat([p['in'], p['gate'], strength, forget], 1).T, 'forget_bias': p['forget'],
+                          'log_rate': p['forget_scale'], 'norm.gain': p['gain'], 'out.weight': p['out'].T}
+    out = {'forget.weight': p['small'].T, 'forget.bias': p['forget'], 'forget.rate': p['forget_scale'], 'output.weight': p['out'].T}
+    for name, w, taps in zip(('query', 'key', 'value'), p['in'].chunk(3, 1), p['taps'].chunk(3, 0)):
+        out |= {f'{name}.weight': w.T, f'{name}.filter': taps}
+    if kind != 'gma': out |= {'gate.weight': p['gate'].T, 'norm.gain': p['gain']}
+    for h in range(H):
+        for f in range(2):
+            for name, source in (('means', 'mean'), ('log_scales', 'scale'), ('weight_logits', 'logit'), ('log_temperature', 'tau')):
+                out[f'mixtures.{h}.factors.{f}.{name}'] = p[f'{source}{f}'][h]
+    return out
+
+
+def export(kind, parameters, path):
+    """parameters: of one model, name -> tensor."""
+    config = config_of(kind, parameters)
+    out = {'embedding.weight': parameters['embedding'], 'norm_output.gain': parameters['norm']}
+    for i in range(config['layers']):
+        p = {name[len(f'{i}.'):]: value for name, value in parameters.items() if name.startswith(f'{i}.')}
+        block = {f'mixer.{name}': value for name, value in mixer_of(kind, p).items()} | {'norm_mixer.gain': p['norm1']}
+        if 'norm2' in p: block |= {'norm_mlp.gain': p['norm2'], 'mlp.expand.weight': p['up'].T, 'mlp.down.weight': p['down'].T}
+        out |= {f'blocks.{i}.{name}': value for name, value in block.items()}
+    safetensors_file.write(path, out, {'format': 'pt', 'gma_format': FORMAT, 'config': json.dumps(config)})
+
+
+if __name__ == '__main__':
+    kind, source, path = sys.argv[1:]
+    export(kind, {name: torch.from_numpy(value) for name, value in np.load(source).items()}, path)
