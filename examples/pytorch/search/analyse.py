@@ -70,7 +70,7 @@ def language(records, vocabulary):
         chosen[kind] = best
         rows.append([kind] + [f'**{cell(by[r])}**' if r == best else cell(by.get(r)) for r in rates] + [len(by[best])])
     table(['kind'] + [f'{r:g}' for r in rates] + ['seeds a rate'], rows)
-    final = {k: [r for r in rs if r['rate'] == chosen[k]] for k, rs in final.items()}   # those at a rate that a wider grid overruled are left out
+    final = {k: [r for r in rs if r['rate'] == chosen.get(k, r['rate'])] for k, rs in final.items()}   # those at a rate that a wider grid overruled are left out
     final = {k: rs for k, rs in final.items() if rs and all(r['test'] is not None for r in rs)}
     if REFERENCE not in final: return {}
     tests = {k: [r['test'] for r in rs] for k, rs in final.items()}

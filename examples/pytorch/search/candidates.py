@@ -11,7 +11,6 @@ import dataclasses, math
 import torch
 import torch.nn.functional as F
 
-TINY = 2.0 ** -20     # least mass that is divided by
 LEAST_DECAY = -5.0    # least log decay of one token where every slot has its own (a factor of 0.0067)
 
 
@@ -36,6 +35,7 @@ class Mixer:
     strength: float = 0.0          # start of the write strength's bias, before the sigmoid; None: no bias
     temperature: float = None      # start of log tau; default log(part width) / 2
     rank: int = 4                  # of the decay of a slot
+    floor: float = 2.0 ** -20      # least mass that is divided by; in the library 2^-40
     window: int = 64
     state: int = 64                # Mamba-2: state size, head width
     head: int = 32
@@ -49,6 +49,7 @@ def gma(**options): return Mixer(**options)
 KINDS = {
     'gma': gma(gate=False),
     'gate': gma(),
+    'gate_exact': gma(floor=2.0 ** -40),
     'gate_silu': gma(silu=True),
     'gate_16': gma(components=(16, 16)),
     'unit': gma(memory='sum'),
@@ -229,7 +230,7 @@ def delta_scan(q, k, v, b, a):
     return ((q @ k.transpose(-1, -2)) * a.inside) @ writes + (q * a.start[..., None]) @ before
 
 
-def slot_scan(q, w, v, g, C=32):
+def slot_scan(q, w, v, g, C=32, floor=2.0 ** -20):
     """Slot means with a log decay g [m, H, T, K] of every slot: y = sum_k q_k M_k(t) / m_k(t). Within a chunk decays are
     taken from its middle; g >= LEAST_DECAY keeps the factors below exp(80)."""
     q, w, v = chunked(q, C), chunked(w, C), chunked(v, C)
@@ -245,7 +246,7 @@ def slot_scan(q, w, v, g, C=32):
         S, s = keep[:, :, i, :, None] * S + Z[:, :, i], keep[:, :, i] * s + z[:, :, i]
     S, s = torch.stack(slots, 2), torch.stack(mass, 2)
     m = late * (early.cumsum(-2) + middle.exp() * s[..., None, :])
-    c = q / m.clamp_min(TINY) * late
+    c = q / m.clamp_min(floor) * late
     inside = (c @ early.transpose(-1, -2)).masked_fill(~lower(C, q.device), 0)
     return inside @ v + (c * middle.exp()) @ S
 
@@ -295,7 +296,7 @@ def mix(x, p, model, chunk=64):
         else: y = delta_scan(chunked(fq, C), chunked(fk, C), chunked(v, C), chunked(b, C), a)
     elif o.memory == 'mean':
         a, fq, fk = decays(g, C), chunked(fq, C), chunked(fk, C)
-        y = linear_scan(fq / masses(fk, a).clamp_min(TINY), fk, chunked(v, C), a)
+        y = linear_scan(fq / masses(fk, a).clamp_min(o.floor), fk, chunked(v, C), a)
     elif o.memory == 'window':
         W = min(o.window, T)
         scores = window_scores(rotate(rms(q)), rotate(rms(k)), W)
@@ -309,11 +310,11 @@ def mix(x, p, model, chunk=64):
         y = y[..., :-1] / y[..., -1:]
     elif o.memory == 'em':
         w = b[..., None] * fk
-        y = slot_scan(fq, w, v, g[..., None] + torch.log1p(-0.999 * w), min(32, T))
+        y = slot_scan(fq, w, v, g[..., None] + torch.log1p(-0.999 * w), min(32, T), o.floor)
     elif o.memory == 'slot':
         amount = F.softplus(small[..., H:]).unflatten(-1, (H, o.rank))              # [E, B, T, H, rank]
         rate = torch.einsum('ebthr,ehrk->ebhtk', amount, -p['slot_rates'].exp()).flatten(0, 1)
-        y = slot_scan(fq, fk, v, g[..., None] + rate, min(32, T))
+        y = slot_scan(fq, fk, v, g[..., None] + rate, min(32, T), o.floor)
     return output(y.flatten(2, 3) if y.ndim == 5 else y, x, p, model)
 
 

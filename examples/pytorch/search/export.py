@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """export.py KIND PARAMETERS.npz OUT.safetensors: a model that train_many.py --save wrote, as a checkpoint of the C++ program
-`language_model`, which evaluates, streams and times it. For the kinds that the C++ program has: KINDS below."""
+`language_model`, which evaluates, streams and times it. For the kinds that the C++ program has: MIXERS below.
+The library divides by masses down to 2^-40, as `gate_exact` does; `gma`, `gate` and `gate_16` stop at 2^-20, so that a model
+trained with them is another one in C++ (RESULTS.md, In C++)."""
 import json, sys
 from pathlib import Path
 
@@ -11,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import safetensors_file
 from language_model import FORMAT
 
-MIXERS = {'gma': 'gma', 'gate': 'gma', 'gate_16': 'gma', 'gdn_published': 'delta', 'mamba2': 'mamba', 'mamba2_plain': 'mamba', 'softmax': 'sdpa'}
+MIXERS = {'gma': 'gma', 'gate': 'gma', 'gate_exact': 'gma', 'gate_16': 'gma', 'gdn_published': 'delta', 'mamba2': 'mamba', 'mamba2_plain': 'mamba', 'softmax': 'sdpa'}
 
 
 def config_of(kind, p):
