@@ -25,7 +25,7 @@
 
 #include <vector>
 
-#include "gma/heads/heads_backward.hpp"
+#include "gma/heads/heads_segment.hpp"
 #include "gma/mpi/agreement.hpp"
 #include "gma/mpi/exchange.hpp"
 
@@ -101,17 +101,6 @@ struct HeadsOfRank {
     for (const M& mixture : mixtures) result.components.push_back(mixture.components());
     return result;
   }
-  auto keys_of(std::size_t h) const { return keys.middleCols(static_cast<Index>(h) * key_width(), key_width()); }
-  auto values_of(std::size_t h) const {
-    return values.middleCols(static_cast<Index>(h) * value_width(), value_width());
-  }
-  TokenInputs<S> tokens_of(std::size_t h) const {
-    TokenInputs<S> tokens;
-    tokens.key_weights = inputs.key_weights;
-    if (inputs.log_forgetting.size() != 0) tokens.log_forgetting = inputs.log_forgetting.col(static_cast<Index>(h));
-    return tokens;
-  }
-
   /// Throws what the verb of one process would throw for this rank's rows. `d_output`: null in a forward pass.
   void check(const char* function, bool is_causal, const Rows<S>* d_output) const {
     if (mixtures.empty()) invalid_argument(function, "mixtures is empty, expected one per key head");
@@ -155,29 +144,17 @@ struct HeadsOfRank {
     agreement.add("the parameters of the mixtures", digest);
   }
 
-  /// What this rank's keys write to zeros, head by head.
+  /// What this rank's keys write to zeros.
   std::vector<Memory<S>> totals() const {
-    std::vector<Memory<S>> memories(heads());
-    for (std::size_t h = 0; h < heads(); ++h) {
-      gma::write(mixtures[h], keys_of(h), values_of(h), memories[h], options, tokens_of(h));
-    }
+    std::vector<Memory<S>> memories;
+    Workspace<S> workspace;
+    write_heads(mixtures, keys, values, options, inputs, memories, workspace);
     return memories;
   }
-
-  /// Adds the gradients of a write of head h, from the gradient of the memory after it.
-  void add_write_backward(std::size_t h, const Memory<S>& before, const Memory<S>& d_after,
+  void add_write_backward(const std::vector<Memory<S>>& before, const std::vector<Memory<S>>& d_after,
                           HeadGradients<M>& gradients) const {
-    Gradients<M> one;
-    write_backward_into(one, mixtures[h], keys_of(h), values_of(h), before, d_after, options, tokens_of(h));
-    const Index at = static_cast<Index>(h);
-    gradients.keys.middleCols(at * key_width(), key_width()) += one.keys;
-    gradients.values.middleCols(at * value_width(), value_width()) += one.values;
-    gradients.key_weights += one.key_weights;
-    if (one.log_forgetting.size() != 0) gradients.log_forgetting.col(at) += one.log_forgetting;
-    gradients.memories[h].slots += one.memory.slots;
-    gradients.memories[h].mass += one.memory.mass;
-    gradients.memories[h].log_forgetting += one.memory.log_forgetting;
-    add_parameters(gradients.mixtures[h], one.mixture);
+    Workspace<S> workspace;
+    add_write_heads_backward(mixtures, keys, values, before, d_after, options, inputs, gradients, workspace);
   }
 };
 
@@ -320,8 +297,7 @@ HeadGradients<M> bidirectional_backward(Communicator& communicator, const std::v
       }
     }
     detail::merge_over_ranks(communicator, call.shape(), d_memories);
-    const Memory<S> zeros;
-    for (std::size_t h = 0; h < call.heads(); ++h) call.add_write_backward(h, zeros, d_memories[h], gradients);
+    call.add_write_backward({}, d_memories, gradients);
     detail::sum_mixtures(communicator, gradients.mixtures);
     return gradients;
   });
@@ -389,9 +365,7 @@ HeadGradients<M> causal_backward(Communicator& communicator, const std::vector<M
                              communicator.is_last() ? d_final_memories : none, options, inputs);
     const std::vector<Memory<S>> d_after =
         detail::gradients_after(communicator, call.shape(), gradients.memories, carry.log_forgetting);
-    for (std::size_t h = 0; h < d_after.size(); ++h) {
-      call.add_write_backward(h, carry.before[h], d_after[h], gradients);
-    }
+    if (!d_after.empty()) call.add_write_backward(carry.before, d_after, gradients);
     detail::sum_mixtures(communicator, gradients.mixtures);
     return gradients;
   });
