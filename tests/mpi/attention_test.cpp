@@ -83,7 +83,7 @@ HeadInputs<S> inputs_of(const Segment& segment, const HeadInputs<S>& inputs) {
 }
 
 template <class M, class W>
-void expect_same_mixtures(std::vector<M>& actual, std::vector<W>& expected) {
+void compare_mixtures(Comparisons& all, std::vector<M>& actual, std::vector<W>& expected) {
   using S = gma::Scalar<M>;
   // Parameters as one vector: some are exactly zero by symmetry.
   std::vector<double> numbers, truth;
@@ -100,26 +100,22 @@ void expect_same_mixtures(std::vector<M>& actual, std::vector<W>& expected) {
     });
   }
   const auto map = [](std::vector<double>& v) { return Eigen::Map<Vector<double>>(v.data(), Index(v.size())); };
-  EXPECT_LE(error_over_ranks(map(numbers), map(truth)), gradient_tolerance<S>) << "mixtures";
+  all.add("mixtures", map(numbers), map(truth), gradient_tolerance<S>);
   Vector<S> same = Eigen::Map<Vector<S>>(bits.data(), Index(bits.size()));
-  EXPECT_TRUE(are_same_everywhere(same)) << "gradients of mixtures differ between ranks";
+  all.add_same(same);
 }
 
+/// Memories of one rank.
 template <class S>
-void expect_same_memories(const std::vector<Memory<S>>& actual, const std::vector<Memory<double>>& expected,
-                          double tolerance, const char* name, bool is_compared_here) {
-  ASSERT_EQ(actual.size(), expected.size());
+void compare_memories(Comparisons& all, const char* name, const std::vector<Memory<S>>& actual,
+                      const std::vector<Memory<double>>& expected, double tolerance, bool is_compared_here) {
   for (std::size_t h = 0; h < expected.size(); ++h) {
-    const Index rows = is_compared_here ? expected[h].slots.rows() : 0;
-    EXPECT_LE(error_over_ranks(actual[h].slots.topRows(rows), expected[h].slots.topRows(rows)), tolerance) << name;
-    EXPECT_LE(error_over_ranks(actual[h].mass.topRows(rows), expected[h].mass.topRows(rows)), tolerance) << name;
-    if (is_compared_here && std::isfinite(expected[h].log_forgetting)) {
-      EXPECT_NEAR(static_cast<double>(actual[h].log_forgetting), expected[h].log_forgetting,
-                  tolerance * (1 + std::abs(expected[h].log_forgetting)))
-          << name;
-    } else if (is_compared_here) {
-      EXPECT_EQ(static_cast<double>(actual[h].log_forgetting), expected[h].log_forgetting) << name;
-    }
+    const Memory<S> memory = is_compared_here ? actual.at(h) : Memory<S>();
+    const Memory<double> truth = is_compared_here ? expected[h] : Memory<double>();
+    all.add(name, memory.slots, truth.slots, tolerance);
+    all.add(name, memory.mass, truth.mass, tolerance);
+    const double a = static_cast<double>(memory.log_forgetting), b = truth.log_forgetting;
+    EXPECT_TRUE(a == b || std::abs(a - b) <= tolerance * (1 + std::abs(b))) << name << " " << a << " " << b;
   }
 }
 
@@ -146,21 +142,23 @@ void expect_causal(Index tokens, bool forgets, Normalization normalization, Cut 
   if (ranks().rank() == 0) carry.before = p.initial;
   const Matrix<S> out =
       gma::mpi::causal(ranks(), p.mixtures, s.of(p.queries), s.of(p.keys), s.of(p.values), carry, options, inputs);
-  EXPECT_LE(error_over_ranks(out, s.of(y)), forward_tolerance<S>());
-  expect_same_memories(carry.after, memories, forward_tolerance<S>(), "memories", ranks().is_last());
+  Comparisons all;
+  all.add("output", out, s.of(y), forward_tolerance<S>());
+  compare_memories(all, "memories", carry.after, memories, forward_tolerance<S>(), ranks().is_last());
 
   const std::vector<Memory<S>> none;
   HeadGradients<M> gradients =
       gma::mpi::causal_backward(ranks(), p.mixtures, s.of(p.queries), s.of(p.keys), s.of(p.values), s.of(p.d_output),
                                 carry, ranks().is_last() ? p.d_final : none, options, inputs);
   constexpr double tolerance = gradient_tolerance<S>;
-  EXPECT_LE(error_over_ranks(gradients.queries, s.of(expected.queries)), tolerance) << "queries";
-  EXPECT_LE(error_over_ranks(gradients.keys, s.of(expected.keys)), tolerance) << "keys";
-  EXPECT_LE(error_over_ranks(gradients.values, s.of(expected.values)), tolerance) << "values";
-  EXPECT_LE(error_over_ranks(gradients.key_weights, s.of(expected.key_weights)), tolerance) << "key_weights";
-  EXPECT_LE(error_over_ranks(gradients.log_forgetting, s.of(expected.log_forgetting)), tolerance) << "log_forgetting";
-  expect_same_memories(gradients.memories, expected.memories, tolerance, "d_memories", ranks().rank() == 0);
-  expect_same_mixtures(gradients.mixtures, expected.mixtures);
+  all.add("queries", gradients.queries, s.of(expected.queries), tolerance);
+  all.add("keys", gradients.keys, s.of(expected.keys), tolerance);
+  all.add("values", gradients.values, s.of(expected.values), tolerance);
+  all.add("key_weights", gradients.key_weights, s.of(expected.key_weights), tolerance);
+  all.add("log_forgetting", gradients.log_forgetting, s.of(expected.log_forgetting), tolerance);
+  compare_memories(all, "gradients of memories", gradients.memories, expected.memories, tolerance, ranks().rank() == 0);
+  compare_mixtures(all, gradients.mixtures, expected.mixtures);
+  all.settle();
 }
 
 template <class M, class W>
@@ -183,15 +181,17 @@ void expect_bidirectional(Index tokens, Normalization normalization, Cut cut) {
   const HeadInputs<S> inputs = inputs_of(s, p.inputs);
   const Matrix<S> out =
       gma::mpi::bidirectional(ranks(), p.mixtures, q.of(p.queries), s.of(p.keys), s.of(p.values), options, inputs);
-  EXPECT_LE(error_over_ranks(out, q.of(y)), forward_tolerance<S>());
+  Comparisons all;
+  all.add("output", out, q.of(y), forward_tolerance<S>());
   HeadGradients<M> gradients = gma::mpi::bidirectional_backward(ranks(), p.mixtures, q.of(p.queries), s.of(p.keys),
                                                                 s.of(p.values), q.of(p.d_output), options, inputs);
   constexpr double tolerance = gradient_tolerance<S>;
-  EXPECT_LE(error_over_ranks(gradients.queries, q.of(expected.queries)), tolerance) << "queries";
-  EXPECT_LE(error_over_ranks(gradients.keys, s.of(expected.keys)), tolerance) << "keys";
-  EXPECT_LE(error_over_ranks(gradients.values, s.of(expected.values)), tolerance) << "values";
-  EXPECT_LE(error_over_ranks(gradients.key_weights, s.of(expected.key_weights)), tolerance) << "key_weights";
-  expect_same_mixtures(gradients.mixtures, expected.mixtures);
+  all.add("queries", gradients.queries, q.of(expected.queries), tolerance);
+  all.add("keys", gradients.keys, s.of(expected.keys), tolerance);
+  all.add("values", gradients.values, s.of(expected.values), tolerance);
+  all.add("key_weights", gradients.key_weights, s.of(expected.key_weights), tolerance);
+  compare_mixtures(all, gradients.mixtures, expected.mixtures);
+  all.settle();
 }
 
 template <template <class> class Flavour>

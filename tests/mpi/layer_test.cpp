@@ -122,13 +122,13 @@ void expect_layer(const LayerConfig& config, Index tokens, Cut cut, bool goes_on
   if (ranks().rank() == 0 && goes_on) segment.before = cast(initial[0], layer);
   const Matrix<S> out = gma::mpi::forward(ranks(), layer, s.of(x), segment);
   const double factor = layer_factor<S>;
-  EXPECT_LE(error_over_ranks(out, s.of(y)), factor * forward_tolerance<S>());
+  Comparisons all;
+  all.add("output", out, s.of(y), factor * forward_tolerance<S>());
   const auto here = [](const auto& numbers, bool is_compared) {
     return numbers.topRows(is_compared ? numbers.rows() : 0).eval();
   };
-  EXPECT_LE(error_over_ranks(here(numbers_of(segment.after), ranks().is_last()),
-                             here(numbers_of(states[0]), ranks().is_last())),
-            factor * forward_tolerance<S>());
+  all.add("the state after the sequence", here(numbers_of(segment.after), ranks().is_last()),
+          here(numbers_of(states[0]), ranks().is_last()), factor * forward_tolerance<S>());
   if (ranks().is_last()) {
     EXPECT_EQ(segment.after.position, states[0].position);
   }
@@ -138,13 +138,12 @@ void expect_layer(const LayerConfig& config, Index tokens, Cut cut, bool goes_on
   const LayerState<S> d_last = cast(d_final[0], layer);
   const Matrix<S> d_segment = gma::mpi::backward(ranks(), layer, s.of(d_output), sum, segment, {}, &d_last);
   const double tolerance = factor * (std::is_same_v<S, float> ? float_gradient_tolerance : autodiff_tolerance);
-  EXPECT_LE(error_over_ranks(d_segment, s.of(d_x)), tolerance) << "x";
-  EXPECT_LE(error_over_ranks(numbers_of(sum), numbers_of(gradient)), tolerance) << "parameters";
-  EXPECT_TRUE(are_same_everywhere(numbers_of(sum)));
-  EXPECT_LE(error_over_ranks(here(numbers_of(segment.d_before), ranks().rank() == 0),
-                             here(numbers_of(d_initial[0]), ranks().rank() == 0)),
-            tolerance)
-      << "the state before the sequence";
+  all.add("x", d_segment, s.of(d_x), tolerance);
+  all.add("parameters", numbers_of(sum), numbers_of(gradient), tolerance);
+  all.add_same(numbers_of(sum));
+  all.add("the state before the sequence", here(numbers_of(segment.d_before), ranks().rank() == 0),
+          here(numbers_of(d_initial[0]), ranks().rank() == 0), tolerance);
+  all.settle();
 }
 
 TEST(MpiLayer, IsThatOfOneProcess) {
@@ -152,7 +151,7 @@ TEST(MpiLayer, IsThatOfOneProcess) {
     for (const auto& [convolution, window] : {std::pair<Index, Index>{1, 0}, {4, 0}, {1, 5}, {4, 6}}) {
       for (const bool goes_on : {false, true}) {
         expect_layer<double>(config_of(convolution, window), 47, cut, goes_on);
-        expect_layer<float>(config_of(convolution, window), 47, cut, goes_on);
+        if (goes_on) expect_layer<float>(config_of(convolution, window), 47, cut, goes_on);
       }
     }
   }
@@ -213,9 +212,11 @@ TEST(MpiLayer, TrainingIsThatOfOneProcess) {
     descend(c, dc);
     descend(d, dd);
   }
-  EXPECT_LE(error_over_ranks(numbers_of(c), numbers_of(a)), autodiff_tolerance);
-  EXPECT_LE(error_over_ranks(numbers_of(d), numbers_of(b)), autodiff_tolerance);
-  EXPECT_TRUE(are_same_everywhere(numbers_of(d)));
+  Comparisons all;
+  all.add("first layer", numbers_of(c), numbers_of(a), autodiff_tolerance);
+  all.add("second layer", numbers_of(d), numbers_of(b), autodiff_tolerance);
+  all.add_same(numbers_of(d));
+  all.settle();
 }
 
 TEST(MpiLayer, BytesDoNotDependOnTheNumberOfTokens) {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "../support.hpp"
-#include "gma/mpi/communicator.hpp"
+#include "gma/mpi/agreement.hpp"
 
 namespace gma_test {
 
@@ -58,32 +58,55 @@ inline Segment segment_of(Cut cut, Index tokens) {
   return {offsets[r], offsets[r + 1] - offsets[r]};
 }
 
-/// ||actual - expected|| / ||expected|| over the rows of all ranks. Collective.
-template <class A, class B>
-double error_over_ranks(const Eigen::MatrixBase<A>& actual, const Eigen::MatrixBase<B>& expected) {
-  double sums[3] = {0, 0, 0};
-  if (actual.rows() != expected.rows() || actual.cols() != expected.cols()) {
-    sums[2] = 1;
-  } else {
-    sums[0] = (actual.template cast<double>() - expected.template cast<double>()).squaredNorm();
-    sums[1] = expected.template cast<double>().squaredNorm();
-    if (!(std::isfinite(sums[0]) && std::isfinite(sums[1]))) sums[2] = 1;
+/// Comparisons of numbers that lie on all ranks, which are settled together: every collective of more ranks than cores
+/// costs milliseconds.
+class Comparisons {
+ public:
+  /// ||actual - expected|| / ||expected|| over the rows of all ranks, each of which gives its own.
+  template <class A, class B>
+  void add(const char* name, const Eigen::MatrixBase<A>& actual, const Eigen::MatrixBase<B>& expected,
+           double tolerance) {
+    double error = 0, norm = 0;
+    if (actual.rows() != expected.rows() || actual.cols() != expected.cols()) {
+      error = std::numeric_limits<double>::infinity();
+    } else {
+      error = (actual.template cast<double>() - expected.template cast<double>()).squaredNorm();
+      norm = expected.template cast<double>().squaredNorm();
+    }
+    sums_.push_back(error);
+    sums_.push_back(norm);
+    tolerances_.emplace_back(name, tolerance);
   }
-  MPI_Allreduce(MPI_IN_PLACE, sums, 3, MPI_DOUBLE, MPI_SUM, ranks().handle());
-  if (sums[2] > 0) return std::numeric_limits<double>::infinity();
-  return sums[1] > 0 ? std::sqrt(sums[0] / sums[1]) : std::sqrt(sums[0]);
-}
 
-/// Whether numbers are the same on all ranks, bit by bit. Collective.
-template <class Derived>
-bool are_same_everywhere(const Eigen::PlainObjectBase<Derived>& numbers) {
-  using S = typename Derived::Scalar;
-  std::vector<S> first(numbers.data(), numbers.data() + numbers.size());
-  MPI_Bcast(first.data(), static_cast<int>(first.size() * sizeof(S)), MPI_BYTE, 0, ranks().handle());
-  int same = std::memcmp(first.data(), numbers.data(), first.size() * sizeof(S)) == 0 ? 1 : 0;
-  MPI_Allreduce(MPI_IN_PLACE, &same, 1, MPI_INT, MPI_MIN, ranks().handle());
-  return same == 1;
-}
+  /// Numbers that must be the same on all ranks, bit by bit.
+  template <class Derived>
+  void add_same(const Eigen::PlainObjectBase<Derived>& numbers) {
+    gma::mpi::detail::Digest digest;
+    digest.add(numbers.data(), numbers.size());
+    same_.push_back(digest.value());
+    same_.push_back(-digest.value());
+  }
+
+  /// Collective.
+  void settle() {
+    MPI_Allreduce(MPI_IN_PLACE, sums_.data(), static_cast<int>(sums_.size()), MPI_DOUBLE, MPI_SUM, ranks().handle());
+    for (std::size_t i = 0; i < tolerances_.size(); ++i) {
+      const double error = sums_[2 * i], norm = sums_[2 * i + 1];
+      EXPECT_TRUE(std::isfinite(norm)) << tolerances_[i].first;
+      EXPECT_LE(norm > 0 ? std::sqrt(error / norm) : std::sqrt(error), tolerances_[i].second) << tolerances_[i].first;
+    }
+    if (same_.empty()) return;
+    MPI_Allreduce(MPI_IN_PLACE, same_.data(), static_cast<int>(same_.size()), MPI_INT64_T, MPI_MIN, ranks().handle());
+    for (std::size_t i = 0; i < same_.size(); i += 2) {
+      EXPECT_EQ(same_[i], -same_[i + 1]) << "numbers differ between ranks";
+    }
+  }
+
+ private:
+  std::vector<double> sums_;
+  std::vector<std::pair<const char*, double>> tolerances_;
+  std::vector<std::int64_t> same_;
+};
 
 /// The message of the std::invalid_argument that call() throws; "" if it throws none.
 template <class Call>
