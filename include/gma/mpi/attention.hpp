@@ -166,7 +166,7 @@ void sum_mixtures(Communicator& communicator, std::vector<M>& mixtures) {
   for (M& mixture : mixtures) {
     for_each_block(mixture, [&](const S* from, Index count) { numbers.insert(numbers.end(), from, from + count); });
   }
-  sum_over_ranks(communicator, numbers);
+  add_numbers(communicator, numbers);
   const S* from = numbers.data();
   for (M& mixture : mixtures) {
     for_each_block(mixture, [&](S* to, Index count) {
@@ -274,30 +274,56 @@ HeadGradients<M> bidirectional_backward(Communicator& communicator, const std::v
   agreement.finish();
   return detail::guarded(communicator, function, [&] {
     const Index group = call.group(), d = call.key_width(), e = call.value_width();
+    Workspace<S> workspace;
     std::vector<Memory<S>> memories = call.totals();
     detail::merge_over_ranks(communicator, call.shape(), memories);
     HeadGradients<M> gradients;
     gradients.queries.resize(queries.rows(), queries.cols());
-    gradients.keys = Matrix<S>::Zero(keys.rows(), keys.cols());
-    gradients.values = Matrix<S>::Zero(values.rows(), values.cols());
-    gradients.key_weights = Vector<S>::Zero(inputs.key_weights.size());
+    gradients.keys.resize(keys.rows(), keys.cols());
+    gradients.values.resize(values.rows(), values.cols());
     gradients.memories = detail::zeros_of<S>(call.shape());
     gradients.mixtures.resize(call.heads());
-    std::vector<Memory<S>> d_memories = gradients.memories;
-    for (std::size_t h = 0; h < call.heads(); ++h) {
-      detail::set_zero_like(gradients.mixtures[h], mixtures[h]);
-      for (Index g = 0; g < group; ++g) {
-        const Index q = static_cast<Index>(h) * group + g;
-        const Gradients<M> one = gma::read_backward(mixtures[h], queries.middleCols(q * d, d), memories[h],
-                                                    d_output.middleCols(q * e, e), options);
-        gradients.queries.middleCols(q * d, d) = one.queries;
-        d_memories[h].slots += one.memory.slots;
-        d_memories[h].mass += one.memory.mass;
-        detail::add_parameters(gradients.mixtures[h], one.mixture);
-      }
+    std::vector<Vector<S>> d_weights(call.heads());  // all heads share the weights
+    detail::for_each_head<S>(call.heads(), options, inputs, workspace,
+                             [&](Index h, const Options& each, const TokenInputs<S>&, Workspace<S>& scratch) {
+                               const std::size_t at = static_cast<std::size_t>(h);
+                               detail::set_zero_like(gradients.mixtures[at], mixtures[at]);
+                               Memory<S> d_memory;
+                               M d_mixture;
+                               for (Index q = h * group; q < (h + 1) * group; ++q) {
+                                 GradientTargets<M> targets;
+                                 targets.queries = gradients.queries.middleCols(q * d, d);
+                                 targets.memory = &d_memory;
+                                 targets.mixture = &d_mixture;
+                                 read_backward_into(targets, mixtures[at], queries.middleCols(q * d, d), memories[at],
+                                                    d_output.middleCols(q * e, e), each, scratch);
+                                 gradients.memories[at].slots += d_memory.slots;
+                                 gradients.memories[at].mass += d_memory.mass;
+                                 detail::add_parameters(gradients.mixtures[at], d_mixture);
+                               }
+                             });
+    detail::merge_over_ranks(communicator, call.shape(), gradients.memories);
+    for (Memory<S>& memory : gradients.memories) {
+      memory.tokens = S(0);
+      detail::clear_remainder(memory);
     }
-    detail::merge_over_ranks(communicator, call.shape(), d_memories);
-    call.add_write_backward({}, d_memories, gradients);
+    detail::for_each_head<S>(call.heads(), options, inputs, workspace,
+                             [&](Index h, const Options& each, const TokenInputs<S>& tokens, Workspace<S>& scratch) {
+                               const std::size_t at = static_cast<std::size_t>(h);
+                               M d_mixture;
+                               d_weights[at].resize(inputs.key_weights.size());
+                               GradientTargets<M> targets;
+                               targets.keys = gradients.keys.middleCols(h * d, d);
+                               targets.values = gradients.values.middleCols(h * e, e);
+                               if (inputs.key_weights.size() != 0) targets.key_weights = d_weights[at];
+                               targets.mixture = &d_mixture;
+                               write_backward_into(targets, mixtures[at], keys.middleCols(h * d, d),
+                                                   values.middleCols(h * e, e), Memory<S>(), gradients.memories[at],
+                                                   each, tokens, scratch);
+                               detail::add_parameters(gradients.mixtures[at], d_mixture);
+                             });
+    gradients.key_weights = Vector<S>::Zero(inputs.key_weights.size());
+    for (const Vector<S>& part : d_weights) gradients.key_weights += part;
     detail::sum_mixtures(communicator, gradients.mixtures);
     return gradients;
   });

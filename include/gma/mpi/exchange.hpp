@@ -16,9 +16,18 @@
 #include <vector>
 
 #include "gma/attention/memory.hpp"
-#include "gma/mpi/communicator.hpp"
+#include "gma/mpi/agreement.hpp"
 
-namespace gma::mpi::detail {
+namespace gma::mpi {
+
+/// Adds the numbers of all ranks, in a fixed order and with the same bits on every rank: for losses, and for gradients
+/// of a model's other parameters. Collective. Throws std::invalid_argument on every rank if their counts differ.
+template <class S>
+void sum_over_ranks(Communicator& communicator, std::vector<S>& numbers);
+
+// Implementation -----------------------------------------------------------------------------------------------------
+
+namespace detail {
 
 /// Memories that travel together. A gradient of memories travels the other way, with the log of its segment's decay as
 /// log_forgetting; the gradient of the memories' log_forgetting, a constant of the whole stream, is apart.
@@ -167,7 +176,7 @@ void all_reduce(Communicator& communicator, std::vector<S>& own, const Add& add)
 }
 
 template <class S>
-void sum_over_ranks(Communicator& communicator, std::vector<S>& numbers) {
+void add_numbers(Communicator& communicator, std::vector<S>& numbers) {
   all_reduce(communicator, numbers, [](std::vector<S>& own, const std::vector<S>& received) {
     for (std::size_t i = 0; i < own.size(); ++i) own[i] += received[i];
   });
@@ -187,4 +196,15 @@ void merge_over_ranks(Communicator& communicator, const MemoryShape& shape, std:
   memories = unpack(message, shape).memories;
 }
 
-}  // namespace gma::mpi::detail
+}  // namespace detail
+
+template <class S>
+void sum_over_ranks(Communicator& communicator, std::vector<S>& numbers) {
+  detail::Agreement agreement(communicator, "mpi::sum_over_ranks");
+  agreement.add("numbers.size()", static_cast<std::int64_t>(numbers.size()));
+  agreement.add("the scalar's size", static_cast<std::int64_t>(sizeof(S)));
+  agreement.finish();
+  detail::guarded(communicator, "mpi::sum_over_ranks", [&] { detail::add_numbers(communicator, numbers); });
+}
+
+}  // namespace gma::mpi

@@ -268,7 +268,7 @@ void add_over_ranks(Communicator& communicator, const AttentionLayer<S, Covarian
         numbers.insert(numbers.end(), values.data(), values.data() + values.size());
       },
       part);
-  sum_over_ranks(communicator, numbers);
+  add_numbers(communicator, numbers);
   const S* from = numbers.data();
   visit_parameters(
       [&](const Parameter&, Eigen::Map<Matrix<S>> values) {
