@@ -48,7 +48,6 @@ struct Problem {
     }
     inputs.log_forgetting = Matrix<float>::Constant(tokens, s.heads, -1.0f / 512);
   }
-  gma::HeadInputs<float> no_forgetting() const { return {}; }
 };
 
 enum class Pass { bidirectional, causal, bidirectional_backward, causal_backward };
@@ -108,7 +107,6 @@ void run_together(Pass pass, Communicator& ranks, const Problem& p, gma::mpi::Ca
       gma::mpi::bidirectional(ranks, p.mixtures, p.queries, p.keys, p.values);
       break;
     case Pass::causal:
-      carry.before.clear();
       gma::mpi::causal(ranks, p.mixtures, p.queries, p.keys, p.values, carry, {}, p.inputs);
       break;
     case Pass::bidirectional_backward:

@@ -59,7 +59,6 @@ struct Together {
   gma::mpi::LayerSegment<double> segments[depth] = {};
 
   Matrix forward(const Model& model, std::size_t i, const Matrix& x) {
-    segments[i].before = {};  // from the beginning, not on from the last step
     return gma::mpi::forward(ranks, model.layers[i], x, segments[i]);
   }
   Matrix backward(const Model& model, std::size_t i, const Matrix& dy, Model& gradient) {

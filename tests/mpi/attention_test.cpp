@@ -315,6 +315,15 @@ TEST(MpiAttention, WhatDoesNotFitIsFoundOnEveryRank) {
   EXPECT_EQ(call(is_odd_one ? others : p.mixtures, p.queries, p.values, {}),
             "gma::mpi::causal: the parameters of the mixtures differ between rank 0 and rank " + last +
                 ", expected the same on every rank");
+  // Inputs that only some ranks give.
+  HeadInputs<double> weighted;
+  weighted.key_weights = Vector<double>::Ones(30);
+  EXPECT_EQ(message_of([&] {
+              gma::mpi::bidirectional(ranks(), p.mixtures, p.queries, p.keys, p.values, {},
+                                      is_odd_one ? HeadInputs<double>() : weighted);
+            }),
+            "gma::mpi::bidirectional: the presence of inputs.key_weights is 1 on rank 0 and 0 on rank " + last +
+                ", expected the same on every rank");
   // Another verb.
   EXPECT_EQ(message_of([&] {
               gma::mpi::Carry<double> carry;

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -73,6 +74,8 @@ class Agreement {
     names_[count_] = name;
     values_[count_++] = value;
   }
+  /// The same for what only some ranks can know.
+  void add_if(bool is_known, const char* name, std::int64_t value) { add(name, is_known ? value : unknown); }
   /// The same for what is too much to print.
   void add(const char* name, const Digest& digest) {
     is_digest_[count_] = true;
@@ -101,11 +104,11 @@ class Agreement {
     std::array<std::int64_t, 2 * most> bounds{};
     for (std::size_t i = 0; i < most; ++i) {
       bounds[i] = values_[i];
-      bounds[most + i] = -values_[i];
+      bounds[most + i] = values_[i] == unknown ? unknown : -values_[i];
     }
     MPI_Allreduce(MPI_IN_PLACE, bounds.data(), static_cast<int>(2 * most), MPI_INT64_T, MPI_MIN,
                   communicator_.handle());
-    const auto differs = [&](std::size_t i) { return bounds[i] != -bounds[most + i]; };
+    const auto differs = [&](std::size_t i) { return bounds[i] != unknown && bounds[i] != -bounds[most + i]; };
     if (differs(0)) report_functions();
     if (bounds[most + 1] != 0) report_fault();
     for (std::size_t i = 2; i < most; ++i) {
@@ -115,6 +118,7 @@ class Agreement {
 
  private:
   static constexpr std::size_t most = 26, text_size = 400;
+  static constexpr std::int64_t unknown = (std::numeric_limits<std::int64_t>::max)();
 
   [[noreturn]] void report_functions() {
     const std::vector<std::string> names = gather(function_);
@@ -130,14 +134,16 @@ class Agreement {
     raise<std::invalid_argument>(concatenate(faults[r], ", on rank ", r));
   }
   [[noreturn]] void report_difference(std::size_t i) {
-    const std::vector<std::string> texts = gather(std::to_string(values_[i]));
-    std::size_t r = 1;
-    while (r + 1 < texts.size() && texts[r] == texts[0]) ++r;
+    const std::vector<std::string> texts = gather(values_[i] == unknown ? "" : std::to_string(values_[i]));
+    std::size_t a = 0;
+    while (a + 1 < texts.size() && texts[a].empty()) ++a;
+    std::size_t b = a + 1;
+    while (b + 1 < texts.size() && (texts[b].empty() || texts[b] == texts[a])) ++b;
     if (is_digest_[i]) {
-      invalid_argument(function_, names_[i], " differ between rank 0 and rank ", r,
+      invalid_argument(function_, names_[i], " differ between rank ", a, " and rank ", b,
                        ", expected the same on every rank");
     }
-    invalid_argument(function_, names_[i], " is ", texts[0], " on rank 0 and ", texts[r], " on rank ", r,
+    invalid_argument(function_, names_[i], " is ", texts[a], " on rank ", a, " and ", texts[b], " on rank ", b,
                      ", expected the same on every rank");
   }
   /// The text of every rank.

@@ -39,7 +39,7 @@ using Rows = Eigen::Ref<const Matrix<S>, 0, Eigen::OuterStride<>>;
 template <class S>
 struct Carry {
   /// Before the segment's first token. In: read on rank 0 only, where it is the memory before the sequence (empty:
-  /// zeros). Out: set on every rank; the backward pass needs it.
+  /// zeros), and stays. Out: set on every rank; the backward pass needs it.
   std::vector<Memory<S>> before;
   std::vector<Memory<S>> after;        ///< out: after the segment's last token; on the last rank that of the sequence
   std::vector<S> log_forgetting = {};  ///< out: the segment's total, one per key head
@@ -142,6 +142,10 @@ struct HeadsOfRank {
     agreement.add("options.tile", options.tile);
     agreement.add("options.checkpoint_interval", options.checkpoint_interval);
     agreement.add("the parameters of the mixtures", digest);
+    // A rank without tokens has neither.
+    agreement.add_if(keys.rows() > 0, "the presence of inputs.key_weights", inputs.key_weights.size() > 0 ? 1 : 0);
+    agreement.add_if(keys.rows() > 0, "the presence of inputs.log_forgetting",
+                     inputs.log_forgetting.size() > 0 ? 1 : 0);
   }
 
   /// What this rank's keys write to zeros.

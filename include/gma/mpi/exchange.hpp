@@ -8,8 +8,10 @@
 //   sends
 //               at most ceil(log2 P) + 1 messages, the average is below 2.
 //
-// "+" is merge() for memories. A message of memories has, per head, K e + K numbers, in float twice as many (the
-// remainders), and 5 more. Its size does not depend on the number of tokens.
+// A rank waits for what it has sent before it goes on: MPI moves large messages only while both sides are in a call, so
+// a rank that began its pass at once would keep the others waiting. "+" is merge() for memories. A message of memories
+// has, per head, K e + K numbers, in float twice as many (the remainders), and 5 more. Its size does not depend on the
+// number of tokens.
 #pragma once
 
 #include <utility>

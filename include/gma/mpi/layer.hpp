@@ -32,7 +32,7 @@ class RankExchange;
 template <class S, class Covariance = Diagonal>
 struct LayerSegment {
   /// Before the segment's first token. In: read on rank 0 only, where it is the state before the sequence (default: the
-  /// beginning). Out: set on every rank. A further call starts from the beginning again if it is reset to {} before.
+  /// beginning), and stays. Out: set on every rank.
   LayerState<S> before;
   LayerState<S> after;  ///< out: after the segment's last token; on the last rank that of the sequence
   LayerState<S>
