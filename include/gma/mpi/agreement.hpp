@@ -18,6 +18,9 @@
 
 namespace gma::mpi::detail {
 
+using gma::detail::concatenate, gma::detail::fnv_1a, gma::detail::fnv_start, gma::detail::invalid_argument,
+    gma::detail::raise;
+
 /// A hash of numbers, bit by bit.
 class Digest {
  public:

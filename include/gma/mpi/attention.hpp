@@ -82,6 +82,10 @@ HeadGradients<M> causal_backward(Communicator& communicator, const std::vector<M
 
 namespace detail {
 
+using gma::detail::add_parameters, gma::detail::check_memory, gma::detail::check_size, gma::detail::for_each_head,
+    gma::detail::HeadCall, gma::detail::HeadOperands, gma::detail::HeadsView, gma::detail::open_heads,
+    gma::detail::query_heads_of, gma::detail::set_zero_like;
+
 /// One rank's part of a call.
 template <class M>
 struct HeadsOfRank {
@@ -121,7 +125,7 @@ struct HeadsOfRank {
     call.function = function;
     open_heads(call, mixtures, operands, "d_output", is_causal, options, inputs);
     Workspace<S> workspace;
-    for (const M& mixture : mixtures) compiled(function, mixture, workspace);
+    for (const M& mixture : mixtures) gma::detail::compiled(function, mixture, workspace);
   }
 
   /// Adds all that ranks must have in common.
@@ -152,13 +156,14 @@ struct HeadsOfRank {
   std::vector<Memory<S>> totals() const {
     std::vector<Memory<S>> memories;
     Workspace<S> workspace;
-    write_heads(mixtures, keys, values, options, inputs, memories, workspace);
+    gma::detail::write_heads(mixtures, keys, values, options, inputs, memories, workspace);
     return memories;
   }
   void add_write_backward(const std::vector<Memory<S>>& before, const std::vector<Memory<S>>& d_after,
                           HeadGradients<M>& gradients) const {
     Workspace<S> workspace;
-    add_write_heads_backward(mixtures, keys, values, before, d_after, options, inputs, gradients, workspace);
+    gma::detail::add_write_heads_backward(mixtures, keys, values, before, d_after, options, inputs, gradients,
+                                          workspace);
   }
 };
 

@@ -96,8 +96,6 @@ inline void Communicator::abort(const char* function, const char* message) const
 
 namespace detail {
 
-using namespace gma::detail;  // NOLINT(google-build-using-namespace): the rooms below
-
 /// body(), whose exceptions end the job.
 template <class Body>
 auto guarded(const Communicator& communicator, const char* function, const Body& body) -> decltype(body()) {

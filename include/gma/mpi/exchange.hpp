@@ -31,6 +31,9 @@ void sum_over_ranks(Communicator& communicator, std::vector<S>& numbers);
 
 namespace detail {
 
+using gma::detail::clear_remainder, gma::detail::ensure_remainder, gma::detail::has_remainder,
+    gma::detail::keeps_remainder;
+
 /// Memories that travel together. A gradient of memories travels the other way, with the log of its segment's decay as
 /// log_forgetting; the gradient of the memories' log_forgetting, a constant of the whole stream, is apart.
 template <class S>

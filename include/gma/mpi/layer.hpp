@@ -66,6 +66,8 @@ Matrix<S> backward(Communicator& communicator, const AttentionLayer<S, Covarianc
 
 namespace detail {
 
+using gma::detail::check_layer, gma::detail::check_pass, gma::detail::check_shape, gma::detail::check_state;
+
 /// The memories of all heads, from and to the other ranks.
 template <class S>
 class RankExchange : public MemoryExchange<S> {
