@@ -12,7 +12,8 @@ install(DIRECTORY include/gma DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MA
 install(TARGETS gma EXPORT gmaTargets INCLUDES DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT gmaTargets NAMESPACE gma:: DESTINATION "${gma_package_dir}")
 
-# gmaConfig.cmake creates gma::io, because only the user's machine knows whether nlohmann_json is there.
+# gmaConfig.cmake creates gma::io and gma::mpi, because only the user's machine knows whether nlohmann_json and MPI are
+# there.
 configure_package_config_file(cmake/gmaConfig.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/gmaConfig.cmake"
   INSTALL_DESTINATION "${gma_package_dir}"
   NO_SET_AND_CHECK_MACRO)
@@ -22,6 +23,7 @@ install(FILES
   cmake/gma_compiled.cpp
   cmake/gma_compiled_layer.cpp
   cmake/GmaJson.cmake
+  cmake/GmaMpi.cmake
   "${CMAKE_CURRENT_BINARY_DIR}/gmaConfig.cmake"
   "${CMAKE_CURRENT_BINARY_DIR}/gmaConfigVersion.cmake"
   DESTINATION "${gma_package_dir}")

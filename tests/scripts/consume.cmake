@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 #
 # Configures, builds and runs the project in tests/consumer. ROUTE: find_package, add_subdirectory, fetch_content.
-# It uses gma::io if IO is on, and finds nlohmann_json if WITH_JSON is on. COMPONENT is another component to request.
+# It uses gma::io if IO is on, and finds nlohmann_json if WITH_JSON is on and MPI if WITH_MPI is on. COMPONENT is another
+# component to request.
 # With EIGEN_VERSION, it gets an Eigen with that version number and stops after configuring. With EXPECT, configuring
 # must fail with that message.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
@@ -14,6 +15,9 @@ if(WITH_JSON)
   list(APPEND configure "-Dnlohmann_json_DIR=${JSON_DIR}")
 else()
   list(APPEND configure -DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON)
+endif()
+if(NOT WITH_MPI)
+  list(APPEND configure -DCMAKE_DISABLE_FIND_PACKAGE_MPI=ON)
 endif()
 if(EIGEN_VERSION)
   list(APPEND configure "-DEigen3_DIR=${CMAKE_CURRENT_LIST_DIR}/../consumer/fake_eigen"

@@ -6,7 +6,7 @@ include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
 file(REMOVE_RECURSE "${WORK}")
 set(configure "${CMAKE_COMMAND}" -S "${SOURCE}" -B "${WORK}/build" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}"
   "-DEigen3_DIR=${EIGEN_DIR}")
-foreach(package GTest benchmark CLI11 nlohmann_json)
+foreach(package GTest benchmark CLI11 nlohmann_json MPI)
   list(APPEND configure "-DCMAKE_DISABLE_FIND_PACKAGE_${package}=ON")
 endforeach()
 run("configure" ${configure})

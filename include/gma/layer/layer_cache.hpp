@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gma/heads/heads_backward.hpp"
+#include "gma/layer/memory_exchange.hpp"
 #include "gma/layer/part_output.hpp"
 #include "gma/layer/part_unit_rms.hpp"
 #include "gma/layer/part_window.hpp"
@@ -59,6 +60,9 @@ struct LayerCache {
   std::vector<Memory<S>> memories;  ///< of streams, during a call
   detail::LayerPass pass;           ///< what the next call needs to know of the last one
   Workspace<S> workspace;
+
+  /// Null: a pass begins with its states. Else the memories come from here, in forward and backward passes.
+  MemoryExchange<S>* exchange = nullptr;
 };
 
 /// Scratch of backward passes, which successive calls reuse. Mostly what the backward of a part hands to the part

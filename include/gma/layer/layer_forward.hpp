@@ -160,7 +160,7 @@ void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerSt
                const Executor* executor) {
   const Index rows = cache.input.rows(), sequences = cache.placement.count();
   CallSizes sizes = sizes_of(layer.config, rows, sequences);
-  bool is_in_place = states != nullptr && is_short_call<S>(rows, sequences);
+  bool is_in_place = states != nullptr && cache.exchange == nullptr && is_short_call<S>(rows, sequences);
   for (Index i = 0; i < sequences && is_in_place; ++i) {
     is_in_place = !may_grow(states[i]->memories, layer.config.has_forgetting);
     sizes.back() += count_of_remainders(states[i]->memories);
@@ -197,6 +197,9 @@ void layer_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& 
                    Index state_count, LayerCache<S>& cache, const Sequences& sequences, const LayerOptions& options) {
   const auto& compiled = begin_forward(out, layer, x, cache, sequences);
   if (state_count != no_states) check_states("forward", compiled, states, state_count, cache);
+  if (cache.exchange != nullptr && state_count != 1) {
+    invalid_argument("forward", "cache.exchange is set, expected a pass of one sequence with a state");
+  }
   begin_pass(compiled.config, states, state_count, cache.pass);
   cache.inputs.key_sequences.reset();
   run_layer(compiled, cache, state_count == no_states ? nullptr : states, options.executor);

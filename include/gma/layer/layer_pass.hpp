@@ -55,7 +55,7 @@ struct LayerForward {
     forgetting.forward(cache.projected, layer.forget_bias, layer.forget_rate, g);
     forgetting.check(g, cache.input, cache.placement);
     MixtureAttention<S>{rows, cache.inputs, cache.queries, cache.keys, cache.values}.forward(
-        layer.mixtures, states, is_in_place, cache.memories, cache.mixed);
+        layer.mixtures, states, is_in_place, cache.exchange, cache.memories, cache.mixed);
     window.mix_in_place(cache.projected, layer.window_bias, cache.mixed);
     output.forward(cache.mixed, cache.projected, layer.norm_gain, layer.out_weights, cache.output);
     if (states.states != nullptr) advance(convolution, window);
@@ -110,7 +110,8 @@ struct LayerBackward {
                                            gradient.output_weight);
     window.mix_backward_in_place(cache.mixed, scratch.d_mixed, scratch.d_window, scratch.d_projected,
                                  gradient.window_bias);
-    mixture.backward(layer.mixtures, scratch.d_mixed, scratch.memories, scratch.d_memories, d_heads, gradient.mixtures);
+    mixture.backward(layer.mixtures, scratch.d_mixed, scratch.memories, scratch.d_memories, cache.exchange, d_heads,
+                     gradient.mixtures);
     if (has_d_states) exchange_memories(d_before, rows.sequences(), d_heads.memories);
     scratch.usage_penalty = 0;
     if (options.usage_penalty != 0) {

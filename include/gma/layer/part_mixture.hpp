@@ -14,8 +14,10 @@
 #include <vector>
 
 #include "gma/heads/heads_backward.hpp"
+#include "gma/heads/heads_segment.hpp"
 #include "gma/layer/layer_rows.hpp"
 #include "gma/layer/layer_state.hpp"
+#include "gma/layer/memory_exchange.hpp"
 #include "gma/mixture/usage.hpp"
 
 namespace gma::detail {
@@ -90,14 +92,22 @@ struct MixtureAttention {
   const HeadInputs<S>& inputs;              // the packed sequences, and log-forgetting
   const Matrix<S>&queries, &keys, &values;  // N x Hq d, N x H d, N x H e
 
-  /// y, N x Hq e, is assigned. If there are states, `memories` then holds the memories after the last token. In place
-  /// the states hold them, and are torn until all parts have advanced.
+  /// y, N x Hq e, is assigned. An exchange (null: none) says what the memories are at first. If there are states,
+  /// `memories` then holds the memories after the last token. In place the states hold them, and are torn until all
+  /// parts have advanced.
   template <class Maps>
   void forward(const Maps& mixtures, const StatePointers<LayerState<S>>& states, bool is_in_place,
-               std::vector<Memory<S>>& memories, Matrix<S>& y) const {
+               MemoryExchange<S>* exchange, std::vector<Memory<S>>& memories, Matrix<S>& y) const {
     const HeadTensor<S> out = split_heads(y, rows.shape.query_heads);
     if (rows.config.is_causal) {
       MemoryLoan<S> loan(states, rows.sequences(), is_in_place, memories);
+      if (exchange != nullptr) {
+        memories.clear();
+        if (exchange->wants_totals()) {
+          write_heads(mixtures, keys, values, options(), inputs, memories, rows.workspace);
+        }
+        exchange->before(memories);
+      }
       causal_heads(HeadsSink<S>(out), mixtures, HeadsView<S>(q()), HeadsView<S>(k()), HeadsView<S>(v()), options(),
                    inputs, rows.workspace, [&](const HeadCall&, const auto&, const auto&) { return loan.begin(); });
     } else {
@@ -109,12 +119,19 @@ struct MixtureAttention {
   /// memories before the first token, d_after the gradients of those after the last. Empty stands for zeros.
   template <class Mixture>
   void backward(const std::vector<Mixture>& mixtures, const Matrix<S>& dy, const std::vector<Memory<S>>& before,
-                const std::vector<Memory<S>>& d_after, HeadGradients<Mixture>& gradients,
+                const std::vector<Memory<S>>& d_after, MemoryExchange<S>* exchange, HeadGradients<Mixture>& gradients,
                 std::vector<Mixture>& d_mixtures) const {
     const HeadTensor<const S> d_out = split_heads(dy, rows.shape.query_heads);
     if (rows.config.is_causal) {
       causal_backward_into(gradients, mixtures, q(), k(), v(), d_out, before, d_after, options(), inputs,
                            rows.workspace);
+      if (exchange != nullptr) {
+        const std::vector<Memory<S>> further = exchange->d_after(gradients.memories);
+        if (!further.empty()) {
+          add_write_heads_backward(mixtures, keys, values, before, further, options(), inputs, gradients,
+                                   rows.workspace);
+        }
+      }
     } else {
       bidirectional_backward_into(gradients, mixtures, q(), k(), v(), d_out, options(), inputs, rows.workspace);
     }
