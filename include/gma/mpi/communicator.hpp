@@ -5,8 +5,7 @@
 //
 //   - A call whose arguments do not fit together, on one rank or between ranks, throws the same std::invalid_argument
 //     on every rank before any work (agreement.hpp). The job may go on.
-//   - An exception in the middle of a verb, such as std::bad_alloc, prints a message and ends the job (MPI_Abort),
-//   since
+//   - An exception in the middle of a verb, such as std::bad_alloc, prints a message and ends the job (MPI_Abort):
 //     the other ranks wait for messages that would never come.
 //   - An exception that leaves the body of run() does the same. In a program without run(), call Communicator::abort()
 //     where an exception would otherwise end one rank alone.
