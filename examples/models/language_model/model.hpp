@@ -50,6 +50,12 @@ class Model {
   // is advanced past the given ones.
   void forward(const Vector<S>& parameters, const Token* tokens, Index count, State* state, Cache& cache) const;
 
+  // The same in parts, so that several chunks of one stream can be in work at the same time, see Blocks: begin(),
+  // forward_block() of every block in order, finish().
+  void begin(const Vector<S>& parameters, const Token* tokens, Index count, State* state, Cache& cache) const;
+  void forward_block(const Vector<S>& parameters, Index block, State* state, Cache& cache) const;
+  void finish(const Vector<S>& parameters, Cache& cache) const;
+
   // After forward: cache.losses [T], and their sum in nats. cache.logits become probabilities.
   double losses(const Token* targets, Cache& cache) const;
 

@@ -34,8 +34,25 @@ typename Model<S>::Cache Model<S>::make_cache() const {
 template <class S>
 void Model<S>::forward(const Vector<S>& parameters, const Token* tokens, Index count, State* state,
                        Cache& cache) const {
+  begin(parameters, tokens, count, state, cache);
+  for (Index l = 0; l < blocks_.size(); ++l) forward_block(parameters, l, state, cache);
+  finish(parameters, cache);
+}
+
+template <class S>
+void Model<S>::begin(const Vector<S>& parameters, const Token* tokens, Index count, State* state, Cache& cache) const {
   embedding_.embed(parameters, tokens, count, blocks_.input(cache.blocks));
-  embedding_.logits(parameters, blocks_.forward(parameters, state, cache.blocks), cache.logits);
+  blocks_.begin(parameters, state, cache.blocks);
+}
+
+template <class S>
+void Model<S>::forward_block(const Vector<S>& parameters, Index block, State* state, Cache& cache) const {
+  blocks_.forward_block(parameters, block, state, cache.blocks);
+}
+
+template <class S>
+void Model<S>::finish(const Vector<S>& parameters, Cache& cache) const {
+  embedding_.logits(parameters, blocks_.finish(parameters, cache.blocks), cache.logits);
 }
 
 template <class S>

@@ -19,7 +19,9 @@
 // compile time of a program.
 #pragma once
 
+#include <istream>
 #include <memory>
+#include <ostream>
 #include <vector>
 
 #include "config.hpp"
@@ -58,6 +60,11 @@ class Blocks {
     std::vector<std::unique_ptr<MixerState<S>>> blocks;
     Index position = 0;   // tokens so far
     Index bytes() const;  // of the mixers
+
+    // To a binary stream, and from it into a state of the same blocks, which goes on with the same bits. They throw
+    // std::runtime_error if that fails.
+    void save(std::ostream& out) const;
+    void load(std::istream& in);
   };
 
   // Adds the tensors blocks.0.norm_mixer.gain ... norm_output.gain to the layout; positions.gain before them if the
@@ -82,6 +89,13 @@ class Blocks {
   // y [T, D], which is cache.normed_output, of input(cache). A state, if given, holds the earlier tokens and is
   // advanced past the input.
   const Matrix<S>& forward(const Vector<S>& parameters, State* state, Cache& cache) const;
+
+  // The same in parts: begin(), forward_block() of every block in order, finish(). The chunks of one stream, each with
+  // a cache of its own, may then follow each other through the blocks at the same time: forward_block(l) touches the
+  // state of block l alone, and begin() the position.
+  void begin(const Vector<S>& parameters, State* state, Cache& cache) const;
+  void forward_block(const Vector<S>& parameters, Index block, State* state, Cache& cache) const;
+  const Matrix<S>& finish(const Vector<S>& parameters, Cache& cache) const;
 
   // After forward without a state: dy becomes the gradient of input(cache), and gradients of parameters are added.
   void backward(const Vector<S>& parameters, Cache& cache, Matrix<S>& dy, Vector<S>& gradients) const;

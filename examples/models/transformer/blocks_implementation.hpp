@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -68,6 +70,24 @@ Index Blocks<S>::State::bytes() const {
 }
 
 template <class S>
+void Blocks<S>::State::save(std::ostream& out) const {
+  const std::int64_t sizes[] = {position, Index(blocks.size())};
+  out.write(reinterpret_cast<const char*>(sizes), sizeof sizes);
+  for (const auto& block : blocks) block->save(out);
+  if (!out) throw std::runtime_error("the state of the model could not be written");
+}
+
+template <class S>
+void Blocks<S>::State::load(std::istream& in) {
+  std::int64_t sizes[2] = {};
+  in.read(reinterpret_cast<char*>(sizes), sizeof sizes);
+  if (!in || sizes[0] < 0 || sizes[1] != Index(blocks.size()))
+    throw std::runtime_error("the saved state is damaged, or of another model");
+  position = sizes[0];
+  for (const auto& block : blocks) block->load(in);
+}
+
+template <class S>
 void Blocks<S>::prepare(const Vector<S>& parameters) {
   for (Block& block : blocks_) block.mixer->prepare(parameters);
 }
@@ -95,22 +115,36 @@ void Blocks<S>::add_positions(const Vector<S>& parameters, Index first, Cache& c
 
 template <class S>
 const Matrix<S>& Blocks<S>::forward(const Vector<S>& parameters, State* state, Cache& cache) const {
+  begin(parameters, state, cache);
+  for (Index l = 0; l < size(); ++l) forward_block(parameters, l, state, cache);
+  return finish(parameters, cache);
+}
+
+template <class S>
+void Blocks<S>::begin(const Vector<S>& parameters, State* state, Cache& cache) const {
   if (config_.has_positions) add_positions(parameters, state ? state->position : 0, cache);
-  if (state) state->position += cache.blocks.front().input.rows();
-  for (std::size_t l = 0; l < blocks_.size(); ++l) {
-    const Block& block = blocks_[l];
-    BlockCache& c = cache.blocks[l];
-    if (l > 0) c.input = cache.blocks[l - 1].middle + cache.branch;
-    block.norm_mixer.forward(parameters, c.input, c.norm_mixer, c.normed);
-    block.mixer->forward(parameters, c.normed, state ? state->blocks[l].get() : nullptr, *c.mixer, cache.branch);
-    c.middle = c.input + cache.branch;
-    if (!has_mlp()) {
-      cache.branch.setZero();
-      continue;
-    }
-    block.norm_mlp.forward(parameters, c.middle, c.norm_mlp, c.normed_middle);
-    block.mlp.forward(parameters, c.normed_middle, c.mlp, cache.branch);
+  if (state) state->position += input(cache).rows();
+}
+
+template <class S>
+void Blocks<S>::forward_block(const Vector<S>& parameters, Index index, State* state, Cache& cache) const {
+  const std::size_t l = std::size_t(index);
+  const Block& block = blocks_[l];
+  BlockCache& c = cache.blocks[l];
+  if (l > 0) c.input = cache.blocks[l - 1].middle + cache.branch;
+  block.norm_mixer.forward(parameters, c.input, c.norm_mixer, c.normed);
+  block.mixer->forward(parameters, c.normed, state ? state->blocks[l].get() : nullptr, *c.mixer, cache.branch);
+  c.middle = c.input + cache.branch;
+  if (!has_mlp()) {
+    cache.branch.setZero();
+    return;
   }
+  block.norm_mlp.forward(parameters, c.middle, c.norm_mlp, c.normed_middle);
+  block.mlp.forward(parameters, c.normed_middle, c.mlp, cache.branch);
+}
+
+template <class S>
+const Matrix<S>& Blocks<S>::finish(const Vector<S>& parameters, Cache& cache) const {
   cache.output = cache.blocks.back().middle + cache.branch;
   norm_output_.forward(parameters, cache.output, cache.norm_output, cache.normed_output);
   return cache.normed_output;

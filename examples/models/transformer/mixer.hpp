@@ -4,7 +4,10 @@
 // The model knows only this interface; the files mixer_*.hpp implement it.
 #pragma once
 
+#include <istream>
 #include <memory>
+#include <ostream>
+#include <stdexcept>
 #include <string>
 
 #include "tensors.hpp"
@@ -16,6 +19,11 @@ template <class S>
 struct MixerState {
   virtual ~MixerState() = default;
   virtual Index bytes() const = 0;
+
+  // Writes the state to a binary stream, and reads it into a state that make_state() of the same mixer made, which then
+  // goes on with the same bits. They throw std::runtime_error if that fails. A state that grows cannot be saved.
+  virtual void save(std::ostream&) const { throw std::runtime_error("the state of this mixer cannot be saved"); }
+  virtual void load(std::istream&) { throw std::runtime_error("the state of this mixer cannot be loaded"); }
 };
 
 // The results of a forward pass that the backward pass needs, and the scratch memory of both. One per thread.

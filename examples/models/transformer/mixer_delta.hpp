@@ -21,6 +21,7 @@
 #include "convolution.hpp"
 #include "layers.hpp"
 #include "mixer.hpp"
+#include "mixer_memories.hpp"
 
 namespace transformer {
 
@@ -33,15 +34,7 @@ template <class S>
 class DeltaMixer : public Mixer<S> {
   using Features = gma::baselines::IdentityFeatures<S>;
 
-  struct State : MixerState<S> {
-    std::vector<gma::Memory<S>> memories;  // H of [d, d]
-    Matrix<S> history;                     // [taps - 1, 3D]
-    Index bytes() const override {
-      Index total = history.size() * Index(sizeof(S));
-      for (const auto& memory : memories) total += Index(gma::bytes(memory));
-      return total;
-    }
-  };
+  using State = MemoriesState<S>;  // memories: H of [d, d]; history: [taps - 1, 3D]
   struct Cache : MixerCache<S> {
     Matrix<S> projected;              // [T, 4D + 2H]: q, k, v, z, b, g
     Matrix<S> convolved, active;      // [T, 3D], before and after silu

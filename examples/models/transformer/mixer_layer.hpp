@@ -33,6 +33,8 @@ class LayerMixer : public Mixer<S> {
     explicit State(gma::LayerState<S> stream) : streams{std::move(stream)} {}
     std::vector<gma::LayerState<S>> streams;  // one
     Index bytes() const override { return Index(gma::bytes(streams.front())); }
+    void save(std::ostream& out) const override { gma::save(streams.front(), out); }
+    void load(std::istream& in) override { gma::load(streams.front(), in); }
   };
   struct Cache : MixerCache<S> {
     explicit Cache(const gma::LayerConfig& config) : gradient(config) {}

@@ -21,6 +21,7 @@
 #include "convolution.hpp"
 #include "layers.hpp"
 #include "mixer.hpp"
+#include "mixer_memories.hpp"
 
 namespace transformer {
 
@@ -32,15 +33,7 @@ template <class S>
 class MambaMixer : public Mixer<S> {
   using Features = gma::baselines::IdentityFeatures<S>;
 
-  struct State : MixerState<S> {
-    std::vector<gma::Memory<S>> memories;  // H of [N, P]
-    Matrix<S> history;                     // [taps - 1, E + 2N]
-    Index bytes() const override {
-      Index total = history.size() * Index(sizeof(S));
-      for (const auto& memory : memories) total += Index(gma::bytes(memory));
-      return total;
-    }
-  };
+  using State = MemoriesState<S>;  // memories: H of [N, P]; history: [taps - 1, E + 2N]
   struct Cache : MixerCache<S> {
     Matrix<S> projected;             // [T, 2E + 2N + H]: z, c, dt
     Matrix<S> convolved, active;     // [T, E + 2N], before and after silu
