@@ -205,5 +205,53 @@ TEST(Allocations, ScratchDoesNotGrowWithTheSequence) {
   EXPECT_EQ(bytes[1][0], bytes[1][1]);
 }
 
+// Once a stream of any length has sized its buffers, no stream allocates: its memory does not grow with its length. The
+// first one is long enough for the memory to keep a remainder.
+template <class S>
+void expect_streams_of_constant_memory(bool has_tokens) {
+  SCOPED_TRACE(has_tokens);
+  Random random(9);
+  gma::Mixture<S, gma::Diagonal> mixture;
+  randomize(mixture, 8, 4, Regime::generic, random);
+  const auto compiled = gma::compile(mixture);
+  const Matrix<S> x = random.matrix<S>(100, 4), values = random.matrix<S>(100, 5);
+  TokenInputs<S> tokens;
+  if (has_tokens) {
+    tokens.key_weights = Vector<S>::Constant(100, S(0.5));
+    tokens.log_forgetting = Vector<S>::Constant(100, S(-1e-5));
+  }
+  Index left = 0, taken = 0;
+  const auto source = [&](gma::TokenBlock<S>& block) {
+    if (left == 0) return false;
+    block.queries = x;
+    block.keys = x;
+    block.values = values;
+    block.tokens = tokens;
+    left -= 100;
+    return true;
+  };
+  const auto sink = [&](const gma::ConstTile<S>& outputs) { taken += outputs.rows(); };
+  gma::Workspace<S> workspace;
+  Memory<S> memory, context;
+  const auto stream = [&](Index count) {
+    left = count;
+    gma::causal_stream(sink, compiled, source, memory, Options(), workspace);
+    left = count;
+    gma::write_stream(compiled, source, context, Options(), workspace);
+  };
+  stream(50000);
+  const std::size_t bytes = workspace.bytes();
+  EXPECT_EQ(allocations_of([&] { stream(300000); }), 0);
+  EXPECT_EQ(taken, 350000);
+  EXPECT_EQ(workspace.bytes(), bytes);
+}
+
+TEST(Allocations, AStreamOfAnyLengthNeedsTheSameMemory) {
+  for (const bool has_tokens : {false, true}) {
+    expect_streams_of_constant_memory<float>(has_tokens);
+    expect_streams_of_constant_memory<double>(has_tokens);
+  }
+}
+
 }  // namespace
 }  // namespace gma_test

@@ -162,6 +162,24 @@ TEST(FailingAllocations, SingleHeadVerbs) {
             gma::causal_into(s.out, s.p.mixture, s.p.queries, s.p.keys, s.p.values, memory, Options{}, s.p.tokens,
                              s.workspace);
           }));
+    const auto source_of = [](const Single& s, Index& at) {
+      return [&s, &at](gma::TokenBlock<S>& block) {
+        if (at == rows) return false;
+        block = {s.p.queries.middleRows(at, 50), s.p.keys.middleRows(at, 50), s.p.values.middleRows(at, 50),
+                 part_of(s.p.tokens, at, 50)};
+        at += 50;
+        return true;
+      };
+    };
+    sweep("causal_stream", of_output([&](Single& s) {
+            Index at = 0;
+            const auto sink = [&](const gma::ConstTile<S>& outputs) { s.out = outputs; };
+            EXPECT_EQ(gma::causal_stream(sink, s.p.mixture, source_of(s, at), s.memory, Options{}, s.workspace), rows);
+          }));
+    sweep("write_stream", of_output([&](Single& s) {
+            Index at = 0;
+            gma::write_stream(s.p.mixture, source_of(s, at), s.memory, Options{}, s.workspace);
+          }));
     sweep("bidirectional_backward", of_gradients([](Single& s) {
             gma::bidirectional_backward_into(s.gradients, s.p.mixture, s.p.queries, s.p.keys, s.p.values, s.p.d_output,
                                              Options{}, s.p.tokens, s.workspace);

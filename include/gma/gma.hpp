@@ -3,7 +3,8 @@
 //
 //   mixture      Mixture, ProductMixture, compile, responsibilities, log_density, random_mixture, usage
 //                (fitted initialisations: gma/mixture/fit.hpp)
-//   attention    Memory, write, read, bidirectional, causal, and the *_backward of each
+//   attention    Memory, write, read, bidirectional, causal, and the *_backward of each; tokens from a source that
+//                may be larger than the machine's memory: causal_stream, write_stream
 //   reference    the same in plain loops, dense and as a recurrence, for tests and teaching
 //   heads        the verbs for many heads and ragged batches
 //   layer        AttentionLayer: forward, backward, step; states, Rollback
@@ -24,6 +25,7 @@
 #include "gma/attention/read.hpp"
 #include "gma/attention/read_backward.hpp"
 #include "gma/attention/reference.hpp"
+#include "gma/attention/stream.hpp"
 #include "gma/attention/write.hpp"
 #include "gma/attention/write_backward.hpp"
 #include "gma/heads/head_jobs.hpp"

@@ -40,7 +40,8 @@ struct TokenBlock {
 /// Errors. Throws std::invalid_argument if a block has no token, if its shapes do not fit the mixture, the memory or
 /// the first block, and if its token inputs are not valid or are given in some blocks only. Exceptions of the source
 /// and of the sink pass through. After any exception `memory` holds exactly the tokens whose outputs the sink has
-/// taken: those of the calls of it that returned. A copy of the memory from before the call takes all of it back.
+/// taken: those of the calls of it that returned (an empty one may have been sized, with zeros). A copy of the memory
+/// from before the call takes all of it back.
 template <class M, class Source, class Sink>
 Index causal_stream(Sink&& sink, const M& mixture, Source&& source, Memory<Scalar<M>>& memory,
                     const Options& options = {}, const OptionalWorkspace<Scalar<M>>& workspace = {});
@@ -54,7 +55,8 @@ Index causal_stream(Sink&& sink, const M& mixture, Source&& source, Memory<Scala
 /// write() of everything.
 ///
 /// Cost, errors and allocations as of write() and causal_stream(). Extra memory: a block of the source, 32 tiles (d + e
-/// numbers per token), a copy of the memory, and what write() needs. After any exception `memory` is unchanged.
+/// numbers per token), a copy of the memory, and what write() needs. After any exception `memory` is unchanged, except
+/// that an empty one may have been sized, with zeros.
 template <class M, class Source>
 Index write_stream(const M& mixture, Source&& source, Memory<Scalar<M>>& memory, const Options& options = {},
                    const OptionalWorkspace<Scalar<M>>& workspace = {});
@@ -162,14 +164,17 @@ class TokenGroups {
     check_tokens(function_, block_.tokens, n);
   }
 
-  /// Once the first block has told the widths.
+  /// Once the first block has told the widths. What is larger already stays.
   void make_room() {
+    const auto grow_rows = [&](auto& numbers, Index cols) {
+      if (numbers.rows() < capacity_ || numbers.cols() != cols) numbers.resize(capacity_, cols);
+    };
     is_first_ = false;
-    if (has_queries_) queries_.resize(capacity_, dim_);
-    keys_.resize(capacity_, dim_);
-    values_.resize(capacity_, value_width_);
-    if (has_weights_) weights_.resize(capacity_);
-    if (forgets_) forgetting_.resize(capacity_);
+    if (has_queries_) grow_rows(queries_, dim_);
+    grow_rows(keys_, dim_);
+    grow_rows(values_, value_width_);
+    if (has_weights_) grow_rows(weights_, 1);
+    if (forgets_) grow_rows(forgetting_, 1);
   }
 
   void copy(Index now) {
@@ -185,7 +190,7 @@ class TokenGroups {
   Index dim_ = 0, value_width_ = -1, capacity_ = 0;
   TokenBlock<S> block_;  // of the source, of which tokens [at_, count_) are still to be copied
   Index count_ = 0, at_ = 0;
-  Matrix<S> queries_, keys_, values_;  // capacity_ rows, of which size_ are tokens
+  Matrix<S> queries_, keys_, values_;  // capacity_ rows or more, of which size_ are tokens
   Vector<S> weights_, forgetting_;
   Index size_ = 0, taken_ = 0;
 };
@@ -197,6 +202,13 @@ struct StreamBuffers {
   Matrix<S> outputs;
   Memory<S> next;
 };
+
+/// Before memory and next are exchanged: both keep a remainder from here on if `next` has one, so that no later call
+/// needs storage for it.
+template <class S>
+void prepare_exchange(Memory<S>& memory, const Memory<S>& next) {
+  if (has_remainder(next)) ensure_remainder(memory);
+}
 
 /// Whole tiles, about `most` tokens of them, at least one.
 inline Index stream_group(const Options& options, Index most) {
@@ -219,6 +231,7 @@ void causal_groups(Sink& sink, const M& mixture, Source& source, Memory<S>& memo
     if (groups.size() == 0) return;
     const Index count = groups.size() < group + 2 ? groups.size() : group;
     const TokenInputsView<S> inputs = groups.inputs(count);
+    size_if_empty(memory, mixture.components(), groups.value_width());
     buffers.next = memory;
     buffers.outputs.resize((std::max)(buffers.outputs.rows(), count), groups.value_width());
     Tile<S> outputs = rows(buffers.outputs, 0, count);
@@ -229,6 +242,7 @@ void causal_groups(Sink& sink, const M& mixture, Source& source, Memory<S>& memo
         forgotten += Wide<S>(inputs.log_forgetting(i));
     }
     buffers.next.log_forgetting = before + S(forgotten);
+    prepare_exchange(memory, buffers.next);
     sink(as_tile(std::as_const(outputs)));
     std::swap(memory, buffers.next);
     groups.drop(count);
@@ -270,15 +284,17 @@ Index write_stream(const M& mixture, Source&& source, Memory<Scalar<M>>& memory,
   detail::TokenGroups<S>& groups = buffers.groups;
   groups.begin(function, false, natural.dim(), memory.empty() ? Index(-1) : memory.slots.cols(),
                detail::stream_group(options, 32 * detail::default_tile));
+  groups.fill(source);
+  if (groups.size() == 0) return 0;
+  detail::size_if_empty(memory, natural.components(), groups.value_width());
   buffers.next = memory;
-  for (;;) {
-    groups.fill(source);
+  for (; groups.size() > 0; groups.fill(source)) {
     const Index count = groups.size();
-    if (count == 0) break;
     write(natural, groups.keys(count), groups.values(count), buffers.next, options, groups.inputs(count), workspace);
     groups.drop(count);
   }
-  if (groups.taken() > 0) std::swap(memory, buffers.next);
+  detail::prepare_exchange(memory, buffers.next);
+  std::swap(memory, buffers.next);
   return groups.taken();
 }
 
