@@ -52,8 +52,7 @@ int run(int argc, char** argv) {
     record["text"] = text;
     record["begin"] = options.begin;
     record["chunk"] = options.chunk;
-    record["threads"] = options.threads;
-    record["machine"] = transformer::machine(options.threads);
+    record["machine"] = transformer::machine(result.threads);
     record["compiler"] = transformer::compiler();
     record["flags"] = transformer::effective_flags();
     record["commit"] = transformer::commit();

@@ -70,7 +70,7 @@ class Reader {
     saved_.restart();
     bool is_complete = false;
     while (!is_complete && !transformer::is_interrupted()) {
-      is_complete = !fill() && !transformer::is_interrupted();
+      is_complete = !fill_or_save() && !transformer::is_interrupted();
       if (std::int64_t(state_.pending.size()) == options_.chunk + 1) push();
       if (saved_.seconds() >= options_.save_every) save();
       if (progress_.is_due()) progress_.show(line());
@@ -86,7 +86,8 @@ class Reader {
             watch_.seconds(),
             state_.bytes_read - bytes_before_,
             peak_resident_bytes(),
-            state_.memory.bytes()};
+            state_.memory.bytes(),
+            pool_.size()};
   }
 
  private:
@@ -137,6 +138,16 @@ class Reader {
     state_.text.add(to, count);
     state_.bytes_read += std::int64_t(count);
     return std::int64_t(count);
+  }
+
+  // fill(). If the source fails, what was read before is saved.
+  bool fill_or_save() {
+    try {
+      return fill();
+    } catch (...) {
+      save();
+      throw;
+    }
   }
 
   // Reads until a chunk and the byte after it are pending. False: the text ended before.

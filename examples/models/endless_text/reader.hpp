@@ -32,11 +32,13 @@ struct ReadResult {
   std::int64_t bytes_here = 0;
   std::int64_t peak_resident_bytes = 0;  // of the program
   std::int64_t memory_bytes = 0;         // of the model's memory at the end
+  Index threads = 0;
 };
 
 // A chunk at a time, until the text ends or Ctrl-C. The result has the same bits for any number of threads, and in
 // however many parts the text was read. Throws std::invalid_argument if the model or the options do not allow it, and
-// std::runtime_error if the source, the text or the saved state is at fault. A saved state is then as it was.
+// std::runtime_error if the text or the saved state is at fault: the saved state is then as it was. An exception of the
+// source passes through after what was read before has been saved.
 ReadResult read_text(const language_model::Checkpoint& checkpoint, const ByteSource& source,
                      const ReadOptions& options);
 

@@ -104,7 +104,8 @@ nlohmann::json to_json(const ReadResult& result) {
                         {"bytes_here", result.bytes_here},
                         {"seconds_here", result.seconds_here},
                         {"peak_resident_bytes", result.peak_resident_bytes},
-                        {"memory_bytes", result.memory_bytes}};
+                        {"memory_bytes", result.memory_bytes},
+                        {"threads", result.threads}};
   if (losses.total().bytes > 0) all["bits_per_byte"] = losses.total().bits_per_byte();
   return all;
 }
