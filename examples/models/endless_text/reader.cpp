@@ -28,7 +28,7 @@ void check(const Checkpoint& checkpoint, const ReadOptions& options) {
   const lm::MixerKind mixer = checkpoint.model.mixer;
   if (mixer == lm::MixerKind::sdpa || mixer == lm::MixerKind::window)
     fail(std::string("the mixer of the model is ") + lm::name_of(mixer) +
-         ", whose state grows with the text; expected gma, gma-plain, linear, performer, mamba or delta");
+         ", which keeps more for a longer text; expected gma, gma-plain, linear, performer, mamba or delta");
   if (!checkpoint.vocabulary.is_bytes()) fail("the model reads pieces of a vocabulary, expected one that reads bytes");
   if (options.chunk < 1) fail("the chunk is " + std::to_string(options.chunk) + " bytes, expected at least 1");
   if (options.begin < 0) fail("the text begins at byte " + std::to_string(options.begin) + ", expected 0 or more");
