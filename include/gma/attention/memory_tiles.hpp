@@ -202,6 +202,16 @@ LongMemory<S> take_copy(const Memory<S>& memory, Index components, Index width, 
   return copy;
 }
 
+template <class S>
+LongMemory<S> take_copy(const LongMemory<S>& memory, Workspace<S>& workspace) {
+  const Index components = memory.memory.slots.rows(), width = memory.memory.slots.cols();
+  LongMemory<S> copy{take_memory(components, width, workspace),
+                     take_memory(memory.remainder.mass.size(), width, workspace), memory.has_remainder};
+  copy.memory.copy(memory.memory);
+  if (copy.has_remainder) copy.remainder.copy(memory.remainder);
+  return copy;
+}
+
 /// The way back, into a memory of that size which has a remainder if `result` has one: cannot fail.
 template <class S>
 void store(const LongMemory<S>& result, Memory<S>& memory) {

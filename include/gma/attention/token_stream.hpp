@@ -77,6 +77,11 @@ struct TokenStream {
   bool weighted() const { return tokens.key_weights.size() != 0; }
   bool forgets() const { return tokens.log_forgetting.size() != 0; }
 
+  /// Tokens [begin, begin + count) alone.
+  TokenStream part(Index begin, Index count) const {
+    return {keys.part(begin, count), values.part(begin, count), tokens.part(begin, count), centre};
+  }
+
   const S* weights(Index begin) const { return weighted() ? tokens.key_weights.data() + begin : nullptr; }
   bool present(Index j) const { return !weighted() || tokens.key_weights(j) > S(0); }
 

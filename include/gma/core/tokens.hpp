@@ -95,6 +95,11 @@ class TokenRows {
 
   bool has_gaps() const { return row_stride_ != cols_; }
 
+  void narrow(Index begin, Index count) {
+    if (count > 0) data_ = static_cast<const char*>(data_) + begin * row_stride_ * scalar_bytes_;
+    rows_ = count;
+  }
+
   const void* data_ = nullptr;
   Index rows_ = 0, cols_ = 0, row_stride_ = 0, col_stride_ = 1, scalar_bytes_ = 1;
   bool in_place_ = false;
@@ -143,6 +148,13 @@ class TokenView : public TokenRows {
     }
     copy_(*this, begin, count, scratch);
     return ConstTile<S>(scratch.data(), count, cols_, Eigen::OuterStride<>(scratch.outerStride()));
+  }
+
+  /// Tokens [begin, begin + count) alone.
+  TokenView part(Index begin, Index count) const {
+    TokenView result(*this);
+    result.narrow(begin, count);
+    return result;
   }
 
   /// Copies as many tokens from `begin` on as `to` has rows.
@@ -195,6 +207,15 @@ class TokenSink : public TokenRows {
       return Tile<S>(static_cast<S*>(target_) + begin * row_stride_, count, cols_, Eigen::OuterStride<>(row_stride_));
     }
     return Tile<S>(scratch.data(), count, scratch.cols(), Eigen::OuterStride<>(scratch.outerStride()));
+  }
+
+  /// Rows [begin, begin + count) alone.
+  TokenSink part(Index begin, Index count) const {
+    TokenSink result(*this);
+    if (!is_wanted()) return result;
+    result.narrow(begin, count);
+    if (count > 0) result.target_ = static_cast<char*>(target_) + begin * row_stride_ * scalar_bytes_;
+    return result;
   }
 
   /// Assigns the rows from `begin` on.

@@ -96,7 +96,8 @@ class MemoryAdvance {
               inputs.log_forgetting.size() == 0 ? 0 : 1,
               is_apart ? 1 : 0};
     // Whether a weight is zero decides how much scratch a tile takes.
-    is_in_place_ = options.executor == nullptr && inputs.key_weights.size() == 0 &&
+    const bool is_whole = options.segment == 0 || options.segment >= queries.rows();
+    is_in_place_ = is_whole && options.executor == nullptr && inputs.key_weights.size() == 0 &&
                    is_short_call<S>(queries.rows(), call.queries.count()) && known_.has(sizes_) && !memories.empty() &&
                    !may_grow(memories, inputs.log_forgetting.size() != 0) && are_alike(mixtures);
     if (is_in_place_) return &memories;
