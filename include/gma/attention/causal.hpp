@@ -43,8 +43,8 @@ void causal_into(const Out<Scalar<M>>& out, const M& mixture, const In<Scalar<M>
 
 namespace detail {
 
-/// The outputs of a stream from `memory` (null: zeros), which is advanced. A single tile advances it in place, and everything that may
-/// fail comes first; several run on a copy that replaces it at the end.
+/// The outputs of a stream from `memory` (null: zeros), which is advanced. A single tile advances it in place, and
+/// everything that may fail comes first; several run on a copy that replaces it at the end.
 template <class FeatureMap, class S>
 void advance(const FeatureMap& map, const TokenView<S>& queries, const TokenStream<S>& stream, const Options& options,
              Memory<S>* memory, const TokenSink<S>& out, Workspace<S>& workspace) {

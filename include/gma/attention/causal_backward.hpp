@@ -4,10 +4,7 @@
 // are recomputed: nothing of size N x K exists.
 #pragma once
 
-#include <vector>
-
-#include "gma/attention/causal.hpp"
-#include "gma/attention/causal_backward_tile.hpp"
+#include "gma/attention/causal_backward_segments.hpp"
 
 namespace gma {
 
@@ -47,51 +44,6 @@ void causal_backward_into(const GradientTargets<M>& targets, const M& mixture, c
 
 namespace detail {
 
-/// Tokens in a tile of the backward pass: as many as checkpoints are apart, fewer where rows of K numbers would leave
-/// the cache.
-inline Index causal_backward_tile(Index components) {
-  return (std::clamp)(Index(32768) / components / default_tile * default_tile, default_tile, Index(256));
-}
-
-/// The memories at the beginning of every interval of tokens, and how many tokens are in each.
-template <class S>
-struct CausalCheckpoints {
-  Index interval, count;  // tokens in an interval; intervals
-  Tile<S> slots, masses, tokens;
-
-  CausalCheckpoints(const Options& options, Index tile, Index size, Index components, Index width,
-                    Workspace<S>& workspace)
-      : interval((checkpoint_interval(options, size) + tile - 1) / tile * tile),
-        count((size + interval - 1) / interval),
-        slots(workspace.take(count * components, width)),
-        masses(workspace.take(count, components)),
-        tokens(workspace.take(1, count + 1)) {}
-
-  MemoryTiles<S> operator[](Index i) const { return memory_at(slots, masses, i); }
-
-  /// `state` holds `tokens_before` and becomes the memory after the stream where something is forgotten, else that
-  /// before the last interval.
-  template <class FeatureMap>
-  void write(const FeatureMap& map, const TokenStream<S>& stream, const S& tokens_before, LongMemory<S>& state,
-             Workspace<S>& workspace) {
-    tokens(0, 0) = tokens_before;
-    for (Index i = 0; i < count; ++i) {
-      (*this)[i].copy(state.memory);
-      if (i + 1 == count && !stream.forgets()) break;
-      const Index end = (std::min)(stream.size(), (i + 1) * interval);
-      const Written<S> written =
-          write_tiles(map, stream, i * interval, end, default_tile, state, S(tokens(0, i)), workspace);
-      tokens(0, i + 1) = kernels::decay_of(S(written.log_decay)).of(S(tokens(0, i))) + written.tokens;
-    }
-  }
-};
-
-/// What the gradients of all slots have in common, e numbers: kept in the workspace from call to call.
-template <class S>
-struct CommonSlotGradient {
-  std::vector<Wide<S>> numbers;
-};
-
 /// The inner part of causal_backward(): from `state`, the memory before the stream, which holds `tokens_before` and is
 /// overwritten. out.memory is the gradient of the memory after the stream and becomes that of the memory before it;
 /// both are for values less the stream's centre. The gradient of the natural parameters is added to `sum`.
@@ -103,36 +55,32 @@ void causal_backward_tokens(const FeatureMap& map, const TokenView<S>& queries, 
                             GradientSum<FeatureMap, S>& sum, Workspace<S>& workspace) {
   typename Workspace<S>::Frame frame(workspace);
   const Index n = stream.size(), components = map.components(), width = stream.values.cols();
+  if (Segments(options, n).count() > 1) {
+    CausalBackwardSegments<FeatureMap, S> segments(map, queries, stream, d_output, options, may_be_long, out,
+                                                   workspace);
+    return segments.run(state, tokens_before, sum);
+  }
   const Index tile = tile_size(options, causal_backward_tile(components), n);
   CausalCheckpoints<S> checkpoints(options, tile, n, components, width, workspace);
-  checkpoints.write(map, stream, tokens_before, state, workspace);
+  checkpoints.write(map, stream, tokens_before, stream.forgets(), state, workspace);
   MemoryTiles<S> after = take_memory(components, width, workspace);
   after.copy(state.memory);
-  LongMemory<S> d_memory = take_copy(out.memory, components, width, may_be_long, workspace);
-  const S* const final_mass = stream.forgets() ? after.mass.data() : nullptr;
-  CommonGradient<S> over = common_gradient(map, d_memory, final_mass, workspace);
-  over.mass = d_memory.memory.mass;
-  Tile<S> mass_remainder = workspace.take(1, components);
-  mass_remainder.setConstant(S(0));
-  const LongMemory<S> centred{{over.transposed_slots, Eigen::Map<RowVector<S>>(over.mass.data(), components)},
-                              {workspace.take(may_be_long ? width : Index(0), components),
-                               Eigen::Map<RowVector<S>>(mass_remainder.data(), may_be_long ? components : Index(0))},
-                              false};
-  std::vector<Wide<S>>& common = workspace.template keep<CommonSlotGradient<S>>().numbers;
-  common.assign(over.slots.data(), over.slots.data() + width);
   ForgettingEnergy<S> energy;
-  energy.start(after, d_memory);
-  CausalBackward<FeatureMap, S> pass{map,      queries, stream,   d_output,      options.normalization,
-                                     tile,     out,     d_memory, centred,       mass_remainder,
-                                     common,   S(0),    sum,      sum.part(map), energy,
-                                     workspace};
-  for (Index i = checkpoints.count - 1; i >= 0; --i) {
-    state.memory.copy(checkpoints[i]);
-    state.remainder.set_zero();
-    pass.interval(i * checkpoints.interval, (std::min)(n, (i + 1) * checkpoints.interval), state,
-                  S(checkpoints.tokens(0, i)), after);
-  }
-  pass.end_part();
+  CausalBackward<FeatureMap, S> pass{
+      final_gradient(map, out.memory, stream.forgets() ? after.mass.data() : nullptr, may_be_long, workspace),
+      map,
+      queries,
+      stream,
+      d_output,
+      options.normalization,
+      tile,
+      out,
+      sum,
+      sum.part(map),
+      energy,
+      nullptr,
+      workspace};
+  run_intervals(pass, checkpoints, state, after);
   out.memory.slots = pass.d_memory.memory.slots;
   out.memory.mass = pass.d_memory.memory.mass.transpose();
 }

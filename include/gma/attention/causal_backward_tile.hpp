@@ -14,9 +14,22 @@
 
 namespace gma::detail {
 
+/// The gradient of the memory after the tokens that remain, as it runs through a pass.
+template <class S>
+struct RunningGradient {
+  LongMemory<S> d_memory;
+  LongMemory<S> centred;  // the same for the keys' sake: its slots are e x K and lack `common`, the same for every slot
+  Tile<S> mass_remainder;        // of its mass, 1 x K
+  std::vector<Wide<S>>& common;  // e
+  S later_tokens = S(0);         // in the tokens that are done, each counted as what forgetting leaves until it
+};
+
 /// The pass itself: everything a tile needs to know, and where its gradients go.
 template <class FeatureMap, class S>
-struct CausalBackward {
+struct CausalBackward : RunningGradient<S> {
+  using RunningGradient<S>::d_memory, RunningGradient<S>::centred, RunningGradient<S>::mass_remainder,
+      RunningGradient<S>::common, RunningGradient<S>::later_tokens;
+
   const FeatureMap& map;
   const TokenView<S>& queries;
   const TokenStream<S>& stream;
@@ -24,14 +37,10 @@ struct CausalBackward {
   Normalization normalization;
   Index tile;
   const TokenGradients<S> out;
-  LongMemory<S> d_memory;  // runs: the gradient of the memory after the tokens that remain
-  LongMemory<S> centred;  // the same for the keys' sake: its slots are e x K and lack `common`, the same for every slot
-  Tile<S> mass_remainder;             // of its mass, 1 x K
-  std::vector<Wide<S>>& common;       // e
-  S later_tokens;                     // in the tokens that are done, each counted as what forgetting leaves until it
   GradientSum<FeatureMap, S>& total;  // of the gradient of the natural parameters
   FeatureMap& part;                   // its part of a few tiles
   ForgettingEnergy<S>& energy;
+  ForgettingTape<S>* tape;  // where what `energy` takes is kept for later; null: it takes it
   Workspace<S>& workspace;
   int tiles_in_part = 0;
 
@@ -73,7 +82,7 @@ struct CausalBackward {
     const ConstTile<S> dy = load_dense_tile(d_output, begin, count, workspace);
     Tile<S> d_r_q = workspace.take_spread(count, K), d_weighted = workspace.take_spread(count, K);
     Tile<S> read_energy = workspace.take(1, count), left_out = workspace.take(1, count);
-    if (stream.forgets()) energy.restart(after, d_memory);
+    if (stream.forgets()) measure_energy(begin, after);
     d_memory.prepare(later_tokens, stream.forgets());
     centred.prepare(later_tokens, stream.forgets());
     reads_backward(opened, before, is_long, dy, d_r_q);
@@ -90,6 +99,11 @@ struct CausalBackward {
     responsibilities_backward(opened.k, opened.r_k, d_weighted, out.keys, begin);
     later_tokens = opened.decay.whole().of(later_tokens) + S(static_cast<double>(count));
     if (++tiles_in_part == 4) end_part();
+  }
+
+  void measure_energy(Index begin, const MemoryTiles<S>& after) {
+    if (tape == nullptr) return energy.restart(ForgettingEnergy<S>::measured(after, d_memory));
+    tape->tiles[begin / tile] = ForgettingEnergy<S>::measured(after, d_memory);
   }
 
   void responsibilities_backward(const ConstTile<S>& x, const Tile<S>& r, const Tile<S>& d_r, const TokenSink<S>& d_x,
@@ -283,7 +297,6 @@ struct CausalBackward {
   /// dw_t = r_t . dP_t with P = w r_k, and the gradient of the forgetting.
   void token_inputs(Index begin, const CausalTile<S>& opened, const Tile<S>& d_weighted, const Tile<S>& left_out,
                     const Tile<S>& read_energy) {
-    using W = Wide<S>;
     for (Index t = opened.count - 1; t >= 0 && (stream.weighted() || stream.forgets()); --t) {
       const Index j = begin + t;
       const S pull = kernels::dot(opened.r_k.row(t).data(), d_weighted.row(t).data(), opened.r_k.cols()) +
@@ -292,9 +305,11 @@ struct CausalBackward {
       if (out.log_forgetting == nullptr) continue;
       const S weight = stream.weighted() ? S(stream.tokens.key_weights(j)) : S(1);
       const bool is_restart = opened.decay.begins_run(t) && opened.decay.before(t).restarts();
-      const W balance = energy.step(W(read_energy(0, t)), W(S(weight * pull)), is_restart);
-      const bool learns = stream.present(j) && is_finite(stream.tokens.log_forgetting(j));
-      out.log_forgetting[j] = learns ? S(balance + W(out.memory.log_forgetting)) : S(0);
+      if (tape != nullptr) {
+        tape->tokens[j] = {read_energy(0, t), S(weight * pull), is_restart};
+      } else {
+        energy.token(stream, j, {read_energy(0, t), S(weight * pull), is_restart}, out);
+      }
     }
   }
 };

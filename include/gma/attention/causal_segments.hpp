@@ -38,8 +38,8 @@ struct CausalSegments {
 
 /// Appends a sequence that goes on from `initial` (empty: zeros).
 template <class S>
-void append(CausalSegments<S>& segments, Index sequence, const Segments& cut, const Memory<S>& initial, Index components,
-            Index width, bool forgets, Workspace<S>& workspace) {
+void append(CausalSegments<S>& segments, Index sequence, const Segments& cut, const Memory<S>& initial,
+            Index components, Index width, bool forgets, Workspace<S>& workspace) {
   const S before = tokens_in(initial);
   const bool may_be_long = is_long(S(before + S(static_cast<double>(cut.tokens))), forgets) || has_remainder(initial);
   const Memory<S> none;
@@ -57,22 +57,10 @@ void append(CausalSegments<S>& segments, Index sequence, const Segments& cut, co
 template <class FeatureMap, class S>
 void merge_into_next(const FeatureMap& map, const CausalSegment<S>& segment, bool forgets, CausalSegment<S>& next,
                      Workspace<S>& workspace) {
-  typename Workspace<S>::Frame frame(workspace);
-  const Index K = segment.memory.memory.slots.rows(), width = segment.memory.memory.slots.cols();
-  LongMemory<S>& memory = next.memory;
-  const bool has_rest = memory.has_remainder;
-  MemoryTiles<S> change = take_memory(K, width, workspace), rest = take_memory(has_rest ? K : Index(0), width, workspace);
-  change.copy(memory.memory);
-  if (has_rest) rest.copy(memory.remainder);
-  memory.memory.copy(segment.memory.memory);
-  memory.has_remainder = segment.memory.has_remainder;
-  if (memory.has_remainder) memory.remainder.copy(segment.memory.remainder);
   const kernels::Decay<S> decay = kernels::decay_of(S(segment.written.log_decay));
   next.tokens = decay.of(segment.tokens) + segment.written.tokens;
-  memory.prepare(next.tokens, forgets);
-  memory.settle(decay, change);
-  if (has_rest && memory.has_remainder) memory.remainder.add(rest);
-  if (forgets) drop_vanished(map, memory);
+  put_before(segment.memory, decay, is_long(next.tokens, forgets), next.memory, workspace);
+  if (forgets) drop_vanished(map, next.memory);
 }
 
 /// All three ways. total(segment, from zero, workspace) returns what a segment writes; pass(segment, memory, tokens,

@@ -4,9 +4,16 @@
 
 #include <limits>
 
-#include "gma/attention/memory_tiles.hpp"
+#include "gma/attention/gradients.hpp"
 
 namespace gma::detail {
+
+/// Of one token: what its query reads, P_t . dP_t, and whether nothing from before it is left.
+template <class S>
+struct ForgettingToken {
+  S read, pull;
+  bool is_restart;
+};
 
 /// The gradient of the forgetting, from the last token to the first. With E_t = <M_t, dM_t> + <m_t, dm_t>,
 ///   dg_t = E_t - P_t . dP_t          E_{t-1} = dg_t + what query t - 1 reads.
@@ -18,30 +25,40 @@ class ForgettingEnergy {
  public:
   using W = Wide<S>;
 
-  /// Before the last token.
-  void start(const MemoryTiles<S>& memory, const LongMemory<S>& gradient) {
-    energy_ = W(0);
-    squares_ = square_of(W((std::numeric_limits<double>::max)()));
-    restart(memory, gradient);
+  /// E from a memory and its gradient, and the squares of its terms.
+  struct Measured {
+    W energy, squares;
+  };
+  static Measured measured(const MemoryTiles<S>& memory, const LongMemory<S>& gradient) {
+    Measured m{W(0), W(0)};
+    add_products(memory.slots, gradient.memory.slots, gradient.remainder.slots, gradient.has_remainder, m.energy,
+                 m.squares);
+    add_products(memory.mass, gradient.memory.mass, gradient.remainder.mass, gradient.has_remainder, m.energy,
+                 m.squares);
+    return m;
   }
-  /// Between two tiles.
-  void restart(const MemoryTiles<S>& memory, const LongMemory<S>& gradient) {
-    W sum(0), squares(0);
-    add_products(memory.slots, gradient.memory.slots, gradient.remainder.slots, gradient.has_remainder, sum, squares);
-    add_products(memory.mass, gradient.memory.mass, gradient.remainder.mass, gradient.has_remainder, sum, squares);
-    if (!(squares <= squares_)) return;
-    energy_ = sum;
-    squares_ = squares;
+
+  /// Before the last token, and between two tiles.
+  void restart(const Measured& m) {
+    if (!(m.squares <= squares_)) return;
+    energy_ = m.energy;
+    squares_ = m.squares;
   }
-  /// Token t: the result is E_t - P_t . dP_t, and E moves on to it; `is_restart`: nothing from before t is left.
+  /// Token j, with its gradient.
+  void token(const TokenStream<S>& stream, Index j, const ForgettingToken<S>& token, const TokenGradients<S>& out) {
+    const W balance = step(W(token.read), W(token.pull), token.is_restart);
+    const bool learns = stream.present(j) && is_finite(stream.tokens.log_forgetting(j));
+    out.log_forgetting[j] = learns ? S(balance + W(out.memory.log_forgetting)) : S(0);
+  }
+
+ private:
+  /// The result is E_t - P_t . dP_t, and E moves on to it.
   W step(const W& read, const W& pull, bool is_restart) {
     energy_ += read - pull;
     squares_ += square_of(read) + square_of(pull);
     if (is_restart) energy_ = squares_ = W(0);
     return energy_;
   }
-
- private:
   static W square_of(const W& x) { return x > W(1e150) ? x : W(x * x); }
   /// Row by row: the squares are those of the rows' sums.
   template <class Numbers>
@@ -56,7 +73,14 @@ class ForgettingEnergy {
     }
   }
 
-  W energy_{0}, squares_{0};
+  W energy_{0}, squares_ = square_of(W((std::numeric_limits<double>::max)()));
+};
+
+/// What the energy of some tokens is made of, for a sum that comes later.
+template <class S>
+struct ForgettingTape {
+  ForgettingToken<S>* tokens;                     // one per token
+  typename ForgettingEnergy<S>::Measured* tiles;  // after every tile
 };
 
 }  // namespace gma::detail

@@ -234,6 +234,16 @@ class GradientSum {
         unwanted_(workspace.template keep<Scratch>().unwanted) {
     set_zero_like(low_, map);
   }
+  /// The same in the two numbers given. `workspace` has room for a part.
+  GradientSum(const FeatureMap& map, bool is_wanted, FeatureMap& high, FeatureMap& low, Workspace<S>& workspace)
+      : is_wanted_(is_wanted || !is_compiled<FeatureMap>),
+        high_(high),
+        low_(low),
+        part_(workspace.template keep<PartScratch>().part),
+        unwanted_(workspace.template keep<PartScratch>().unwanted) {
+    set_zero_like(high_, map);
+    set_zero_like(low_, map);
+  }
 
   bool is_wanted() const { return is_wanted_; }
 
@@ -254,6 +264,9 @@ class GradientSum {
  private:
   struct Scratch {
     FeatureMap low, part, unwanted;
+  };
+  struct PartScratch {
+    FeatureMap part, unwanted;
   };
 
   bool is_wanted_;

@@ -229,4 +229,26 @@ void start_remainder(LongMemory<S>& memory) {
   memory.has_remainder = memory.remainder.mass.size() != 0;
 }
 
+/// total <- decay before + total. `may_begin`: the sum begins to keep a remainder, where there is room.
+template <class S>
+void put_before(const LongMemory<S>& before, const kernels::Decay<S>& decay, bool may_begin, LongMemory<S>& total,
+                Workspace<S>& workspace) {
+  typename Workspace<S>::Frame frame(workspace);
+  const Index rows = total.memory.slots.rows(), cols = total.memory.slots.cols(), mass = total.memory.mass.size();
+  const bool has_rest = total.has_remainder;
+  const auto take = [&](bool is_wanted) -> MemoryTiles<S> {
+    return {workspace.take(is_wanted ? rows : Index(0), cols),
+            Eigen::Map<RowVector<S>>(workspace.take(1, mass).data(), is_wanted ? mass : Index(0))};
+  };
+  MemoryTiles<S> change = take(true), rest = take(has_rest);
+  change.copy(total.memory);
+  if (has_rest) rest.copy(total.remainder);
+  total.memory.copy(before.memory);
+  total.has_remainder = before.has_remainder;
+  if (before.has_remainder) total.remainder.copy(before.remainder);
+  if (may_begin && total.remainder.mass.size() != 0) start_remainder(total);
+  total.settle(decay, change);
+  if (has_rest && total.has_remainder) total.remainder.add(rest);
+}
+
 }  // namespace gma::detail

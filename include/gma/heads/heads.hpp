@@ -253,9 +253,8 @@ namespace detail {
 
 /// Whether a causal call has a sequence of more than one segment.
 inline bool has_segments(const HeadCall& call, const Options& options) {
-  return std::any_of(call.keys.spans.begin(), call.keys.spans.end(), [&](const Placement::Span& span) {
-    return Segments(options, span.count).count() > 1;
-  });
+  return std::any_of(call.keys.spans.begin(), call.keys.spans.end(),
+                     [&](const Placement::Span& span) { return Segments(options, span.count).count() > 1; });
 }
 
 /// The jobs of a causal call, segment by segment: threads may process all segments of all jobs at the same time.
@@ -316,9 +315,8 @@ void causal_heads(const HeadsSink<Scalar<M>>& out, const std::vector<M>& mixture
     for (std::size_t i = 0; memories != nullptr && i < memories->size(); ++i) {
       size_if_empty((*memories)[i], compiled[i % compiled.size()].components(), width);
     }
-    return write_apart(operands, workspace, [&] {
-      run_heads_in_segments(call, operands, compiled, options, inputs, memories, workspace);
-    });
+    return write_apart(operands, workspace,
+                       [&] { run_heads_in_segments(call, operands, compiled, options, inputs, memories, workspace); });
   }
   const Options each = job_options(call, options);
   write_apart(operands, workspace, [&] {
