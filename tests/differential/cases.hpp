@@ -115,7 +115,7 @@ struct Case {
   Given<double> given;
   Upstream upstream;
   double tolerance_factor = 1;  // the largest logit
-  Index tile = 0, checkpoint_interval = 256, executor = 0;
+  Index tile = 0, checkpoint_interval = 256, executor = 0, segment = 0;
   Layout layouts[5] = {};  // queries, keys, values, outputs, their gradient
   int aliased = -1;        // the input that the outputs overwrite: 0 queries, 1 keys, 2 values
   std::vector<Size> cuts;  // where a causal or a written sequence is cut
@@ -134,6 +134,7 @@ inline gma::Options Case::options() const {
   options.tile = tile;
   options.checkpoint_interval = checkpoint_interval;
   options.executor = executor_of(executor);
+  options.segment = segment;
   return options;
 }
 
@@ -160,7 +161,8 @@ inline std::string Case::description() const {
   out << verb_names[static_cast<int>(verb)] << ", " << name_of(static_cast<Normalization>(static_cast<int>(divisor)))
       << ", ";
   describe(out, given);
-  out << ", tile " << tile << ", interval " << checkpoint_interval << ", executor " << executor_names[executor];
+  out << ", tile " << tile << ", interval " << checkpoint_interval << ", segment " << segment << ", executor "
+      << executor_names[executor];
   const char* const operands[] = {"queries", "keys", "values", "outputs", "d_outputs"};
   for (int i = 0; i < 5; ++i) {
     if (layouts[i] != Layout::dense) out << ", " << operands[i] << " " << layout_names[static_cast<int>(layouts[i])];
@@ -228,6 +230,7 @@ inline Case random_case(Random& random, Rounding round, Rounding round_tokens) {
   c.tile = static_cast<Index>(pick(random, {0, 0, 0, 1, 5, 16, 33, 64, 96, 1000}));
   c.checkpoint_interval = static_cast<Index>(pick(random, {1, 7, 64, 100, 256, 100000}));
   c.executor = static_cast<Index>(pick(random, {0, 0, 0, 0, 1, 2, 3, 4}));
+  c.segment = static_cast<Index>(pick(random, {0, 0, 0, 1, 2, 7, 50, 64, 96, 1000}));
   for (Layout& layout : c.layouts) layout = pick_layout(random);
   if (queries == keys && d == e && chance(random, 0.4)) c.aliased = static_cast<int>(pick(random, {0, 1, 2}));
   if (chance(random, 0.4)) {

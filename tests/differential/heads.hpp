@@ -104,7 +104,7 @@ struct HeadCase {
   std::vector<Given<double>> memories;  // of each sequence and key head: slots, mass and log_forgetting
   std::vector<Upstream> d_memories;
   Size orders[5] = {};
-  Index tile = 0, executor = 0;
+  Index tile = 0, executor = 0, segment = 0;
   double tolerance_factor = 1;
 
   Size query_heads() const { return key_heads * group; }
@@ -113,6 +113,7 @@ struct HeadCase {
     options.normalization = static_cast<Normalization>(static_cast<int>(divisor));
     options.tile = tile;
     options.executor = executor_of(executor);
+    options.segment = segment;
     return options;
   }
   std::string description() const {
@@ -126,7 +127,7 @@ struct HeadCase {
     out << (query_rows.sequences.keep.empty() ? "" : ", masked") << (key_weights.empty() ? "" : ", weights")
         << (log_forgetting.empty() ? "" : ", forgetting") << (has_memories ? ", memories" : "") << ", orders";
     for (const Size order : orders) out << " " << order;
-    out << ", tile " << tile << ", executor " << executor_names[executor];
+    out << ", tile " << tile << ", segment " << segment << ", executor " << executor_names[executor];
     return out.str();
   }
 
@@ -228,6 +229,7 @@ inline HeadCase random_head_case(Random& random, Rounding round, bool is_long) {
   for (Size& order : c.orders) order = pick(random, {0, 0, 1, 2, 3});
   c.tile = static_cast<Index>(pick(random, {0, 0, 1, 5, 40}));
   c.executor = static_cast<Index>(pick(random, {0, 0, 1, 2, 3, 4}));
+  c.segment = static_cast<Index>(pick(random, {0, 0, 1, 2, 5, 11, 64}));
   for (Size i = 0; i < sequences; ++i) {
     for (Size head = 0; head < c.query_heads(); ++head) {
       c.tolerance_factor = std::max(c.tolerance_factor, oracle::largest_logit(c.given(i, head)));

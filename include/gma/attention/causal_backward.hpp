@@ -109,7 +109,7 @@ void causal_backward_to(GradientDestination<M> gradients, const M& mixture, cons
   const TokenView<S> d_output_view = gradients.apart(d_output, workspace);
   stream.keys = gradients.apart(keys, workspace);
   stream.values = gradients.apart(values, workspace);
-  stream.centre = value_centre(natural, stream, options.normalization, &initial_memory, workspace);
+  stream.centre = value_centre(natural, stream, options, &initial_memory, workspace);
   const Index n = stream.size();
   const S initial_tokens = tokens_in(initial_memory);
   const bool may_be_long =

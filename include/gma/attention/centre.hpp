@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
+#include <vector>
 
 #include "gma/attention/gradients.hpp"
 #include "gma/attention/memory_tiles.hpp"
@@ -43,22 +44,17 @@ bool round_to_scale(const Wide<S>& scale, Tile<S> centre) {
 /// Tokens that are summed at a time.
 inline constexpr Index centre_block = 64;
 
-/// v0 where it may be taken off, e numbers in the workspace; null: nothing is taken off. It is the mean of the
-/// values, those in `initial` (null: none) included.
-template <class FeatureMap, class S>
-const S* value_centre(const FeatureMap&, const TokenStream<S>& stream, Normalization normalization,
-                      const Memory<S>* initial, Workspace<S>& workspace) {
-  const Index e = stream.values.cols();
-  if (!centres<FeatureMap, S> || normalization == Normalization::none || stream.size() == 0 || e == 0) return nullptr;
-  Tile<S> centre = workspace.take(1, e);
+/// What the values of some tokens have in common: the sum of their weights, and that of their squares.
+template <class S>
+struct ValueSums {
+  Wide<S> weight{0}, squares{0};
+};
+
+/// Adds the weighted values of a stream to `sum`, 1 x e.
+template <class S>
+void add_values(const TokenStream<S>& stream, Tile<S> sum, ValueSums<S>& sums, Workspace<S>& workspace) {
   typename Workspace<S>::Frame frame(workspace);
-  Tile<S> part = workspace.take(1, e);
-  centre.setConstant(S(0));
-  Wide<S> weight(0), squares(0);
-  if (initial != nullptr && !initial->empty()) {
-    centre = initial->slots.colwise().sum();
-    weight += Wide<S>(initial->mass.sum());
-  }
+  Tile<S> part = workspace.take(1, stream.values.cols());
   for (Index begin = 0; begin < stream.size(); begin += centre_block) {
     typename Workspace<S>::Frame tile_frame(workspace);
     const Index count = (std::min)(centre_block, stream.size() - begin);
@@ -67,16 +63,55 @@ const S* value_centre(const FeatureMap&, const TokenStream<S>& stream, Normaliza
     for (Index t = 0; t < count; ++t) {
       const S w = stream.weighted() ? stream.tokens.key_weights(begin + t) : S(1);
       part += values.row(t) * w;
-      weight += Wide<S>(w);
+      sums.weight += Wide<S>(w);
     }
-    centre += part;
-    squares += Wide<S>(values.squaredNorm());
+    sum += part;
+    sums.squares += Wide<S>(values.squaredNorm());
   }
+}
+
+/// v0 where it may be taken off, e numbers in the workspace; null: nothing is taken off. It is the mean of the
+/// values, those in `initial` (null: none) included. Threads may sum the segments of `options` at the same time.
+template <class FeatureMap, class S>
+const S* value_centre(const FeatureMap&, const TokenStream<S>& stream, const Options& options, const Memory<S>* initial,
+                      Workspace<S>& workspace) {
+  const Index e = stream.values.cols();
+  const bool is_free = options.normalization == Normalization::none;
+  if (!centres<FeatureMap, S> || is_free || stream.size() == 0 || e == 0) return nullptr;
+  const Segments cut(options, stream.size());
+  const Tile<S> parts = workspace.take(cut.count(), e);
+  Tile<S> centre = rows(parts, 0, 1);
+  std::vector<ValueSums<S>>& sums = workspace.template keep<std::vector<ValueSums<S>>>();
+  sums.assign(static_cast<std::size_t>(cut.count()), ValueSums<S>());
+  rows(parts, 0, cut.count()).setConstant(S(0));
+  if (initial != nullptr && !initial->empty()) {
+    centre = initial->slots.colwise().sum();
+    sums[0].weight += Wide<S>(initial->mass.sum());
+  }
+  workspace.prepare_workers(workers(options.executor));
+  parallel_for(options.executor, cut.count(), [&](Index i, Index worker) {
+    add_values(stream.part(cut.begin(i), cut.size(i)), rows(parts, i, 1), sums[static_cast<std::size_t>(i)],
+               workspace.worker(worker));
+  });
+  for (Index i = 1; i < cut.count(); ++i) {
+    centre += rows(parts, i, 1);
+    sums[0].weight += sums[static_cast<std::size_t>(i)].weight;
+    sums[0].squares += sums[static_cast<std::size_t>(i)].squares;
+  }
+  const Wide<S> weight = sums[0].weight, squares = sums[0].squares;
   if (!(weight > Wide<S>(0))) return nullptr;
   using std::sqrt;
   centre *= S(Wide<S>(1) / weight);
   const Wide<S> scale = sqrt(squares / Wide<S>(static_cast<double>(stream.size() * e)));
   return round_to_scale(scale, centre) ? centre.data() : nullptr;
+}
+
+template <class FeatureMap, class S>
+const S* value_centre(const FeatureMap& map, const TokenStream<S>& stream, Normalization normalization,
+                      const Memory<S>* initial, Workspace<S>& workspace) {
+  Options whole;
+  whole.normalization = normalization;
+  return value_centre(map, stream, whole, initial, workspace);
 }
 
 /// v0 of a memory that is read without the values it was written from: their mean.

@@ -21,15 +21,15 @@ struct Options {
   /// checkpoint_interval + checkpoint_interval / tile memories of K e + K numbers.
   Index checkpoint_interval = 256;
 
+  /// Runs independent chunks of tokens at the same time; null: one after another. Results have the same bits with any
+  /// executor. It must outlive the call.
+  const Executor* executor = nullptr;
+
   /// Causal verbs: tokens of a segment; 0: one pass. A longer sequence is cut before every multiple of `segment`, and
   /// the executor runs its segments at the same time. Their memories are found first: up to half a forward pass more
   /// work, and 40 % more in a backward pass. Extra memory is N / segment memories of K e + K numbers, in a backward
   /// pass 4 N / segment. It changes the last bits only, and these depend on `segment`, never on the number of threads.
   Index segment = 0;
-
-  /// Runs independent chunks of tokens at the same time; null: one after another. Results have the same bits with any
-  /// executor. It must outlive the call.
-  const Executor* executor = nullptr;
 };
 
 /// Per-token inputs of the keys, N each; an empty vector stands for ones, or for zeros.

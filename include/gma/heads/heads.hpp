@@ -72,20 +72,20 @@ struct HeadJob {
   const HeadOperands<S, LikeQueries>& operands;
   Index sequence, head;
   Workspace<S>& workspace;
-  Index begin = 0, tokens = -1;  // causal: a part of the sequence; -1: all of it
+  Index begin = 0, size = -1;  // causal: a part of the sequence; -1: all of it
 
   HeadJob(const HeadCall& c, const HeadOperands<S, LikeQueries>& o, Index job, Workspace<S>& own)
       : call(c), operands(o), sequence(job / c.key_heads), head(job % c.key_heads), workspace(own) {}
   HeadJob(const HeadCall& c, const HeadOperands<S, LikeQueries>& o, const CausalSegment<S>& segment, Workspace<S>& own)
       : HeadJob(c, o, segment.sequence, own) {
     begin = segment.begin;
-    tokens = segment.size;
+    size = segment.size;
   }
 
   Placement::Span query_span() const { return part_of(call.queries[sequence]); }
   Placement::Span key_span() const { return part_of(call.keys[sequence]); }
   Placement::Span part_of(const Placement::Span& span) const {
-    return tokens < 0 ? span : Placement::Span{span.begin + begin, tokens};
+    return size < 0 ? span : Placement::Span{span.begin + begin, size};
   }
   Index query_head(Index g) const { return head * call.group() + g; }
 

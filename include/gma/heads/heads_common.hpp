@@ -240,14 +240,29 @@ void set_zero(const HeadsSink<S>& tensor, Workspace<S>& workspace) {
   }
 }
 
-/// The executor runs the jobs where there are several, each then on one thread, else the chunks of the single job.
+/// Whether threads take whole jobs, rather than what may run at the same time of one job after another: segments.
+/// Whatever leaves fewer tokens for the thread that has most. It changes no bit.
+inline bool takes_jobs(const HeadCall& call, const Options& options) {
+  if (call.jobs() <= 1) return false;
+  const Index threads = workers(options.executor);
+  Index tokens = 0, longest = 0, by_segments = 0;
+  for (const Placement::Span& span : call.keys.spans) {
+    const Segments cut(options, span.count);
+    tokens += span.count * call.key_heads;
+    longest = (std::max)(longest, span.count);
+    by_segments += (cut.count() + threads - 1) / threads * cut.size(0) * call.key_heads;
+  }
+  return (std::max)(longest, tokens / threads) <= by_segments;
+}
+
+/// The executor runs the jobs where there are several, each then on one thread, else the chunks of one job.
 inline Options job_options(const HeadCall& call, const Options& options) {
   Options result = options;
-  if (call.jobs() > 1) result.executor = nullptr;
+  if (takes_jobs(call, options)) result.executor = nullptr;
   return result;
 }
 inline const Executor* job_executor(const HeadCall& call, const Options& options) {
-  return call.jobs() > 1 ? options.executor : nullptr;
+  return takes_jobs(call, options) ? options.executor : nullptr;
 }
 
 }  // namespace detail

@@ -110,6 +110,7 @@ void layer_backward(const TokenSink<S>& d_x, AttentionLayer<S, Covariance>& grad
                     const std::vector<LayerState<S>>* initial, const std::vector<LayerState<S>>* d_final,
                     bool has_d_states) {
   constexpr const char* function = "backward";
+  check_layer_options(function, options);
   check_layer(function, layer);
   check_layer("backward (gradient)", gradient);
   if (!are_alike(gradient.config, layer.config)) {
@@ -128,8 +129,8 @@ void layer_backward(const TokenSink<S>& d_x, AttentionLayer<S, Covariance>& grad
   gather_rows(d_output, cache.placement, scratch.d_output);
   const std::vector<std::int64_t>&offsets = cache.inputs.sequences.offsets,
         &key_offsets = cache.pass.has_context ? cache.inputs.key_sequences->offsets : offsets;
-  const PassRows<S> rows{layer.config, shape, offsets, options.executor, scratch.workspace},
-      key_rows{layer.config, shape, key_offsets, options.executor, scratch.workspace};
+  const PassRows<S> rows{layer.config, shape, offsets, options.executor, scratch.workspace, options.segment},
+      key_rows{layer.config, shape, key_offsets, options.executor, scratch.workspace, options.segment};
   run_parts_backward(layer, rows, key_rows, cache, scratch, gradient, options, initial, d_final, has_d_states);
   scatter_rows(scratch.d_input, cache.placement, d_x, scratch.workspace);
 }

@@ -19,9 +19,17 @@ struct LayerOptions {
   /// Backward only: the loss also has this factor times the sum over heads of usage_penalty() of the keys. The penalty
   /// pulls components that no key uses back into use.
   double usage_penalty = 0;
+
+  /// Causal layers: tokens of a segment of every head's attention, as Options::segment; 0: one pass. For calls with
+  /// more threads than heads and sequences.
+  Index segment = 0;
 };
 
 namespace detail {
+
+inline void check_layer_options(const char* function, const LayerOptions& options) {
+  if (options.segment < 0) invalid_argument(function, "options.segment is ", options.segment, ", expected 0 or more");
+}
 
 /// The last forward pass of a cache.
 struct LayerPass {

@@ -157,17 +157,20 @@ void run_parts(const CompiledLayer<S, Map>& layer, const PassRows<S>& rows, cons
 
 template <class S, class Map>
 void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerState<S>* const* states,
-               const Executor* executor) {
+               const LayerOptions& options) {
   const Index rows = cache.input.rows(), sequences = cache.placement.count();
   CallSizes sizes = sizes_of(layer.config, rows, sequences);
-  bool is_in_place = states != nullptr && cache.exchange == nullptr && is_short_call<S>(rows, sequences);
+  const bool is_whole = options.segment == 0 || options.segment >= rows;
+  bool is_in_place =
+      states != nullptr && cache.exchange == nullptr && is_whole && is_short_call<S>(rows, sequences);
   for (Index i = 0; i < sequences && is_in_place; ++i) {
     is_in_place = !may_grow(states[i]->memories, layer.config.has_forgetting);
     sizes.back() += count_of_remainders(states[i]->memories);
   }
   is_in_place = is_in_place && cache.pass.known.has(sizes);
   const LayerShape shape(layer.config);
-  const PassRows<S> packed{layer.config, shape, cache.inputs.sequences.offsets, executor, cache.workspace};
+  const PassRows<S> packed{layer.config,     shape,           cache.inputs.sequences.offsets,
+                           options.executor, cache.workspace, options.segment};
   run_parts(layer, packed, packed, cache, states, is_in_place);
   cache.pass.known.add(sizes);
   cache.pass.is_complete = true;
@@ -195,6 +198,7 @@ inline constexpr Index no_states = -1;
 template <class L, class S>
 void layer_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& x, LayerState<S>* const* states,
                    Index state_count, LayerCache<S>& cache, const Sequences& sequences, const LayerOptions& options) {
+  check_layer_options("forward", options);
   const auto& compiled = begin_forward(out, layer, x, cache, sequences);
   if (state_count != no_states) check_states("forward", compiled, states, state_count, cache);
   if (cache.exchange != nullptr && state_count != 1) {
@@ -202,7 +206,7 @@ void layer_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& 
   }
   begin_pass(compiled.config, states, state_count, cache.pass);
   cache.inputs.key_sequences.reset();
-  run_layer(compiled, cache, state_count == no_states ? nullptr : states, options.executor);
+  run_layer(compiled, cache, state_count == no_states ? nullptr : states, options);
   scatter_rows(cache.output, cache.placement, out, cache.workspace);
 }
 
@@ -211,6 +215,7 @@ void cross_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& 
                    LayerCache<S>& cache, const Sequences& sequences, const Sequences& context_sequences,
                    const LayerOptions& options) {
   constexpr const char* function = "forward";
+  check_layer_options(function, options);
   const auto& compiled = begin_forward(out, layer, x, cache, sequences);
   const LayerShape shape(compiled.config);
   if (compiled.config.is_causal) {

@@ -84,6 +84,7 @@ struct PassRows {
   const std::vector<std::int64_t>& offsets;  // sequence i is rows [offsets[i], offsets[i + 1])
   const Executor* executor;
   Workspace<S>& workspace;
+  Index segment = 0;  // tokens of a segment of causal attention, 0: not cut
 
   Index count() const { return static_cast<Index>(offsets.back()); }
   Index sequences() const { return static_cast<Index>(offsets.size()) - 1; }

@@ -166,6 +166,7 @@ struct MixtureAttention {
     Options options;
     options.normalization = rows.config.normalization;
     options.executor = rows.executor;
+    options.segment = rows.segment;
     return options;
   }
 };
