@@ -120,6 +120,35 @@ TEST_P(Accuracy, OfEveryVerb) {
   check_backward(stream, with(row.normalization));
 }
 
+/// In segments whose own sums are short, and in segments that are themselves long streams.
+TEST(AccuracyOfSegments, IsThatOfOnePass) {
+  const Index count = runs_full() ? Index(1) << 20 : Index(1) << 17;
+  for (const double time : {0., 8192.}) {
+    for (const Normalization normalization : all_normalizations) {
+      const Stream s(count, time, 3);
+      const TokenInputs<double> tokens = in_double(s.tokens);
+      const Matrix<double> q = in_double(s.queries), k = in_double(s.keys), v = in_double(s.values),
+                           dy = in_double(s.d_output);
+      Memory<double> wide_memory;
+      const Matrix<double> wide_y = causal(s.wide, q, k, v, wide_memory, with(normalization), tokens);
+      const auto wide = causal_backward(s.wide, q, k, v, dy, with(normalization), tokens);
+      for (const Index segment : {3000, 50000}) {
+        SCOPED_TRACE(testing::Message() << "time " << time << ", " << name_of(normalization) << ", segments of "
+                                        << segment);
+        Options options = with(normalization);
+        options.segment = segment;
+        Memory<float> memory;
+        const Matrix<float> y = causal(s.mixture, s.queries, s.keys, s.values, memory, options, s.tokens);
+        expect_accurate("causal outputs", y, wide_y);
+        expect_accurate("causal memory", memory, wide_memory);
+        expect_accurate("causal",
+                        causal_backward(s.mixture, s.queries, s.keys, s.values, s.d_output, options, s.tokens), wide,
+                        causal_bounds);
+      }
+    }
+  }
+}
+
 // What double itself is measured by ----------------------------------------------------------------------------------
 
 /// Causal outputs by loops over tokens and slots, in long double; the memory is left in `memory`.

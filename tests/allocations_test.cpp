@@ -36,6 +36,11 @@ void expect_no_allocations(const M& mixture, const char* name) {
                 0);
       EXPECT_EQ(
           second_call_allocates([&] { gma::causal_into(out, mixture, x, x, values, options, *tokens, workspace); }), 0);
+      Options segments = options;
+      segments.segment = 100;
+      EXPECT_EQ(
+          second_call_allocates([&] { gma::causal_into(out, mixture, x, x, values, segments, *tokens, workspace); }),
+          0);
       EXPECT_EQ(second_call_allocates(
                     [&] { gma::baselines::causal_delta_into(out, mixture, x, x, values, {}, none, workspace); }),
                 0);
@@ -63,6 +68,13 @@ void expect_no_allocations_backward(const M& mixture, const char* name) {
             0);
   EXPECT_EQ(second_call_allocates([&] {
               gma::causal_backward_into(gradients, mixture, x, x, values, values, none, none, Options{}, tokens,
+                                        workspace);
+            }),
+            0);
+  Options segments;
+  segments.segment = 100;
+  EXPECT_EQ(second_call_allocates([&] {
+              gma::causal_backward_into(gradients, mixture, x, x, values, values, none, none, segments, tokens,
                                         workspace);
             }),
             0);

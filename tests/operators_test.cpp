@@ -400,6 +400,9 @@ TYPED_TEST(Operators, HaveTheGradientsOfCentralDifferencesAndOfAutodiff) {
   for (const Tokens tokens : {Tokens::plain, Tokens::weighted, Tokens::restarted}) {
     check_gradients<TypeParam>(sizes, Regime::generic, tokens, options);
   }
+  options.segment = 5;
+  check_gradients<TypeParam>(sizes, Regime::generic, Tokens::restarted, options);
+  options.segment = 0;
   sizes.tokens = 5;
   check_gradients<TypeParam>(sizes, Regime::trivial, Tokens::weighted, options);
   check_gradients<TypeParam>(sizes, Regime::degenerate, Tokens::weighted, options);

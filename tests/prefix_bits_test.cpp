@@ -107,6 +107,32 @@ TYPED_TEST(PrefixBits, OfEveryLengthDoNotDependOnWhatFollows) {
   }
 }
 
+/// Cut into segments: what follows may begin new ones.
+TYPED_TEST(PrefixBits, InSegmentsDoNotDependOnWhatFollows) {
+  using S = TypeParam;
+  const gma::CompiledMixture<S> mixture = random_mixture<S>();
+  gma::Workspace<S> workspace;
+  for (const double mass : {0.0, 40000.0}) {
+    for (const double forgetting : {0.0, -1e-3}) {
+      for (const Normalization normalization : all_normalizations) {
+        for (const Index segment : {1, 33, 96}) {
+          SCOPED_TRACE(testing::Message() << "mass " << mass << ", g " << forgetting << ", " << name_of(normalization)
+                                          << ", segments of " << segment);
+          Options options;
+          options.normalization = normalization;
+          options.segment = segment;
+          Sequence<S> sequence = random_sequence<S>(300, 1, forgetting, 2);
+          sequence.memory.mass.setConstant(static_cast<S>(mass / components));
+          sequence.memory.slots.setConstant(static_cast<S>(mass / 7));
+          std::vector<Index> lengths = every_length(300, 19);
+          for (const Index next : {1, 32, 33, 34, 66, 67, 95, 96, 97, 192, 193, 297, 298, 299}) lengths.push_back(next);
+          check_prefixes(mixture, sequence, options, lengths, workspace);
+        }
+      }
+    }
+  }
+}
+
 /// A memory that has seen much, of the mass at which a float stream begins to be summed in two levels and far beyond.
 TYPED_TEST(PrefixBits, AfterAHeavyMemoryDoNotDependOnWhatFollows) {
   using S = TypeParam;
@@ -142,6 +168,9 @@ TYPED_TEST(PrefixBits, OfLongSequencesDoNotDependOnWhatFollows) {
       // 342 x 96 = 32,832 is the first whole tile after a mass of 2^15.
       check_prefixes(mixture, random_sequence<S>(last, 0, forgetting, 4), options,
                      {32768, 32769, 32832, 32833, 32850, 32927, 32928, 32929, 33000, 33024, 35904, 35990}, workspace);
+      options.segment = 4000;
+      check_prefixes(mixture, random_sequence<S>(last, 0, forgetting, 4), options,
+                     {3999, 4000, 4001, 32000, 32001, 32768, 32769, 32832, 32833, 33000, 35990}, workspace);
     }
   }
 }
@@ -152,9 +181,11 @@ TYPED_TEST(PrefixBits, DoNotDependOnWhatTheFutureHolds) {
   const gma::CompiledMixture<S> mixture = random_mixture<S>();
   gma::Workspace<S> workspace;
   for (const double weight : {1.0, 1000.0}) {
-    for (const Normalization normalization : all_normalizations) {
+    for (int choice = 0; choice < 6; ++choice) {
+      const Normalization normalization = all_normalizations[choice % 3];
       Options options;
       options.normalization = normalization;
+      options.segment = choice < 3 ? 0 : 64;
       const Sequence<S> plain = random_sequence<S>(300, weight, -1e-4, 5);
       const Matrix<S> expected = outputs(mixture, plain, 300, options, workspace);
       for (const Index length : {1, 40, 95, 96, 97, 150, 192, 200, 288}) {
