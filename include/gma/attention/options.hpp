@@ -26,9 +26,10 @@ struct Options {
   const Executor* executor = nullptr;
 
   /// Causal verbs: tokens of a segment; 0: one pass. A longer sequence is cut before every multiple of `segment`, and
-  /// the executor runs its segments at the same time. Their memories are found first: up to half a forward pass more
-  /// work, and 40 % more in a backward pass. Extra memory is N / segment memories of K e + K numbers, in a backward
-  /// pass 4 N / segment. It changes the last bits only, and these depend on `segment`, never on the number of threads.
+  /// the executor runs the segments at the same time. What they write is found first: up to half a forward pass more
+  /// work, and 0.3 to 0.5 of a backward pass. A few thousand tokens are a good length, and several segments per thread.
+  /// Extra memory is one or two memories of K e + K numbers per segment, backward four and two gradients of the mixture.
+  /// It changes the last bits only. They depend on `segment`, and not on the number of threads.
   Index segment = 0;
 };
 
