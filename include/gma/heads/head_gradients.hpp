@@ -41,16 +41,22 @@ struct HeadGradientTargets {
 
 namespace detail {
 
+/// Rows that a thread copies at a time.
+inline constexpr Index rows_of_copy = 512;
+
 /// Rows of a sequence and head to where they belong, which may be nowhere.
 template <class S, class Derived>
 void put_rows(const HeadsSink<S>& target, const Placement& placement, const Placement::Span& span, Index head,
-              const Eigen::PlainObjectBase<Derived>& numbers) {
+              const Executor* executor, const Eigen::PlainObjectBase<Derived>& numbers) {
   if (!target.is_wanted() || span.count == 0) return;
   const Index width = target.layout.width;
   S* const data = const_cast<S*>(numbers.data());  // is only read
   if (!placement.is_masked) {
-    target.head(head, span.begin, span.count).put(Tile<S>(data, span.count, width, Eigen::OuterStride<>(width)));
-    return;
+    return parallel_for(executor, (span.count + rows_of_copy - 1) / rows_of_copy, [&](Index i, Index) {
+      const Index begin = i * rows_of_copy, count = (std::min)(rows_of_copy, span.count - begin);
+      target.head(head, span.begin + begin, count)
+          .put(Tile<S>(data + begin * width, count, width, Eigen::OuterStride<>(width)));
+    });
   }
   for (Index i = 0; i < span.count; ++i) {
     target.head(head, placement.row(span.begin + i), 1)

@@ -136,6 +136,7 @@ void run_heads_backward(const HeadDestination<M>& out, const HeadCall& call, con
   Tile<S> key_weights = workspace.take(out.key_weights.is_wanted() ? operands.keys.rows() : Index(0), 1);
   key_weights.setConstant(S(0));
   const Executor* executor = job_executor(call, options);
+  const Executor* within = job_options(call, options).executor;  // a job
   workspace.prepare_workers(workers(executor));
   std::vector<JobGradients<M>>& wave = workspace.template keep<JobGradientsOfWave<M>>().jobs;
   const Index at_once = (std::max)(Index(1), (std::min)(workers(executor), call.jobs()));
@@ -152,13 +153,13 @@ void run_heads_backward(const HeadDestination<M>& out, const HeadCall& call, con
           Gradients<M>& one = is_grouped && g > 0 ? job_gradients.one : job_gradients.all;
           run(job, tokens[static_cast<std::size_t>(i)],
               job_targets(one, out, job.query_span().count, job.key_span().count), g, i);
-          put_rows(out.queries, call.queries, job.query_span(), job.query_head(g), one.queries);
+          put_rows(out.queries, call.queries, job.query_span(), job.query_head(g), within, one.queries);
           if (g > 0) add_query_head(out, one, job_gradients.all);
         }
         const Gradients<M>& all = job_gradients.all;
-        put_rows(out.keys, call.keys, job.key_span(), job.head, all.keys);
-        put_rows(out.values, call.keys, job.key_span(), job.head, all.values);
-        put_rows(out.log_forgetting, call.keys, job.key_span(), job.head, all.log_forgetting);
+        put_rows(out.keys, call.keys, job.key_span(), job.head, within, all.keys);
+        put_rows(out.values, call.keys, job.key_span(), job.head, within, all.values);
+        put_rows(out.log_forgetting, call.keys, job.key_span(), job.head, within, all.log_forgetting);
         if (out.memories != nullptr) copy_memory(all.memory, (*out.memories)[static_cast<std::size_t>(i)]);
       },
       [&](Index i, Index slot) {

@@ -126,13 +126,13 @@ void layer_backward(const TokenSink<S>& d_x, AttentionLayer<S, Covariance>& grad
   if (has_d_states && !layer.config.is_causal) {
     invalid_argument(function, "layer is bidirectional, expected a causal one for gradients of states");
   }
-  gather_rows(d_output, cache.placement, scratch.d_output);
+  gather_rows(d_output, cache.placement, options.executor, scratch.d_output);
   const std::vector<std::int64_t>&offsets = cache.inputs.sequences.offsets,
         &key_offsets = cache.pass.has_context ? cache.inputs.key_sequences->offsets : offsets;
   const PassRows<S> rows{layer.config, shape, offsets, options.executor, scratch.workspace, options.segment},
       key_rows{layer.config, shape, key_offsets, options.executor, scratch.workspace, options.segment};
   run_parts_backward(layer, rows, key_rows, cache, scratch, gradient, options, initial, d_final, has_d_states);
-  scatter_rows(scratch.d_input, cache.placement, d_x, scratch.workspace);
+  scatter_rows(scratch.d_input, cache.placement, options.executor, d_x, scratch.workspace);
 }
 
 }  // namespace detail
@@ -163,7 +163,7 @@ void backward_into(const Out<detail::Same<S>>& d_x, const Out<detail::Same<S>>& 
                       detail::LayerShape(layer.config).width, "as the context of the forward pass");
   const typename LayerCache<S>::States* none = nullptr;
   detail::layer_backward<S, Covariance>(d_x, gradient, layer, d_output, cache, scratch, options, none, none, false);
-  detail::scatter_rows<S>(scratch.d_context, cache.context_placement, d_context, scratch.workspace);
+  detail::scatter_rows<S>(scratch.d_context, cache.context_placement, options.executor, d_context, scratch.workspace);
 }
 
 template <class S, class Covariance>

@@ -179,7 +179,7 @@ void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerSt
 /// The opening of every forward pass: checks, the layer compiled, and the rows of x in the cache.
 template <class L, class S>
 const auto& begin_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& x, LayerCache<S>& cache,
-                          const Sequences& sequences) {
+                          const Sequences& sequences, const Executor* executor) {
   constexpr const char* function = "forward";
   cache.pass.is_complete = false;
   const auto& compiled = compiled_layer(function, layer, x.rows(), cache);
@@ -187,7 +187,7 @@ const auto& begin_forward(const TokenSink<S>& out, const L& layer, const TokenVi
   check_shape(function, "out", out.rows(), out.cols(), x.rows(), compiled.config.width, "as x");
   place(function, "sequences", sequences, 1, x.rows(), cache.placement);
   cache.rows = x.rows();
-  gather_rows(x, cache.placement, cache.input);
+  gather_rows(x, cache.placement, executor, cache.input);
   set_packed_offsets(cache.placement, cache.inputs.sequences);
   return compiled;
 }
@@ -199,7 +199,7 @@ template <class L, class S>
 void layer_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& x, LayerState<S>* const* states,
                    Index state_count, LayerCache<S>& cache, const Sequences& sequences, const LayerOptions& options) {
   check_layer_options("forward", options);
-  const auto& compiled = begin_forward(out, layer, x, cache, sequences);
+  const auto& compiled = begin_forward(out, layer, x, cache, sequences, options.executor);
   if (state_count != no_states) check_states("forward", compiled, states, state_count, cache);
   if (cache.exchange != nullptr && state_count != 1) {
     invalid_argument("forward", "cache.exchange is set, expected a pass of one sequence with a state");
@@ -207,7 +207,7 @@ void layer_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& 
   begin_pass(compiled.config, states, state_count, cache.pass);
   cache.inputs.key_sequences.reset();
   run_layer(compiled, cache, state_count == no_states ? nullptr : states, options);
-  scatter_rows(cache.output, cache.placement, out, cache.workspace);
+  scatter_rows(cache.output, cache.placement, options.executor, out, cache.workspace);
 }
 
 template <class L, class S>
@@ -216,7 +216,7 @@ void cross_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& 
                    const LayerOptions& options) {
   constexpr const char* function = "forward";
   check_layer_options(function, options);
-  const auto& compiled = begin_forward(out, layer, x, cache, sequences);
+  const auto& compiled = begin_forward(out, layer, x, cache, sequences, options.executor);
   const LayerShape shape(compiled.config);
   if (compiled.config.is_causal) {
     invalid_argument(function, "layer is causal, expected a bidirectional one for cross attention");
@@ -229,14 +229,14 @@ void cross_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& 
   begin_pass(compiled.config, none, 0, cache.pass);
   cache.pass.has_context = true;
   cache.context_rows = context.rows();
-  gather_rows(context, cache.context_placement, cache.context);
+  gather_rows(context, cache.context_placement, options.executor, cache.context);
   if (!cache.inputs.key_sequences) cache.inputs.key_sequences.emplace();
   set_packed_offsets(cache.context_placement, *cache.inputs.key_sequences);
   const PassRows<S> rows{compiled.config, shape, cache.inputs.sequences.offsets, options.executor, cache.workspace},
       key_rows{compiled.config, shape, cache.inputs.key_sequences->offsets, options.executor, cache.workspace};
   run_parts(compiled, rows, key_rows, cache, none, false);
   cache.pass.is_complete = true;
-  scatter_rows(cache.output, cache.placement, out, cache.workspace);
+  scatter_rows(cache.output, cache.placement, options.executor, out, cache.workspace);
 }
 
 }  // namespace detail

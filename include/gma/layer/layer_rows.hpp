@@ -100,15 +100,16 @@ struct PassRows {
   }
 };
 
-/// Copies the rows that belong to a sequence into a packed matrix.
+/// Copies the rows that belong to a sequence into a packed matrix, in parallel.
 template <class S>
-void gather_rows(const TokenView<S>& x, const Placement& placement, Matrix<S>& packed) {
+void gather_rows(const TokenView<S>& x, const Placement& placement, const Executor* executor, Matrix<S>& packed) {
   Index count = 0;
   for (const Placement::Span& span : placement.spans) count += span.count;
   resize(packed, count, x.cols());
   Index row = 0;
   const auto copy = [&](Index begin, Index now) {
-    x.copy_to(begin, rows(packed, row, now));
+    for_blocks(executor, now, rows_of_task,
+               [&](Index i, Index block) { x.copy_to(begin + i, rows(packed, row + i, block)); });
     row += now;
   };
   for (const Placement::Span& span : placement.spans) {
@@ -120,10 +121,10 @@ void gather_rows(const TokenView<S>& x, const Placement& placement, Matrix<S>& p
   }
 }
 
-/// Copies packed rows back to their places in `out`, and zeros into the other rows.
+/// Copies packed rows back to their places in `out`, in parallel, and zeros into the other rows.
 template <class S>
-void scatter_rows(const Matrix<S>& packed, const Placement& placement, const TokenSink<S>& out,
-                  Workspace<S>& workspace) {
+void scatter_rows(const Matrix<S>& packed, const Placement& placement, const Executor* executor,
+                  const TokenSink<S>& out, Workspace<S>& workspace) {
   if (placement.has_padding) {
     typename Workspace<S>::Frame frame(workspace);
     Tile<S> zeros = workspace.take(1, out.cols());
@@ -132,8 +133,10 @@ void scatter_rows(const Matrix<S>& packed, const Placement& placement, const Tok
   }
   Index row = 0;
   const auto copy = [&](Index begin, Index now) {
-    S* const first = const_cast<S*>(packed.data()) + row * packed.cols();  // is only read
-    out.put(Tile<S>(first, now, packed.cols(), Eigen::OuterStride<>(packed.cols())), begin);
+    for_blocks(executor, now, rows_of_task, [&](Index i, Index block) {
+      S* const first = const_cast<S*>(packed.data()) + (row + i) * packed.cols();  // is only read
+      out.put(Tile<S>(first, block, packed.cols(), Eigen::OuterStride<>(packed.cols())), begin + i);
+    });
     row += now;
   };
   for (const Placement::Span& span : placement.spans) {

@@ -30,6 +30,9 @@ namespace detail {
 
 template <class S>
 struct Output {
+  /// Rows whose gradients of the gain are one sum.
+  static constexpr Index rows_of_sum = 384;
+
   const PassRows<S>& rows;
   OutputCache<S>& cache;
 
@@ -72,13 +75,23 @@ struct Output {
     product_of_rows(rows.executor, d_out, output_weight, dy);
     if (!has_norm() && !has_gate()) return;
     const typename Workspace<S>::Frame frame(rows.workspace);
-    Tile<S> n = rows.workspace.take(1, rows.shape.mixed()), s = rows.workspace.take(1, rows.shape.mixed());
-    for (Index t = 0; t < rows.count(); ++t) {
-      n.row(0) = y.row(t);
-      if (has_norm()) normalize(t, n);
-      if (has_gate()) gate_backward_in_place(t, projected, n, gain, s, dy, d_projected);
-      if (has_norm()) norm_backward_in_place(t, n, gain, dy, d_gain);
-    }
+    const Index blocks = (rows.count() + rows_of_sum - 1) / rows_of_sum;
+    Tile<S> d_gains = rows.workspace.take(has_norm() ? blocks : Index(0), rows.shape.mixed());
+    d_gains.setConstant(S(0));
+    rows.workspace.prepare_workers(workers(rows.executor));
+    parallel_for(rows.executor, blocks, [&](Index block, Index worker) {
+      Workspace<S>& own = rows.workspace.worker(worker);
+      const typename Workspace<S>::Frame own_frame(own);
+      Tile<S> n = own.take(1, rows.shape.mixed()), s = own.take(1, rows.shape.mixed());
+      const Index end = (std::min)(rows.count(), (block + 1) * rows_of_sum);
+      for (Index t = block * rows_of_sum; t < end; ++t) {
+        n.row(0) = y.row(t);
+        if (has_norm()) normalize(t, n);
+        if (has_gate()) gate_backward_in_place(t, projected, n, gain, s, dy, d_projected);
+        if (has_norm()) norm_backward_in_place(t, n, gain, dy, gma::detail::rows(d_gains, block, 1));
+      }
+    });
+    for (Index block = 0; block < d_gains.rows(); ++block) d_gain += d_gains.row(block).transpose();
   }
 
  private:
@@ -105,9 +118,9 @@ struct Output {
   }
 
   /// Row t of `d` holds du and becomes dy.
-  void norm_backward_in_place(Index t, const Tile<S>& n, const Vector<S>& gain, Matrix<S>& d, Vector<S>& d_gain) const {
+  void norm_backward_in_place(Index t, const Tile<S>& n, const Vector<S>& gain, Matrix<S>& d, Tile<S> d_gain) const {
     const Index heads = rows.shape.query_heads, e = rows.shape.value_width;
-    d_gain += d.row(t).cwiseProduct(n.row(0)).transpose();
+    d_gain.row(0) += d.row(t).cwiseProduct(n.row(0));
     d.row(t).array() *= gain.transpose().array();
     unit_rms_backward_in_place(n.data(), heads, e, cache.inverse_rms.row(t).data(), d.row(t).data());
   }
