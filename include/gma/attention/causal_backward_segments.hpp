@@ -68,11 +68,11 @@ class CausalBackwardSegments {
     write_all();
     sweep_all();
     const bool forgets = stream_.forgets();
-    const RunningGradient<S> final = final_gradient(
+    const RunningGradient<S> after_last = final_gradient(
         map_, out_.memory, forgets ? last().forward.memory.memory.mass.data() : nullptr, may_be_long_, workspace_);
-    merge_gradients(final);
+    merge_gradients(after_last);
     parallel_for(options_.executor, cut_.count(), [&](Index i, Index worker) {
-      pass(i, i + 1 == cut_.count() ? &final : nullptr, sum.is_wanted(), workspace_.worker(worker));
+      pass(i, i + 1 == cut_.count() ? &after_last : nullptr, sum.is_wanted(), workspace_.worker(worker));
     });
     for (Index i = cut_.count() - 1; i >= 0; --i) {
       sum.add(map_, scratch(i).high);
@@ -164,9 +164,9 @@ class CausalBackwardSegments {
   }
 
   /// From what every segment's own outputs give to the gradients of the memories after all segments.
-  void merge_gradients(const RunningGradient<S>& final) {
-    last().centred.memory.copy(final.centred.memory);
-    scratch(cut_.count() - 1).common = final.common;
+  void merge_gradients(const RunningGradient<S>& after_last) {
+    last().centred.memory.copy(after_last.centred.memory);
+    scratch(cut_.count() - 1).common = after_last.common;
     for (Index i = cut_.count() - 1; i > 0; --i) {
       BackwardSegment<S>&later = at(i), &segment = at(i - 1);
       const Wide<S> log_decay = later.forward.written.log_decay;
@@ -206,9 +206,8 @@ class CausalBackwardSegments {
     return {d_memory, centred, mass_remainder, scratch(i).common, segment.later_tokens};
   }
 
-  /// The gradients of the tokens of segment i. `final`: the gradient of the memory after the last one; null: it is
-  /// another one.
-  void pass(Index i, const RunningGradient<S>* final, bool wants_mixture, Workspace<S>& own) {
+  /// The gradients of the tokens of segment i. `after_last`: of the memory after it, if it is the last one; else null.
+  void pass(Index i, const RunningGradient<S>* after_last, bool wants_mixture, Workspace<S>& own) {
     typename Workspace<S>::Frame frame(own);
     const Index begin = cut_.begin(i), count = cut_.size(i), K = map_.components(), width = stream_.values.cols();
     const TokenView<S> queries = queries_.part(begin, count), d_output = d_output_.part(begin, count);
@@ -224,7 +223,7 @@ class CausalBackwardSegments {
     ForgettingEnergy<S> unused;
     ForgettingTape<S> tape{nullptr, nullptr};
     if (!kept_.tokens.empty()) tape = {kept_.tokens.data() + begin, kept_.tiles.data() + i * tiles_};
-    CausalBackward<FeatureMap, S> backward{final != nullptr ? *final : gradient_after(i, own),
+    CausalBackward<FeatureMap, S> backward{after_last != nullptr ? *after_last : gradient_after(i, own),
                                            map_,
                                            queries,
                                            stream,

@@ -70,14 +70,21 @@ void weigh_tokens(const ConstTile<S>& taps, const RowOf& row_of, S* y) {
   }
 }
 
+/// short_convolution() of tokens [begin, end) of x.
+template <class S>
+void convolve_tokens(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history, Index begin,
+                     Index end, Tile<S> y) {
+  for (Index t = begin; t < end; ++t) {
+    weigh_tokens(
+        taps, [&](Index i) { return token_before(x, history, t, i); }, y.data() + t * y.outerStride());
+  }
+}
+
 }  // namespace detail
 
 template <class S>
 void short_convolution(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history, Tile<S> y) {
-  for (Index t = 0; t < x.rows(); ++t) {
-    detail::weigh_tokens(
-        taps, [&](Index i) { return detail::token_before(x, history, t, i); }, y.data() + t * y.outerStride());
-  }
+  detail::convolve_tokens(x, taps, history, Index(0), x.rows(), y);
 }
 
 template <class S>
@@ -127,6 +134,9 @@ namespace detail {
 /// The convolution over the packed rows of a pass. The projected tokens and the states have all channels.
 template <class S>
 struct Convolution {
+  /// Rows of a task of the forward pass.
+  static constexpr Index rows_of_part = 2048;
+
   const PassRows<S>& rows;
 
   /// y is assigned: channels `range` of the projection, convolved with the same columns of `taps`, W x all channels.
@@ -137,10 +147,18 @@ struct Convolution {
       y = columns(projected, range.begin, range.count);
       return;
     }
-    for_each_block(range, [&](Index i, Index first, Index channels) {
-      short_convolution(of(i, columns(projected, range.begin + first, channels)),
+    const Index parts = (rows.count() + rows_of_part - 1) / rows_of_part;
+    const Index blocks = (range.count + channels_of_task - 1) / channels_of_task;
+    parallel_for(rows.executor, parts * blocks, [&](Index task, Index) {
+      const Index first = task % blocks * channels_of_task, begin = task / blocks * rows_of_part;
+      const Index channels = (std::min)(channels_of_task, range.count - first);
+      for (Index i = 0; i < rows.sequences(); ++i) {
+        const Index from = (std::max)(begin - rows.first(i), Index(0));
+        const Index end = (std::min)(begin + rows_of_part - rows.first(i), rows.count(i));
+        convolve_tokens(of(i, columns(projected, range.begin + first, channels)),
                         columns(taps, range.begin + first, channels), history(before[i], range.begin + first, channels),
-                        of(i, columns(y, first, channels)));
+                        from, end, of(i, columns(y, first, channels)));
+      }
     });
   }
 
