@@ -64,13 +64,19 @@ void product_of_rows(const Executor* executor, const Matrix<S>& a, const Matrix<
 /// c += a^T b for many rows: blocks of c in parallel. The sum over rows has two levels.
 template <class S>
 void add_product_over_rows(const Executor* executor, const ConstTile<S>& a, const Matrix<S>& b, Matrix<S>& c) {
-  constexpr Index depth = 256;
-  for_blocks(executor, a.cols(), channels_of_task, [&](Index begin, Index count) {
+  constexpr Index depth = 256, width = 128;
+  const Index across = (b.cols() + width - 1) / width, down = (a.cols() + channels_of_task - 1) / channels_of_task;
+  parallel_for(executor, across * down, [&](Index task, Index) {
+    const Index begin = task / across * channels_of_task, column = task % across * width;
+    const Index count = (std::min)(channels_of_task, a.cols() - begin), columns = (std::min)(width, b.cols() - column);
     for (Index row = 0; row < a.rows(); row += depth) {
       const Index now = (std::min)(depth, a.rows() - row);
-      const ConstTile<S> part(a.data() + row * a.outerStride() + begin, now, count,
-                              Eigen::OuterStride<>(a.outerStride()));
-      add_transposed_product(part, rows(as_tile(b), row, now), rows(c, begin, count));
+      const ConstTile<S> a_part(a.data() + row * a.outerStride() + begin, now, count,
+                                Eigen::OuterStride<>(a.outerStride()));
+      const ConstTile<S> b_part(b.data() + row * b.cols() + column, now, columns, Eigen::OuterStride<>(b.cols()));
+      add_transposed_product(
+          a_part, b_part,
+          Tile<S>(c.data() + begin * c.cols() + column, count, columns, Eigen::OuterStride<>(c.cols())));
     }
   });
 }

@@ -87,32 +87,49 @@ void short_convolution(const ConstTile<S>& x, const ConstTile<S>& taps, const Co
   detail::convolve_tokens(x, taps, history, Index(0), x.rows(), y);
 }
 
+namespace detail {
+
+/// short_convolution_backward() of tokens [begin, end) of x.
 template <class S>
-void short_convolution_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
-                                const ConstTile<S>& dy, Tile<S> dx, Tile<S> d_taps) {
+void convolve_tokens_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
+                              const ConstTile<S>& dy, Index begin, Index end, Tile<S> dx, Tile<S> d_taps) {
   const auto later = [&](Index t, Index i) -> const S* {
     return t + i < dy.rows() ? dy.data() + (t + i) * dy.outerStride() : nullptr;
   };
-  for (Index t = 0; t < x.rows(); ++t) {
-    detail::weigh_tokens(
+  for (Index t = begin; t < end; ++t) {
+    weigh_tokens(
         taps, [&](Index i) { return later(t, i); }, dx.data() + t * dx.outerStride());
     for (Index i = 0; i < taps.rows(); ++i) {
-      const S* before = detail::token_before(x, history, t, i);
+      const S* before = token_before(x, history, t, i);
       if (before == nullptr) continue;
       d_taps.row(i) += dy.row(t).cwiseProduct(Eigen::Map<const RowVector<S>>(before, x.cols()));
     }
   }
 }
 
+/// Adds the gradient of the history.
 template <class S>
-void short_convolution_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
-                                const ConstTile<S>& dy, Tile<S> dx, Tile<S> d_taps, Tile<S> d_history) {
-  short_convolution_backward(x, taps, history, dy, dx, d_taps);
+void convolve_history_backward(const ConstTile<S>& taps, const ConstTile<S>& dy, Tile<S> d_history) {
   for (Index t = 0; t < (std::min)(dy.rows(), taps.rows() - 1); ++t) {
     for (Index i = t + 1; i < taps.rows(); ++i) {
       d_history.row(d_history.rows() + t - i) += taps.row(i).cwiseProduct(dy.row(t));
     }
   }
+}
+
+}  // namespace detail
+
+template <class S>
+void short_convolution_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
+                                const ConstTile<S>& dy, Tile<S> dx, Tile<S> d_taps) {
+  detail::convolve_tokens_backward(x, taps, history, dy, Index(0), x.rows(), dx, d_taps);
+}
+
+template <class S>
+void short_convolution_backward(const ConstTile<S>& x, const ConstTile<S>& taps, const ConstTile<S>& history,
+                                const ConstTile<S>& dy, Tile<S> dx, Tile<S> d_taps, Tile<S> d_history) {
+  short_convolution_backward(x, taps, history, dy, dx, d_taps);
+  detail::convolve_history_backward(taps, dy, d_history);
 }
 
 template <class S>
@@ -134,7 +151,7 @@ namespace detail {
 /// The convolution over the packed rows of a pass. The projected tokens and the states have all channels.
 template <class S>
 struct Convolution {
-  /// Rows of a task of the forward pass.
+  /// Rows of a task.
   static constexpr Index rows_of_part = 2048;
 
   const PassRows<S>& rows;
@@ -147,18 +164,10 @@ struct Convolution {
       y = columns(projected, range.begin, range.count);
       return;
     }
-    const Index parts = (rows.count() + rows_of_part - 1) / rows_of_part;
-    const Index blocks = (range.count + channels_of_task - 1) / channels_of_task;
-    parallel_for(rows.executor, parts * blocks, [&](Index task, Index) {
-      const Index first = task % blocks * channels_of_task, begin = task / blocks * rows_of_part;
-      const Index channels = (std::min)(channels_of_task, range.count - first);
-      for (Index i = 0; i < rows.sequences(); ++i) {
-        const Index from = (std::max)(begin - rows.first(i), Index(0));
-        const Index end = (std::min)(begin + rows_of_part - rows.first(i), rows.count(i));
-        convolve_tokens(of(i, columns(projected, range.begin + first, channels)),
-                        columns(taps, range.begin + first, channels), history(before[i], range.begin + first, channels),
-                        from, end, of(i, columns(y, first, channels)));
-      }
+    for_each_part(range, [&](Index i, Index, Index begin, Index end, Index first, Index channels) {
+      convolve_tokens(of(i, columns(projected, range.begin + first, channels)),
+                      columns(taps, range.begin + first, channels), history(before[i], range.begin + first, channels),
+                      begin, end, of(i, columns(y, first, channels)));
     });
   }
 
@@ -171,14 +180,21 @@ struct Convolution {
       columns(d_projected, range.begin, range.count) = dy;
       return;
     }
-    for_each_block(range, [&](Index i, Index first, Index channels) {
-      const Index begin = range.begin + first;
-      const ConstTile<S> x = of(i, columns(projected, begin, channels)), w = columns(taps, begin, channels),
-                         past = history(before[i], begin, channels), d = of(i, columns(dy, first, channels));
-      Tile<S> dx = of(i, columns(d_projected, begin, channels)), dw = columns(d_taps, begin, channels);
-      if (d_before[i] == nullptr) return short_convolution_backward(x, w, past, d, dx, dw);
-      short_convolution_backward(x, w, past, d, dx, dw, columns(d_before[i]->history, begin, channels));
+    typename Workspace<S>::Frame frame(rows.workspace);
+    Tile<S> part_taps = rows.workspace.take(parts() * taps.rows(), range.count);
+    part_taps.setConstant(S(0));
+    for_each_part(range, [&](Index i, Index part, Index begin, Index end, Index first, Index channels) {
+      const Index column = range.begin + first;
+      const ConstTile<S> w = columns(taps, column, channels), d = of(i, columns(dy, first, channels));
+      const Tile<S> d_w(part_taps.data() + part * taps.rows() * range.count + first, taps.rows(), channels,
+                        Eigen::OuterStride<>(range.count));
+      convolve_tokens_backward(of(i, columns(projected, column, channels)), w, history(before[i], column, channels), d,
+                               begin, end, of(i, columns(d_projected, column, channels)), d_w);
+      if (begin > 0 || d_before[i] == nullptr) return;
+      convolve_history_backward(w, d, columns(d_before[i]->history, column, channels));
     });
+    Tile<S> d_w = columns(d_taps, range.begin, range.count);
+    for (Index part = 0; part < parts(); ++part) d_w += detail::rows(part_taps, part * taps.rows(), taps.rows());
   }
 
   /// The states' histories move on past the tokens of the pass.
@@ -207,11 +223,20 @@ struct Convolution {
     return columns(state->history, begin, count);
   }
 
-  /// f(sequence, first channel of a block, its channels) for all of them, blocks in parallel.
+  Index parts() const { return (rows.count() + rows_of_part - 1) / rows_of_part; }
+
+  /// f(sequence, part of the rows, its first token in it, the token behind it, first channel of a block, its channels)
+  /// for all of them, parts and blocks in parallel.
   template <class F>
-  void for_each_block(ColumnRange range, const F& f) const {
-    for_blocks(rows.executor, range.count, channels_of_task, [&](Index first, Index channels) {
-      for (Index i = 0; i < rows.sequences(); ++i) f(i, first, channels);
+  void for_each_part(ColumnRange range, const F& f) const {
+    const Index blocks = (range.count + channels_of_task - 1) / channels_of_task;
+    parallel_for(rows.executor, parts() * blocks, [&](Index task, Index) {
+      const Index part = task / blocks, first = task % blocks * channels_of_task;
+      for (Index i = 0; i < rows.sequences(); ++i) {
+        const Index begin = (std::max)(part * rows_of_part - rows.first(i), Index(0));
+        const Index end = (std::min)((part + 1) * rows_of_part - rows.first(i), rows.count(i));
+        if (begin < end) f(i, part, begin, end, first, (std::min)(channels_of_task, range.count - first));
+      }
     });
   }
 };
