@@ -86,6 +86,19 @@ long sweep(const char* name, const Make& make) {
 
 constexpr Index rows = 150;
 
+/// Whether the matrices of Eigen count, or operator new alone.
+#ifdef GMA_WRAPS_MALLOC
+constexpr bool counts_matrices = true;
+#else
+constexpr bool counts_matrices = false;
+#endif
+
+Options in_segments() {
+  Options options;
+  options.segment = 60;
+  return options;
+}
+
 struct Problem {
   Product mixture = gma::random_product_mixture<S>({4, 3}, 6, 1);
   Matrix<S> queries, keys, values, d_output;
@@ -142,10 +155,10 @@ TEST(FailingAllocations, SingleHeadVerbs) {
         return Call{[s, verb] { verb(*s); }, [s] { return s->all_gradients(); }, [s] { return saved(s->memory); }};
       };
     };
-    EXPECT_GT(sweep("write", of_output([](Single& s) {
-                      gma::write(s.p.mixture, s.p.keys, s.p.values, s.memory, s.p.tokens, s.workspace);
-                    })),
-              0);
+    const long of_write = sweep("write", of_output([](Single& s) {
+                                  gma::write(s.p.mixture, s.p.keys, s.p.values, s.memory, s.p.tokens, s.workspace);
+                                }));
+    EXPECT_TRUE(of_write > 0 || (is_warm && !counts_matrices));
     sweep("read", of_output([](Single& s) {
             gma::read_into(s.out, s.p.mixture, s.p.queries, s.memory, Options{}, s.workspace);
           }));
@@ -156,6 +169,14 @@ TEST(FailingAllocations, SingleHeadVerbs) {
     sweep("causal", of_output([](Single& s) {
             gma::causal_into(s.out, s.p.mixture, s.p.queries, s.p.keys, s.p.values, s.memory, Options{}, s.p.tokens,
                              s.workspace);
+          }));
+    sweep("causal in segments", of_output([](Single& s) {
+            gma::causal_into(s.out, s.p.mixture, s.p.queries, s.p.keys, s.p.values, s.memory, in_segments(), s.p.tokens,
+                             s.workspace);
+          }));
+    sweep("causal_backward in segments", of_gradients([](Single& s) {
+            gma::causal_backward_into(s.gradients, s.p.mixture, s.p.queries, s.p.keys, s.p.values, s.p.d_output,
+                                      s.memory, Memory<S>(), in_segments(), s.p.tokens, s.workspace);
           }));
     sweep("causal from an empty memory", of_output([](Single& s) {
             Memory<S> memory;
