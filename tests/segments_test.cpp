@@ -431,6 +431,44 @@ TEST(SegmentLayer, GivesWhatOnePassGives) {
   }
 }
 
+/// Longer than the parts in which a layer takes its rows: each sequence is as if it were alone.
+TEST(SegmentLayer, OfLongBatchesIsThatOfTheirSequences) {
+  const Threads seven(7);
+  const Layer layer = layer_of(config_of_width(12));
+  const std::vector<std::int64_t> offsets{0, 1500, 1500, 4200, 4500};
+  Random random(9);
+  const Matrix<double> x = random.matrix<double>(4500, 12), d_out = random.matrix<double>(4500, 12);
+  LayerOptions options;
+  options.segment = 300;
+  const auto backward = [&](const Matrix<double>& some, const Matrix<double>& d_some, const Sequences& sequences) {
+    const auto gradients = gma::backward(layer, some, d_some, sequences, options);
+    std::vector<Matrix<double>> results{gradients.x};
+    gma::visit_parameters(
+        [&](const gma::Parameter&, const Eigen::Map<const Matrix<double>>& values) { results.push_back(values); },
+        gradients.layer);
+    return results;
+  };
+  const Matrix<double> y = gma::forward(layer, x, Sequences::packed(offsets), options);
+  const auto all = backward(x, d_out, Sequences::packed(offsets));
+  std::vector<Matrix<double>> sums;
+  for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
+    const Index begin = offsets[i], count = offsets[i + 1] - begin;
+    const Matrix<double> part = x.middleRows(begin, count), d_part = d_out.middleRows(begin, count);
+    EXPECT_TRUE(same_bits(gma::forward(layer, part, Sequences(), options), y.middleRows(begin, count)));
+    auto one = backward(part, d_part, Sequences());
+    EXPECT_TRUE(same_bits(one[0], all[0].middleRows(begin, count)));
+    for (std::size_t p = 1; p < one.size(); ++p) {
+      if (i == 0) sums.push_back(Matrix<double>::Zero(one[p].rows(), one[p].cols()));
+      sums[p - 1] += one[p];
+    }
+  }
+  for (std::size_t p = 0; p < sums.size(); ++p) EXPECT_TRUE(close(all[p + 1], sums[p], 1e-11)) << p;
+  options.executor = &seven;
+  EXPECT_TRUE(same_bits(gma::forward(layer, x, Sequences::packed(offsets), options), y));
+  const auto threaded = backward(x, d_out, Sequences::packed(offsets));
+  for (std::size_t p = 0; p < all.size(); ++p) EXPECT_TRUE(same_bits(threaded[p], all[p])) << p;
+}
+
 // Errors -------------------------------------------------------------------------------------------------------------
 
 TEST(SegmentErrors, NameTheOption) {
