@@ -228,9 +228,14 @@ TEST(SegmentGradients, OfEveryFamilyAreThoseOfOnePass) {
     const Problem<double, M> problem = make_problem<double, M>(300, true, true, {64, 100, 127});
     Random random(4);
     const Matrix<double> d_output = random.matrix<double>(300, width);
-    const auto whole = gradients_of(problem, d_output, Memory<double>(), with(Normalization::slot, 0));
-    const auto cut = gradients_of(problem, d_output, Memory<double>(), with(Normalization::slot, 64));
-    for (std::size_t i = 0; i < cut.size(); ++i) EXPECT_TRUE(close(cut[i].second, whole[i].second, 1e-11));
+    for (const Index tile : {0, 10}) {  // 10: segments of several tiles
+      const Options one_pass = with(Normalization::slot, 0);
+      Options segments = with(Normalization::slot, 64);
+      segments.tile = tile;
+      const auto whole = gradients_of(problem, d_output, Memory<double>(), one_pass);
+      const auto cut = gradients_of(problem, d_output, Memory<double>(), segments);
+      for (std::size_t i = 0; i < cut.size(); ++i) EXPECT_TRUE(close(cut[i].second, whole[i].second, 1e-11));
+    }
   });
 }
 
