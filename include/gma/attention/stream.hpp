@@ -29,9 +29,9 @@ struct TokenBlock {
 ///     void sink(const gma::ConstTile<S>& outputs);          // the next outputs, n x e, valid during the call
 ///
 /// The source may give blocks of any numbers of tokens, as a pipe does: outputs and memory have the same bits as those
-/// of one causal() over all tokens, however they were cut. Outputs come in the order of the tokens, about a thousand at
-/// a time (a tile, if options.tile is larger). The sink has those of a token before the source is asked for many tokens
-/// more, not before it is asked for the next one.
+/// of one causal() over all tokens, however they were cut. Tokens come in order, so options.segment is ignored. Outputs
+/// come in the order of the tokens, about a thousand at a time (a tile, if options.tile is larger). The sink has those
+/// of a token before the source is asked for many tokens more, not before it is asked for the next one.
 ///
 /// Cost: that of causal(). Extra memory: a block of the source, about a thousand tokens (2 d + 2 e numbers each), one
 /// copy of the memory, and what causal() needs. With a compiled mixture, a workspace and blocks of the same sizes
@@ -265,7 +265,9 @@ Index causal_stream(Sink&& sink, const M& mixture, Source&& source, Memory<Scala
   detail::StreamBuffers<S>& buffers = workspace.template keep<detail::StreamBuffers<S>>();
   buffers.groups.begin(function, true, natural.dim(), memory.empty() ? Index(-1) : memory.slots.cols(),
                        detail::stream_group(options, 1024) + 2);
-  detail::causal_groups(sink, natural, source, memory, options, buffers, workspace);
+  Options in_order = options;
+  in_order.segment = 0;
+  detail::causal_groups(sink, natural, source, memory, in_order, buffers, workspace);
   return buffers.groups.taken();
 }
 

@@ -145,6 +145,7 @@ struct HeadsOfRank {
     agreement.add("options.normalization", static_cast<std::int64_t>(options.normalization));
     agreement.add("options.tile", options.tile);
     agreement.add("options.checkpoint_interval", options.checkpoint_interval);
+    agreement.add("options.segment", options.segment);
     agreement.add("the parameters of the mixtures", digest);
     // A rank without tokens has neither.
     agreement.add_if(keys.rows() > 0, "the presence of inputs.key_weights", inputs.key_weights.size() > 0 ? 1 : 0);
