@@ -97,11 +97,14 @@ void check_same_bits(const Text<S>& text, const Memory<S>& before, const Options
   Memory<S> expected = before;
   const Matrix<S> whole = gma::causal(mixture, text.queries, text.keys, text.values, expected, options, text.tokens);
   gma::Workspace<S> workspace;  // of several streams
+  Options with_segments = options;
+  with_segments.segment = 70;  // which a stream ignores
   for (const std::vector<Index>& sizes : cuts) {
     SCOPED_TRACE("blocks of " + std::to_string(sizes.front()));
     Memory<S> memory = before;
     Sink<S> sink(text.size());
-    EXPECT_EQ(gma::causal_stream(sink, mixture, Source<S>{&text, sizes}, memory, options, workspace), text.size());
+    EXPECT_EQ(gma::causal_stream(sink, mixture, Source<S>{&text, sizes}, memory, with_segments, workspace),
+              text.size());
     EXPECT_EQ(sink.taken, text.size());
     EXPECT_TRUE(same_bits(sink.outputs, whole));
     EXPECT_TRUE(equal(memory, expected));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A causal pass over segments at the same time. The memory before a segment is the merge of what all segments before it
-// hold (DERIVATION.md, Segments), so that a call goes three ways over its segments:
+// hold (DERIVATION.md, Segments on threads), so that a call goes three ways over its segments:
 //
 //   1. the first segment's outputs, and what each other one but the last writes, from zero: at the same time
 //   2. the memories before all segments: one after another
