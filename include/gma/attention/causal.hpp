@@ -10,9 +10,10 @@
 namespace gma {
 
 /// y_t from (4), (5) or (6) with the memory after token t: queries and keys N x d, values N x e; returns N x e. lambda
-/// = 1 everywhere unless tokens.log_forgetting is given. Output i depends on tokens 0..i of the call alone: later
-/// tokens change no bit of it. Cost O(N K (D + e)), 2 N K (2 D + 2 e) operations in products; extra memory O(tile (K +
-/// D) + K e) (kernels/COSTS.md). Throws std::invalid_argument on shapes or token inputs that do not fit.
+/// = 1 everywhere unless tokens.log_forgetting, or, slot by slot (10), tokens.slot_log_forgetting is given. Output i
+/// depends on tokens 0..i of the call alone: later tokens change no bit of it. Cost O(N K (D + e)), 2 N K (2 D + 2 e)
+/// operations in products; extra memory O(tile (K + D) + K e) (kernels/COSTS.md). Throws std::invalid_argument on
+/// shapes or token inputs that do not fit.
 template <class M>
 Matrix<Scalar<M>> causal(const M& mixture, const In<Scalar<M>>& queries, const In<Scalar<M>>& keys,
                          const In<Scalar<M>>& values, const Options& options = {},
@@ -48,6 +49,7 @@ namespace detail {
 template <class FeatureMap, class S>
 void advance(const FeatureMap& map, const TokenView<S>& queries, const TokenStream<S>& stream, const Options& options,
              Memory<S>* memory, const TokenSink<S>& out, Workspace<S>& workspace) {
+  if (stream.forgets_by_slot()) return advance_by_slot(map, queries, stream, options, memory, out, workspace);
   if (Segments(options, stream.size()).count() > 1) {
     return advance_in_segments(map, queries, stream, options, memory, out, workspace);
   }
@@ -88,10 +90,11 @@ void causal_tokens_into(const TokenSink<S>& out, const FeatureMap& map, const To
 
 template <class Map, class S>
 void check_causal(const char* function, const Map& natural, const TokenView<S>& queries, const TokenView<S>& keys,
-                  const TokenView<S>& values, const Options& options, const TokenInputsView<S>& tokens) {
+                  const TokenView<S>& values, const Options& options, const TokenInputsView<S>& tokens,
+                  bool takes_slot_forgetting = false) {
   check_options(function, options);
   check_token_width(function, "queries", queries.cols(), natural.dim());
-  check_stream(function, natural, keys, values, tokens);
+  check_stream(function, natural, keys, values, tokens, takes_slot_forgetting);
   check_size(function, "queries", "rows", queries.rows(), keys.rows(), "one per key");
 }
 
@@ -101,7 +104,7 @@ void causal_from(const TokenSink<S>& out, const M& mixture, const TokenView<S>& 
                  const TokenView<S>& values, Memory<S>* memory, const Options& options,
                  const TokenInputsView<S>& tokens, Workspace<S>& workspace) {
   const FeatureMapOf<M>& natural = compiled("causal", mixture, workspace);
-  check_causal("causal", natural, queries, keys, values, options, tokens);
+  check_causal("causal", natural, queries, keys, values, options, tokens, true);
   check_shape("causal", "out", out.rows(), out.cols(), queries.rows(), values.cols(), "queries x value width");
   if (memory != nullptr) {
     if (!memory->empty()) check_memory("causal", "memory", *memory, natural.components(), values.cols());

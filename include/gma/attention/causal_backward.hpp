@@ -5,6 +5,7 @@
 #pragma once
 
 #include "gma/attention/causal_backward_segments.hpp"
+#include "gma/attention/slot_forgetting_backward.hpp"
 
 namespace gma {
 
@@ -96,13 +97,13 @@ void causal_backward_to(GradientDestination<M> gradients, const M& mixture, cons
   check_has_parameters<M>();
   const FeatureMapOf<M>& natural = compiled(function, mixture, workspace);
   const Index components = natural.components(), width = values.cols();
-  check_causal(function, natural, queries, keys, values, options, tokens);
+  check_causal(function, natural, queries, keys, values, options, tokens, true);
   check_shape(function, "d_output", d_output.rows(), d_output.cols(), queries.rows(), width, "queries x value width");
   if (!initial_memory.empty()) check_memory(function, "initial_memory", initial_memory, components, width);
   if (!d_final_memory.empty()) check_memory(function, "d_final_memory", d_final_memory, components, width);
   TokenStream<S> stream{keys, values, tokens};
-  const GradientShapes shapes{function, queries.rows(),    keys.rows(),     queries.cols(),
-                              width,    stream.weighted(), stream.forgets()};
+  const GradientShapes shapes{function, queries.rows(),    keys.rows(),      queries.cols(),
+                              width,    stream.weighted(), stream.forgets(), stream.forgetting_slots()};
   gradients.check(shapes);
   typename Workspace<S>::Frame frame(workspace);
   const TokenView<S> query_view = gradients.apart(queries, workspace);
@@ -122,8 +123,13 @@ void causal_backward_to(GradientDestination<M> gradients, const M& mixture, cons
   start_gradient(d_final_memory, components, width, out.memory);
   centre_gradient(stream.centre, view(out.memory));
   GradientSum<FeatureMapOf<M>, S> sum(natural, gradients.mixture() != nullptr, workspace);
-  causal_backward_tokens(natural, query_view, stream, d_output_view, options, state, initial_tokens, may_be_long, out,
-                         sum, workspace);
+  if (stream.forgets_by_slot()) {
+    slot_backward_tokens(natural, &query_view, stream, &d_output_view, options, state, initial_tokens, out, sum,
+                         workspace);
+  } else {
+    causal_backward_tokens(natural, query_view, stream, d_output_view, options, state, initial_tokens, may_be_long, out,
+                           sum, workspace);
+  }
   uncentre_gradient(stream.centre, view(out.memory));
   gradients.close();
   if (gradients.mixture() != nullptr) pull_back(mixture, natural, sum.total(), *gradients.mixture());

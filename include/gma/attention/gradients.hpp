@@ -22,13 +22,14 @@ template <class M>
 struct Gradients {
   using Scalar = typename M::Scalar;
 
-  Matrix<Scalar> queries;         ///< Nq x d
-  Matrix<Scalar> keys;            ///< Nk x d
-  Matrix<Scalar> values;          ///< Nk x e
-  Vector<Scalar> key_weights;     ///< Nk, if weights were given
-  Vector<Scalar> log_forgetting;  ///< Nk, if forgetting was given
-  Memory<Scalar> memory;          ///< K x e; K
-  M mixture;                      ///< same type as the parameters
+  Matrix<Scalar> queries;                   ///< Nq x d
+  Matrix<Scalar> keys;                      ///< Nk x d
+  Matrix<Scalar> values;                    ///< Nk x e
+  Vector<Scalar> key_weights;               ///< Nk, if weights were given
+  Vector<Scalar> log_forgetting;            ///< Nk, if forgetting was given
+  Memory<Scalar> memory;                    ///< K x e; K
+  M mixture;                                ///< same type as the parameters
+  Matrix<Scalar> slot_log_forgetting = {};  ///< Nk x K, if that of slots was given
 };
 
 /// Where a backward verb writes its gradients: matrices, blocks or maps of any layout and storage, of the shapes that
@@ -38,6 +39,7 @@ struct GradientTargets {
   Out<Scalar<M>> queries, keys, values, key_weights, log_forgetting;
   Memory<Scalar<M>>* memory = nullptr;  ///< is sized
   M* mixture = nullptr;                 ///< is sized
+  Out<Scalar<M>> slot_log_forgetting = {};
 };
 
 namespace detail {
@@ -49,6 +51,7 @@ struct TokenGradients {
   S *key_weights, *log_forgetting;  // N each; null: not wanted
   Memory<S>& memory;
   bool wants_memory;
+  TokenSink<S> slot_log_forgetting = {};  // N x K
 };
 
 /// What the shapes of a call make of its gradients.
@@ -56,6 +59,7 @@ struct GradientShapes {
   const char* function;
   Index queries, keys, dim, width;
   bool weighted, forgets;
+  Index slots = 0;  // columns of slot_log_forgetting, 0: not given
 };
 
 /// Where the gradients of one call go: a caller's Gradients, which are sized, or GradientTargets, which are checked.
@@ -81,6 +85,8 @@ class GradientDestination {
                  "one per key, if weights were given");
     check_target("targets.log_forgetting", targets_->log_forgetting, shapes.forgets ? shapes.keys : 0, 1,
                  "one per key, if forgetting was given");
+    check_target("targets.slot_log_forgetting", targets_->slot_log_forgetting, shapes.slots > 0 ? shapes.keys : 0,
+                 shapes.slots, "as tokens.slot_log_forgetting");
   }
 
   /// `input`, or a copy of it where it shares memory with a gradient.
@@ -88,12 +94,13 @@ class GradientDestination {
     const auto shares = [&](const TokenRows& output) { return input.overlap(output) != Overlap::none; };
     bool is_shared = false;
     if (all_ != nullptr) {
-      for (const Matrix<S>* output : {&all_->queries, &all_->keys, &all_->values, &all_->memory.slots}) {
+      for (const Matrix<S>* output :
+           {&all_->queries, &all_->keys, &all_->values, &all_->memory.slots, &all_->slot_log_forgetting}) {
         is_shared = is_shared || shares(TokenView<S>(*output));
       }
     } else {
       for (const Out<S>* output : {&targets_->queries, &targets_->keys, &targets_->values, &targets_->key_weights,
-                                   &targets_->log_forgetting}) {
+                                   &targets_->log_forgetting, &targets_->slot_log_forgetting}) {
         is_shared = is_shared || shares(*output);
       }
       is_shared = is_shared || (targets_->memory != nullptr && shares(TokenView<S>(targets_->memory->slots)));
@@ -109,13 +116,15 @@ class GradientDestination {
     resize(all_->values, shapes.keys, shapes.width);
     resize(all_->key_weights, shapes.weighted ? shapes.keys : 0);
     resize(all_->log_forgetting, shapes.forgets ? shapes.keys : 0);
+    resize(all_->slot_log_forgetting, shapes.slots > 0 ? shapes.keys : 0, shapes.slots);
     return {TokenSink<S>(all_->queries),
             TokenSink<S>(all_->keys),
             TokenSink<S>(all_->values),
             shapes.weighted ? all_->key_weights.data() : nullptr,
             shapes.forgets ? all_->log_forgetting.data() : nullptr,
             all_->memory,
-            true};
+            true,
+            shapes.slots > 0 ? TokenSink<S>(all_->slot_log_forgetting) : TokenSink<S>()};
   }
 
   /// Where the mixture's gradient goes; null: it is not wanted.
@@ -141,7 +150,8 @@ class GradientDestination {
             key_weights_,
             log_forgetting_,
             targets_->memory != nullptr ? *targets_->memory : unwanted,
-            targets_->memory != nullptr};
+            targets_->memory != nullptr,
+            targets_->slot_log_forgetting};
   }
   static void store(const Out<S>& out, S* numbers) {
     if (numbers != nullptr) out.store(0, Tile<S>(numbers, out.rows(), 1, Eigen::OuterStride<>(1)));

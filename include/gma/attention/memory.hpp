@@ -52,6 +52,12 @@ Memory<S> empty_memory(Index components, Index width);
 template <class S>
 Memory<S> merge(const Memory<S>& a, const Memory<S>& b);
 
+/// The same where slots forget at their own rates: slot k of a is multiplied by exp(b.g + s_k), s = slot_log_forgetting
+/// being the sum of the rows of TokenInputs::slot_log_forgetting over the tokens of segment b that are present, K
+/// numbers <= 0. (A memory itself keeps the part g that all slots have.)
+template <class S>
+Memory<S> merge(const Memory<S>& a, const Memory<S>& b, const Vector<S>& slot_log_forgetting);
+
 /// Forgets everything and keeps the size: the state before the first token.
 template <class S>
 void reset(Memory<S>& memory);
@@ -277,6 +283,37 @@ Memory<S> merge(const Memory<S>& a, const Memory<S>& b) {
       result.mass = Vector<S>(result.mass.unaryExpr(decayed) + mass);
     }
   }
+  result.log_forgetting = a.log_forgetting + b.log_forgetting;
+  return result;
+}
+
+template <class S>
+Memory<S> merge(const Memory<S>& a, const Memory<S>& b, const Vector<S>& slot_log_forgetting) {
+  if (a.empty()) return merge(a, b);
+  const Index components = a.mass.size();
+  detail::check_size("merge", "slot_log_forgetting", "coefficients", slot_log_forgetting.size(), components,
+                     "one per slot");
+  Memory<S> decayed = a, rest = b;
+  S largest = slot_log_forgetting(0);
+  for (Index k = 0; k < components; ++k) {
+    const S& s = slot_log_forgetting(k);
+    if (!(s <= S(0))) {
+      detail::invalid_argument("merge", "slot_log_forgetting is ", s, " at slot ", k,
+                               ", expected a number <= 0 or -inf");
+    }
+    if (s > largest) largest = s;
+    const kernels::Decay<S> decay = kernels::decay_of(S(s + b.log_forgetting));
+    const auto decay_row = [&](Matrix<S>& slots, Vector<S>& mass) {
+      if (mass.size() == 0) return;
+      kernels::decay_all(decay, slots.row(k).data(), slots.cols());
+      mass(k) = decay.of(mass(k));
+    };
+    decay_row(decayed.slots, decayed.mass);
+    decay_row(decayed.slots_remainder, decayed.mass_remainder);
+  }
+  decayed.tokens = kernels::decay_of(S(largest + b.log_forgetting)).of(detail::tokens_in(a));
+  rest.log_forgetting = S(0);
+  Memory<S> result = merge(decayed, rest);
   result.log_forgetting = a.log_forgetting + b.log_forgetting;
   return result;
 }

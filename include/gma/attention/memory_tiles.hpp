@@ -10,6 +10,10 @@
 
 namespace gma::detail {
 
+/// Slots of a mixture whose mass has fallen below this become zero: left alone, forgetting would keep them among the
+/// subnormal numbers, where some machines are slow.
+inline constexpr double vanished_mass = 0x1p-100;
+
 /// Slots and mass.
 template <class S>
 struct MemoryTiles {

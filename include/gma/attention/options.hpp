@@ -39,6 +39,10 @@ struct TokenInputs {
   Vector<S> key_weights;  ///< finite, >= 0; 0 means the token is absent: what its key and value contain has no effect
   Vector<S>
       log_forgetting;  ///< g_t <= 0: the memory is multiplied by exp(g_t) before token t is written; -inf restarts it
+  /// s_tk <= 0, N x K or empty: slot k and its mass are multiplied by exp(g_t + s_tk), (10); -inf restarts the slot.
+  /// Taken by causal() and write(), their gradients and steps. They then go from token to token, so that any split of a
+  /// stream gives the same bits.
+  Matrix<S> slot_log_forgetting = {};
 };
 
 /// The same as a verb takes it: a view of TokenInputs, or of numbers that lie elsewhere, as Eigen::Map of N numbers
@@ -46,16 +50,23 @@ struct TokenInputs {
 template <class S>
 struct TokenInputsView {
   using Numbers = Eigen::Map<const Vector<S>>;
+  using SlotNumbers = Eigen::Map<const Matrix<S>, 0, Eigen::OuterStride<>>;  ///< rows of K numbers, gaps between them
 
   Numbers key_weights{nullptr, 0};
   Numbers log_forgetting{nullptr, 0};
+  SlotNumbers slot_log_forgetting{nullptr, 0, 0, Eigen::OuterStride<>(0)};
 
   TokenInputsView() = default;
   TokenInputsView(const TokenInputs<S>& inputs)  // NOLINT(google-explicit-constructor): made implicitly
       : key_weights(inputs.key_weights.data(), inputs.key_weights.size()),
-        log_forgetting(inputs.log_forgetting.data(), inputs.log_forgetting.size()) {}
+        log_forgetting(inputs.log_forgetting.data(), inputs.log_forgetting.size()),
+        slot_log_forgetting(inputs.slot_log_forgetting.data(), inputs.slot_log_forgetting.rows(),
+                            inputs.slot_log_forgetting.cols(),
+                            Eigen::OuterStride<>(inputs.slot_log_forgetting.cols())) {}
   TokenInputsView(const Numbers& weights, const Numbers& forgetting)
       : key_weights(weights), log_forgetting(forgetting) {}
+  TokenInputsView(const Numbers& weights, const Numbers& forgetting, const SlotNumbers& slot_forgetting)
+      : key_weights(weights), log_forgetting(forgetting), slot_log_forgetting(slot_forgetting) {}
   TokenInputsView(const Vector<S>& weights, const Vector<S>& forgetting)
       : TokenInputsView(Numbers(weights.data(), weights.size()), Numbers(forgetting.data(), forgetting.size())) {}
 
@@ -96,8 +107,28 @@ struct Segments {
   Index size(Index i) const { return (std::min)(length, tokens - i * length); }
 };
 
+/// `components`: slots that may have a forgetting each; 0: the function takes none.
 template <class S>
-void check_tokens(const char* function, const TokenInputsView<S>& tokens, Index count) {
+void check_slot_forgetting(const char* function, const TokenInputsView<S>& tokens, Index count, Index components) {
+  const auto& w = tokens.key_weights;
+  const auto& s = tokens.slot_log_forgetting;
+  if (s.size() == 0) return;
+  if (components == 0) {
+    invalid_argument(function, "tokens.slot_log_forgetting is ", s.rows(), " x ", s.cols(),
+                     ", expected none: only causal() and write() forget by slot");
+  }
+  check_shape(function, "tokens.slot_log_forgetting", s.rows(), s.cols(), count, components, "keys x components");
+  for (Index j = 0; j < count; ++j) {
+    for (Index k = 0; k < components; ++k) {
+      if (s(j, k) <= S(0) || (w.size() != 0 && !(w(j) > S(0)))) continue;
+      invalid_argument(function, "tokens.slot_log_forgetting is ", s(j, k), " at token ", j, ", slot ", k,
+                       ", expected a number <= 0 or -inf");
+    }
+  }
+}
+
+template <class S>
+void check_tokens(const char* function, const TokenInputsView<S>& tokens, Index count, Index components = 0) {
   const auto &w = tokens.key_weights, &g = tokens.log_forgetting;
   if (w.size() != 0) check_size(function, "tokens.key_weights", "coefficients", w.size(), count, "one per key");
   if (g.size() != 0) check_size(function, "tokens.log_forgetting", "coefficients", g.size(), count, "one per key");
@@ -112,10 +143,11 @@ void check_tokens(const char* function, const TokenInputsView<S>& tokens, Index 
                        ", expected a number <= 0 or -inf");
     }
   }
+  check_slot_forgetting(function, tokens, count, components);
 }
 template <class S>
-void check_tokens(const char* function, const TokenInputs<S>& tokens, Index count) {
-  check_tokens(function, TokenInputsView<S>(tokens), count);
+void check_tokens(const char* function, const TokenInputs<S>& tokens, Index count, Index components = 0) {
+  check_tokens(function, TokenInputsView<S>(tokens), count, components);
 }
 
 }  // namespace detail

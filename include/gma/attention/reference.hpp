@@ -23,9 +23,9 @@ Matrix<typename M::Scalar> joint_log_density(const M& mixture, const Matrix<type
 template <class M>
 Matrix<typename M::Scalar> responsibilities(const M& mixture, const Matrix<typename M::Scalar>& tokens);
 
-/// (7): the Nq x Nk affinity, with key weights, forgetting and normalisation. Causal: row i reads keys j <= i, decayed
-/// by the forgetting of the tokens in between, and slot normalisation divides by the mass after token i. Otherwise
-/// every row reads all keys, decayed by the forgetting up to the last one.
+/// (7): the Nq x Nk affinity, with key weights, forgetting (that of slots too) and normalisation. Causal: row i reads
+/// keys j <= i, decayed by the forgetting of the tokens in between, and slot normalisation divides by the mass after
+/// token i. Otherwise every row reads all keys, decayed by the forgetting up to the last one.
 template <class M, class Q, class K>
 Matrix<typename M::Scalar> affinity(const M& mixture, const Eigen::MatrixBase<Q>& queries,
                                     const Eigen::MatrixBase<K>& keys, const Options& options, bool is_causal,
@@ -38,10 +38,11 @@ Matrix<typename M::Scalar> attention(const M& mixture, const Eigen::MatrixBase<Q
                                      const Options& options, bool is_causal,
                                      const TokenInputs<typename M::Scalar>& tokens = {});
 
-/// (8) with the reads (4) to (6), token by token: query t reads the memory after token t was written. Returns N x e.
-/// An empty memory begins as zeros, any other is continued; afterwards it is the memory after the last token, without
-/// remainders. A token of weight zero writes nothing and forgets nothing, whatever its key and value hold.
-/// Cost O(N K (d + e)), for Full O(N K (d^2 + e)). Throws std::invalid_argument on shapes that do not fit.
+/// (8), or (10) where slots forget at their own rates, with the reads (4) to (6), token by token: query t reads the
+/// memory after token t was written. Returns N x e. An empty memory begins as zeros, any other is continued; afterwards
+/// it is the memory after the last token, without remainders. A token of weight zero writes nothing and forgets
+/// nothing, whatever its key and value hold. Cost O(N K (d + e)), for Full O(N K (d^2 + e)). Throws
+/// std::invalid_argument on shapes that do not fit.
 template <class M, class Q, class K, class V>
 Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& queries,
                                   const Eigen::MatrixBase<K>& keys, const Eigen::MatrixBase<V>& values,
@@ -186,16 +187,33 @@ Matrix<typename M::Scalar> responsibilities(const M& mixture, const Matrix<typen
   return r;
 }
 
-/// What is left at token `read` of what was written at token `written`: the forgetting of the tokens in between.
+/// exp(g_t + s_tk) of a token that is present.
 template <class S>
-S retention(const TokenInputs<S>& tokens, Index written, Index read) {
+S lambda(const TokenInputs<S>& tokens, Index t, Index k) {
   using std::exp;
   S factor(1);
-  for (Index s = written + 1; s <= read && tokens.log_forgetting.size() != 0; ++s) {
+  if (tokens.log_forgetting.size() != 0) factor *= exp(tokens.log_forgetting(t));
+  if (tokens.slot_log_forgetting.size() != 0) factor *= exp(tokens.slot_log_forgetting(t, k));
+  return factor;
+}
+
+/// What is left in slot k at token `read` of what was written at token `written`: the forgetting of the tokens in
+/// between.
+template <class S>
+S retention(const TokenInputs<S>& tokens, Index written, Index read, Index k) {
+  S factor(1);
+  for (Index s = written + 1; s <= read; ++s) {
     const bool present = tokens.key_weights.size() == 0 || tokens.key_weights(s) > S(0);
-    if (present) factor *= exp(tokens.log_forgetting(s));
+    if (present) factor *= lambda(tokens, s, k);
   }
   return factor;
+}
+
+/// The same inputs in another scalar.
+template <class W, class S>
+TokenInputs<W> cast_tokens(const TokenInputs<S>& tokens) {
+  return {tokens.key_weights.template cast<W>(), tokens.log_forgetting.template cast<W>(),
+          tokens.slot_log_forgetting.template cast<W>()};
 }
 
 /// The affinity in the scalar it is given; M is Mixture or ProductMixture.
@@ -212,7 +230,9 @@ Matrix<S> affinity_in(const M& mixture, const Matrix<S>& queries, const Matrix<S
     Matrix<S> written = Matrix<S>::Constant(n, r.cols(), S(0));  // what row i finds of every key, slot by slot
     for (Index j = 0; j <= last; ++j) {
       const S weight = tokens.key_weights.size() == 0 ? S(1) : tokens.key_weights(j);
-      if (weight > S(0)) written.row(j) = r.row(j) * (weight * retention(tokens, j, last));
+      for (Index k = 0; k < r.cols() && weight > S(0); ++k) {
+        written(j, k) = r(j, k) * weight * retention(tokens, j, last, k);
+      }
     }
     RowVector<S> mass = RowVector<S>::Constant(r.cols(), S(0));
     for (Index j = 0; j <= last; ++j) mass += written.row(j);
@@ -239,12 +259,12 @@ Matrix<typename M::Scalar> affinity(const M& mixture, const Eigen::MatrixBase<Q>
   detail::check_size(function, "queries", "columns", queries.cols(), mixture.dim(), "the mixture's dim");
   detail::check_size(function, "keys", "columns", keys.cols(), mixture.dim(), "the mixture's dim");
   if (is_causal) detail::check_size(function, "queries", "rows", queries.rows(), keys.rows(), "one per key");
-  detail::check_tokens(function, tokens, keys.rows());
+  detail::check_tokens(function, tokens, keys.rows(), mixture.components());
   if constexpr (std::is_same_v<S, W>) {
     return affinity_in(mixture, Matrix<S>(queries.template cast<S>()), Matrix<S>(keys.template cast<S>()), options,
                        is_causal, tokens);
   } else {
-    const TokenInputs<W> wide{tokens.key_weights.template cast<W>(), tokens.log_forgetting.template cast<W>()};
+    const TokenInputs<W> wide = cast_tokens<W>(tokens);
     const auto wide_mixture = mixture.template cast<W>();
     return affinity_in(wide_mixture, Matrix<W>(queries.template cast<W>()), Matrix<W>(keys.template cast<W>()), options,
                        is_causal, wide)
@@ -276,16 +296,15 @@ Matrix<typename M::Scalar> attention(const M& mixture, const Eigen::MatrixBase<Q
 template <class M, class S = typename M::Scalar>
 Matrix<S> causal_in(const M& mixture, const Matrix<S>& queries, const Matrix<S>& keys, const Matrix<S>& values,
                     Matrix<S>& slots, Vector<S>& mass, const Options& options, const TokenInputs<S>& tokens) {
-  using std::exp;
   const S tiny(tiny_mass);
   const Matrix<S> q = responsibilities(mixture, queries), r = responsibilities(mixture, keys);
   Matrix<S> y = Matrix<S>::Constant(keys.rows(), values.cols(), S(0));
   for (Index t = 0; t < keys.rows(); ++t) {
     const S weight = tokens.key_weights.size() == 0 ? S(1) : tokens.key_weights(t);
     if (weight > S(0)) {  // (8)
-      const S lambda = tokens.log_forgetting.size() == 0 ? S(1) : S(exp(tokens.log_forgetting(t)));
-      const auto decayed = [&](const S& sum) { return lambda > S(0) ? S(lambda * sum) : S(0); };
       for (Index k = 0; k < mass.size(); ++k) {
+        const S left = lambda(tokens, t, k);
+        const auto decayed = [&](const S& sum) { return left > S(0) ? S(left * sum) : S(0); };
         mass(k) = decayed(mass(k)) + weight * r(t, k);
         for (Index c = 0; c < values.cols(); ++c) {
           slots(k, c) = decayed(slots(k, c)) + weight * r(t, k) * values(t, c);
@@ -317,7 +336,7 @@ Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& 
   detail::check_size(function, "keys", "columns", keys.cols(), mixture.dim(), "the mixture's dim");
   detail::check_size(function, "queries", "rows", queries.rows(), keys.rows(), "one per key");
   detail::check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
-  detail::check_tokens(function, tokens, keys.rows());
+  detail::check_tokens(function, tokens, keys.rows(), mixture.components());
   if (memory.empty()) memory = empty_memory<S>(mixture.components(), values.cols());
   detail::check_shape(function, "memory.slots", memory.slots.rows(), memory.slots.cols(), mixture.components(),
                       values.cols(), "components x value width");
@@ -327,7 +346,7 @@ Matrix<typename M::Scalar> causal(const M& mixture, const Eigen::MatrixBase<Q>& 
   Vector<W> mass = memory.mass.template cast<W>();
   if (memory.slots_remainder.size() != 0) slots += memory.slots_remainder.template cast<W>();
   if (memory.mass_remainder.size() != 0) mass += memory.mass_remainder.template cast<W>();
-  const TokenInputs<W> wide{tokens.key_weights.template cast<W>(), tokens.log_forgetting.template cast<W>()};
+  const TokenInputs<W> wide = cast_tokens<W>(tokens);
   const Matrix<W> y =
       causal_in(mixture.template cast<W>(), Matrix<W>(queries.template cast<W>()), Matrix<W>(keys.template cast<W>()),
                 Matrix<W>(values.template cast<W>()), slots, mass, options, wide);

@@ -7,6 +7,7 @@
 
 #include "gma/attention/memory_tiles.hpp"
 #include "gma/attention/options.hpp"
+#include "gma/attention/slot_forgetting.hpp"
 #include "gma/attention/token_stream.hpp"
 #include "gma/core/elementwise.hpp"
 #include "gma/core/operands.hpp"
@@ -15,10 +16,11 @@
 namespace gma {
 
 /// (3), (8): adds every key's value to the memory, M_k = lambda M_k + w r_k(key) v and m_k likewise, in the order of
-/// the tokens. keys N x d, values N x e, memory K x e (an empty one is sized here). The tokens are summed from zero and
-/// added to the memory at the end, so that keys and values may be the memory's own slots. Cost O(N K (D + e)). Of the
-/// options, tile and executor count. Throws std::invalid_argument on shapes or token inputs that do not fit. An
-/// exception leaves the memory unchanged, except that an empty one may have been sized, with zeros.
+/// the tokens; (10) where slots forget at their own rates. keys N x d, values N x e, memory K x e (an empty one is
+/// sized here). The tokens are summed from zero and added to the memory at the end, so that keys and values may be the
+/// memory's own slots. Cost O(N K (D + e)). Of the options, tile and executor count. Throws std::invalid_argument on
+/// shapes or token inputs that do not fit. An exception leaves the memory unchanged, except that an empty one may have
+/// been sized, with zeros.
 template <class M>
 void write(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& values, Memory<Scalar<M>>& memory,
            const TokenInputsView<Scalar<M>>& tokens = {}, const OptionalWorkspace<Scalar<M>>& workspace = {});
@@ -154,10 +156,6 @@ LongMemory<S> write_all(const FeatureMap& map, const TokenStream<S>& stream, Ind
   return sum;
 }
 
-/// Slots of a mixture whose mass has fallen below this become zero: left alone, forgetting would keep them among the
-/// subnormal numbers, where some machines are slow.
-inline constexpr double vanished_mass = 0x1p-100;
-
 template <class FeatureMap, class S>
 void drop_vanished(const FeatureMap&, LongMemory<S>& state) {
   if constexpr (is_compiled<FeatureMap> && std::is_floating_point_v<S>) {
@@ -178,6 +176,7 @@ void drop_vanished(const FeatureMap&, LongMemory<S>& state) {
 template <class FeatureMap, class S>
 void write_into(const FeatureMap& map, const TokenStream<S>& stream, const Options& options, Memory<S>& memory,
                 Workspace<S>& workspace) {
+  if (stream.forgets_by_slot()) return write_by_slot(map, stream, options, memory, workspace);
   typename Workspace<S>::Frame frame(workspace);
   const S count = S(static_cast<double>(stream.size())), before = tokens_in(memory);
   const Memory<S> none;
@@ -199,10 +198,10 @@ void write_into(const FeatureMap& map, const TokenStream<S>& stream, const Optio
 
 template <class Map, class S>
 void check_stream(const char* function, const Map& natural, const TokenView<S>& keys, const TokenView<S>& values,
-                  const TokenInputsView<S>& tokens) {
+                  const TokenInputsView<S>& tokens, bool takes_slot_forgetting = false) {
   check_token_width(function, "keys", keys.cols(), natural.dim());
   check_size(function, "values", "rows", values.rows(), keys.rows(), "one per key");
-  check_tokens(function, tokens, keys.rows());
+  check_tokens(function, tokens, keys.rows(), takes_slot_forgetting ? natural.components() : Index(0));
 }
 
 }  // namespace detail
@@ -216,7 +215,7 @@ void write(const M& mixture, const In<Scalar<M>>& keys, const In<Scalar<M>>& val
   Workspace<S>& workspace = optional_workspace.get();
   const detail::FeatureMapOf<M>& natural = detail::compiled(function, mixture, workspace);
   detail::check_options(function, options);
-  detail::check_stream<detail::FeatureMapOf<M>, S>(function, natural, keys, values, tokens);
+  detail::check_stream<detail::FeatureMapOf<M>, S>(function, natural, keys, values, tokens, true);
   if (!memory.empty()) detail::check_memory(function, "memory", memory, natural.components(), values.cols());
   detail::size_if_empty(memory, natural.components(), values.cols());
   detail::write_into(natural, detail::TokenStream<S>{keys, values, tokens}, options, memory, workspace);

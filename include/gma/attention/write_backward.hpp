@@ -6,6 +6,7 @@
 
 #include "gma/attention/centre.hpp"
 #include "gma/attention/gradients.hpp"
+#include "gma/attention/slot_forgetting_backward.hpp"
 #include "gma/attention/write.hpp"
 
 namespace gma {
@@ -157,11 +158,12 @@ void write_backward_to(GradientDestination<M> gradients, const M& mixture, const
   const FeatureMapOf<M>& natural = compiled(function, mixture, workspace);
   const Index components = natural.components(), e = values.cols();
   check_options(function, options);
-  check_stream<FeatureMapOf<M>, S>(function, natural, keys, values, tokens);
+  check_stream<FeatureMapOf<M>, S>(function, natural, keys, values, tokens, true);
   check_memory(function, "d_memory", d_memory, components, e);
   if (!initial_memory.empty()) check_memory(function, "initial_memory", initial_memory, components, e);
   TokenStream<S> stream{keys, values, tokens};
-  const GradientShapes shapes{function, 0, keys.rows(), keys.cols(), e, stream.weighted(), stream.forgets()};
+  const GradientShapes shapes{
+      function, 0, keys.rows(), keys.cols(), e, stream.weighted(), stream.forgets(), stream.forgetting_slots()};
   gradients.check(shapes);
   typename Workspace<S>::Frame frame(workspace);
   stream.keys = gradients.apart(keys, workspace);
@@ -172,11 +174,20 @@ void write_backward_to(GradientDestination<M> gradients, const M& mixture, const
   GradientSum<FeatureMapOf<M>, S> sum(natural, gradients.mixture() != nullptr, workspace);
   start_gradient(d_memory, components, e, out.memory);
   centre_gradient(stream.centre, view(out.memory));
-  const LongMemory<S> after = without_remainder(view(out.memory));
-  const S* const unknown_mass = nullptr;
-  write_tokens_backward(natural, stream, initial.empty() ? nullptr : &initial,
-                        tile_size(options, default_tile, stream.size()), options.executor, unknown_mass, after, out,
-                        sum, workspace);
+  if (stream.forgets_by_slot()) {
+    const TokenView<S>* const nothing = nullptr;
+    LongMemory<S> state = take_copy(initial, components, e, keeps_remainder<S>, workspace);
+    start_remainder(state);
+    centre_memory(stream.centre, state);
+    slot_backward_tokens(natural, nothing, stream, nothing, options, state, tokens_in(initial), out, sum, workspace);
+    uncentre_gradient(stream.centre, view(out.memory));
+  } else {
+    const LongMemory<S> after = without_remainder(view(out.memory));
+    const S* const unknown_mass = nullptr;
+    write_tokens_backward(natural, stream, initial.empty() ? nullptr : &initial,
+                          tile_size(options, default_tile, stream.size()), options.executor, unknown_mass, after, out,
+                          sum, workspace);
+  }
   gradients.close();
   if (gradients.mixture() != nullptr) pull_back(mixture, natural, sum.total(), *gradients.mixture());
 }
