@@ -5,6 +5,7 @@
 
 #include <unsupported/Eigen/AutoDiff>
 
+#include "executors.hpp"
 #include "support.hpp"
 
 namespace gma_test {
@@ -409,6 +410,107 @@ TEST(SlotForgetting, OverAFeatureMap) {
     }
     EXPECT_TRUE(close(Vector<double>(y.row(t).transpose()), Vector<double>(sum / z), 1e-12));
   }
+}
+
+/// Two sequences, two key heads and groups of two query heads.
+struct HeadProblem {
+  using M = gma::ProductMixture<double>;
+  static constexpr Index rows = 30, first = 11, group = 2, slots = 6, dim = 4, width = 3;
+
+  std::vector<M> mixtures{2};
+  Matrix<double> queries, keys, values, d_output;
+  gma::HeadInputs<double> inputs;
+
+  HeadProblem() {
+    Random random(31);
+    for (M& mixture : mixtures) randomize(mixture, slots, dim, Regime::generic, random);
+    queries = random.matrix<double>(rows, 2 * group * dim);
+    keys = random.matrix<double>(rows, 2 * dim);
+    values = random.matrix<double>(rows, 2 * width);
+    d_output = random.matrix<double>(rows, 2 * group * width);
+    inputs.sequences = gma::Sequences::packed({0, first, rows});
+    inputs.key_weights = random.vector<double>(rows).cwiseAbs();
+    inputs.key_weights(5) = 0;
+    inputs.log_forgetting = -0.1 * random.matrix<double>(rows, 2).cwiseAbs();
+    inputs.slot_log_forgetting = -0.2 * random.matrix<double>(rows, 2 * slots).cwiseAbs();
+    inputs.slot_log_forgetting(8, 3) = -infinity;
+  }
+
+  /// f(begin, count, key head, query head) for every sequence and query head.
+  template <class F>
+  void for_each(const F& f) const {
+    for (const auto& [begin, count] :
+         {std::pair<Index, Index>(0, first), std::pair<Index, Index>(first, rows - first)}) {
+      for (Index h = 0; h < 2 * group; ++h) f(begin, count, h / group, h);
+    }
+  }
+  static Matrix<double> part(const Matrix<double>& x, Index begin, Index count, Index head, Index columns) {
+    return x.block(begin, head * columns, count, columns);
+  }
+  TokenInputs<double> tokens(Index begin, Index count, Index head) const {
+    return {inputs.key_weights.segment(begin, count), inputs.log_forgetting.col(head).segment(begin, count),
+            part(inputs.slot_log_forgetting, begin, count, head, slots)};
+  }
+  const M& mixture(Index head) const { return mixtures[static_cast<std::size_t>(head)]; }
+};
+
+TEST(SlotForgetting, OfManyHeadsIsThatOfEach) {
+  const HeadProblem p;
+  const Matrix<double> y = gma::causal(p.mixtures, p.queries, p.keys, p.values, {}, p.inputs);
+  p.for_each([&](Index begin, Index count, Index head, Index query_head) {
+    const Matrix<double> expected = gma::causal(
+        p.mixture(head), p.part(p.queries, begin, count, query_head, p.dim), p.part(p.keys, begin, count, head, p.dim),
+        p.part(p.values, begin, count, head, p.width), {}, p.tokens(begin, count, head));
+    EXPECT_TRUE(same_bits(p.part(y, begin, count, query_head, p.width), expected));
+  });
+  const Threads threads(3);
+  Options options;
+  options.executor = &threads;
+  EXPECT_TRUE(same_bits(gma::causal(p.mixtures, p.queries, p.keys, p.values, options, p.inputs), y));
+  HeadProblem wrong = p;
+  wrong.inputs.slot_log_forgetting(20, 8) = 0.25;
+  expect_error([&] { gma::causal(p.mixtures, p.queries, p.keys, p.values, {}, wrong.inputs); },
+               {"gma::causal: inputs.slot_log_forgetting is 0.25 at row 20, head 1, slot 2"});
+}
+
+TEST(SlotForgetting, OfManyHeadsByStepsIsThePass) {
+  const HeadProblem p;
+  gma::HeadInputs<double> inputs = p.inputs;
+  inputs.sequences = {};
+  std::vector<Memory<double>> whole, memories;
+  const Matrix<double> y = gma::causal(p.mixtures, p.queries, p.keys, p.values, whole, {}, inputs);
+  gma::Workspace<double> workspace;
+  for (Index t = 0; t < p.rows; ++t) {
+    gma::HeadInputs<double> one;
+    one.key_weights = p.inputs.key_weights.segment(t, 1);
+    one.log_forgetting = p.inputs.log_forgetting.row(t);
+    one.slot_log_forgetting = p.inputs.slot_log_forgetting.row(t);
+    const Matrix<double> step = gma::causal(p.mixtures, Matrix<double>(p.queries.row(t)), Matrix<double>(p.keys.row(t)),
+                                            Matrix<double>(p.values.row(t)), memories, {}, one, workspace);
+    EXPECT_TRUE(same_bits(step, Matrix<double>(y.row(t))));
+  }
+  EXPECT_TRUE(same_memory(memories[1], whole[1]));
+}
+
+TEST(SlotForgettingBackward, OfManyHeadsIsTheSumOverEach) {
+  const HeadProblem p;
+  const auto g = gma::causal_backward(p.mixtures, p.queries, p.keys, p.values, p.d_output, {}, p.inputs);
+  Matrix<double> slots = Matrix<double>::Zero(p.rows, 2 * p.slots), keys = Matrix<double>::Zero(p.rows, 2 * p.dim);
+  p.for_each([&](Index begin, Index count, Index head, Index query_head) {
+    const auto one =
+        gma::causal_backward(p.mixture(head), p.part(p.queries, begin, count, query_head, p.dim),
+                             p.part(p.keys, begin, count, head, p.dim), p.part(p.values, begin, count, head, p.width),
+                             p.part(p.d_output, begin, count, query_head, p.width), {}, p.tokens(begin, count, head));
+    slots.block(begin, head * p.slots, count, p.slots) += one.slot_log_forgetting;
+    keys.block(begin, head * p.dim, count, p.dim) += one.keys;
+  });
+  EXPECT_TRUE(close(g.slot_log_forgetting, slots, 1e-12));
+  EXPECT_TRUE(close(g.keys, keys, 1e-12));
+  const Threads threads(3);
+  Options options;
+  options.executor = &threads;
+  const auto by_threads = gma::causal_backward(p.mixtures, p.queries, p.keys, p.values, p.d_output, options, p.inputs);
+  EXPECT_TRUE(same_bits(by_threads.slot_log_forgetting, g.slot_log_forgetting));
 }
 
 TEST(SlotForgetting, RefusesWhatDoesNotFitAndNamesIt) {

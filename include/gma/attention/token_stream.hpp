@@ -78,7 +78,9 @@ struct TokenStream {
   bool forgets() const { return tokens.log_forgetting.size() != 0; }
   bool forgets_by_slot() const { return tokens.slot_log_forgetting.size() != 0; }
   /// Columns of the slots' forgetting; 0: there is none.
-  Index forgetting_slots() const { return forgets_by_slot() ? tokens.slot_log_forgetting.cols() : Index(0); }
+  Index forgetting_slots() const {
+    return tokens.slot_log_forgetting.rows() == size() ? tokens.slot_log_forgetting.cols() : Index(0);
+  }
 
   /// Tokens [begin, begin + count) alone.
   TokenStream part(Index begin, Index count) const {

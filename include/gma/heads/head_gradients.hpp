@@ -17,13 +17,14 @@ template <class M>
 struct HeadGradients {
   using Scalar = typename M::Scalar;
 
-  Matrix<Scalar> queries;                ///< Nq x (Hq d)
-  Matrix<Scalar> keys;                   ///< Nk x (H d)
-  Matrix<Scalar> values;                 ///< Nk x (H e)
-  Vector<Scalar> key_weights;            ///< Nk, if weights were given
-  Matrix<Scalar> log_forgetting;         ///< Nk x H, if forgetting was given
-  std::vector<Memory<Scalar>> memories;  ///< before the first token, one per sequence and key head
-  std::vector<M> mixtures;               ///< H
+  Matrix<Scalar> queries;                   ///< Nq x (Hq d)
+  Matrix<Scalar> keys;                      ///< Nk x (H d)
+  Matrix<Scalar> values;                    ///< Nk x (H e)
+  Vector<Scalar> key_weights;               ///< Nk, if weights were given
+  Matrix<Scalar> log_forgetting;            ///< Nk x H, if forgetting was given
+  std::vector<Memory<Scalar>> memories;     ///< before the first token, one per sequence and key head
+  std::vector<M> mixtures;                  ///< H
+  Matrix<Scalar> slot_log_forgetting = {};  ///< Nk x (H K), if that of slots was given
 };
 
 /// Where a backward verb of many heads writes its gradients: tensors, matrices, blocks or maps of any layout and
@@ -35,6 +36,7 @@ struct HeadGradientTargets {
   HeadsOut<Scalar<M>> log_forgetting;                  ///< Nk x H, a matrix or a tensor of width 1
   std::vector<Memory<Scalar<M>>>* memories = nullptr;  ///< is sized
   std::vector<M>* mixtures = nullptr;                  ///< is sized
+  HeadsOut<Scalar<M>> slot_log_forgetting = {};        ///< Nk x (H K), a matrix or a tensor of width K
 };
 
 // Implementation -----------------------------------------------------------------------------------------------------
@@ -73,6 +75,7 @@ struct HeadDestination {
   Out<S> key_weights;
   std::vector<Memory<S>>* memories;
   std::vector<M>* mixtures;
+  HeadsSink<S> slot_log_forgetting;
 
   HeadDestination(const HeadGradientTargets<M>& targets, const HeadCall& call,
                   const HeadOperands<S, HeadsView<S>>& operands, const HeadInputs<S>& inputs)
@@ -82,13 +85,16 @@ struct HeadDestination {
         log_forgetting(targets.log_forgetting),
         key_weights(targets.key_weights),
         memories(targets.memories),
-        mixtures(targets.mixtures) {
+        mixtures(targets.mixtures),
+        slot_log_forgetting(targets.slot_log_forgetting) {
     check(call, "targets.queries", queries, operands.queries.layout);
     check(call, "targets.keys", keys, operands.keys.layout);
     check(call, "targets.values", values, operands.values.layout);
     HeadLayout forgetting = operands.keys.layout;
     forgetting.width = inputs.log_forgetting.size() != 0 ? 1 : 0;
     check(call, "targets.log_forgetting", log_forgetting, forgetting);
+    forgetting.width = inputs.slot_log_forgetting.cols() / call.key_heads;
+    check(call, "targets.slot_log_forgetting", slot_log_forgetting, forgetting);
     if (key_weights.is_wanted()) {
       check_shape(call.function, "targets.key_weights", key_weights.rows(), key_weights.cols(),
                   inputs.key_weights.size(), 1, "one per key row, if weights were given");
@@ -142,6 +148,9 @@ HeadGradientTargets<M> size_gradients(HeadGradients<M>& gradients, const std::ve
   targets.values = as_output(gradients.values, values);
   if (inputs.key_weights.size() != 0) targets.key_weights = gradients.key_weights;
   if (forgets) targets.log_forgetting = as_output(gradients.log_forgetting, keys);
+  const Index slots = inputs.slot_log_forgetting.cols();
+  resize(gradients.slot_log_forgetting, slots == 0 ? 0 : key_rows, slots);
+  if (slots > 0) targets.slot_log_forgetting = as_output(gradients.slot_log_forgetting, keys);
   targets.memories = &gradients.memories;
   targets.mixtures = &gradients.mixtures;
   return targets;
@@ -152,7 +161,8 @@ template <class M, class Compute, class... T>
 void compute_apart(HeadGradients<M>& gradients, bool is_touched, const Compute& compute, const T&... inputs) {
   const auto touches = [&](const HeadRows& input) {
     return HeadRows(gradients.queries).may_overlap(input) || HeadRows(gradients.keys).may_overlap(input) ||
-           HeadRows(gradients.values).may_overlap(input) || HeadRows(gradients.log_forgetting).may_overlap(input);
+           HeadRows(gradients.values).may_overlap(input) || HeadRows(gradients.log_forgetting).may_overlap(input) ||
+           HeadRows(gradients.slot_log_forgetting).may_overlap(input);
   };
   if (!is_touched && !(touches(inputs) || ...)) return compute(gradients);
   HeadGradients<M> others;

@@ -96,6 +96,9 @@ GradientTargets<M> job_targets(Gradients<M>& gradients, const HeadDestination<M>
   targets.values = sized(gradients.values, out.values.is_wanted(), keys, out.values.layout.width);
   targets.key_weights = sized(gradients.key_weights, is_weighted, keys, 1);
   targets.log_forgetting = sized(gradients.log_forgetting, forgets, keys, 1);
+  const HeadsSink<S>& by_slot = out.slot_log_forgetting;
+  targets.slot_log_forgetting =
+      sized(gradients.slot_log_forgetting, by_slot.is_wanted() && by_slot.layout.width > 0, keys, by_slot.layout.width);
   if (out.memories != nullptr) targets.memory = &gradients.memory;
   if (out.mixtures != nullptr) targets.mixture = &gradients.mixture;
   return targets;
@@ -108,6 +111,7 @@ void add_query_head(const HeadDestination<M>& out, const Gradients<M>& one, Grad
   all.values += one.values;
   all.key_weights += one.key_weights;
   all.log_forgetting += one.log_forgetting;
+  all.slot_log_forgetting += one.slot_log_forgetting;
   if (out.memories != nullptr) {
     all.memory.slots += one.memory.slots;
     all.memory.mass += one.memory.mass;
@@ -124,7 +128,7 @@ void run_heads_backward(const HeadDestination<M>& out, const HeadCall& call, con
                         const HeadInputs<Scalar<M>>& inputs, Workspace<Scalar<M>>& workspace, const Run& run) {
   using S = Scalar<M>;
   if (call.queries.has_padding && out.queries.is_wanted()) set_zero(out.queries, workspace);
-  for (const HeadsSink<S>* keyed : {&out.keys, &out.values, &out.log_forgetting}) {
+  for (const HeadsSink<S>* keyed : {&out.keys, &out.values, &out.log_forgetting, &out.slot_log_forgetting}) {
     if (call.keys.has_padding && keyed->is_wanted()) set_zero(*keyed, workspace);
   }
   if (out.memories != nullptr) out.memories->resize(static_cast<std::size_t>(call.jobs()));
@@ -160,6 +164,7 @@ void run_heads_backward(const HeadDestination<M>& out, const HeadCall& call, con
         put_rows(out.keys, call.keys, job.key_span(), job.head, within, all.keys);
         put_rows(out.values, call.keys, job.key_span(), job.head, within, all.values);
         put_rows(out.log_forgetting, call.keys, job.key_span(), job.head, within, all.log_forgetting);
+        put_rows(out.slot_log_forgetting, call.keys, job.key_span(), job.head, within, all.slot_log_forgetting);
         if (out.memories != nullptr) copy_memory(all.memory, (*out.memories)[static_cast<std::size_t>(i)]);
       },
       [&](Index i, Index slot) {

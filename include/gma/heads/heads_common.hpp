@@ -23,6 +23,7 @@ struct HeadInputs {
   std::optional<Sequences> key_sequences;  ///< bidirectional only: as many sequences, of other lengths
   Vector<S> key_weights;                   ///< one a key row, for all heads; as in TokenInputs
   Matrix<S> log_forgetting;                ///< key rows x key heads; as in TokenInputs
+  Matrix<S> slot_log_forgetting = {};      ///< causal only: key rows x (key heads K), as in TokenInputs
 };
 
 namespace detail {
@@ -32,6 +33,7 @@ struct HeadCall {
   const char* function;
   Index query_heads = 0, key_heads = 0;
   Placement queries, keys;
+  bool forgets_by_slot = false;  // the tokens of a sequence then follow each other, whatever options.segment says
 
   Index group() const { return query_heads / key_heads; }
   Index jobs() const { return queries.count() * key_heads; }
@@ -106,6 +108,35 @@ void check_head_weights(const char* function, const Placement& keys, const HeadI
           invalid_argument(function, "inputs.log_forgetting is ", g(row, h), " at row ", row, ", head ", h,
                            ", expected a number <= 0 or -inf");
         }
+      }
+    }
+  }
+}
+
+template <class M, class S>
+void check_head_slots(const char* function, const Placement& keys, const std::vector<M>& mixtures, bool is_causal,
+                      const HeadInputs<S>& inputs, Index rows) {
+  const Matrix<S>& s = inputs.slot_log_forgetting;
+  if (s.size() == 0) return;
+  if (!is_causal) {
+    invalid_argument(function, "inputs.slot_log_forgetting is ", s.rows(), " x ", s.cols(),
+                     ", expected none: only causal attention forgets by slot");
+  }
+  const Index components = mixtures.front().components(), heads = static_cast<Index>(mixtures.size());
+  for (const M& mixture : mixtures) {
+    check_size(function, "mixtures", "components", mixture.components(), components,
+               "the same in all heads where inputs.slot_log_forgetting is given");
+  }
+  check_shape(function, "inputs.slot_log_forgetting", s.rows(), s.cols(), rows, heads * components,
+              "key rows x (key heads x components)");
+  const Vector<S>& w = inputs.key_weights;
+  for (const Placement::Span& span : keys.spans) {
+    for (Index i = span.begin; i < span.begin + span.count; ++i) {
+      const Index row = keys.row(i);
+      for (Index c = 0; c < s.cols() && (w.size() == 0 || w(row) > S(0)); ++c) {
+        if (s(row, c) <= S(0)) continue;
+        invalid_argument(function, "inputs.slot_log_forgetting is ", s(row, c), " at row ", row, ", head ",
+                         c / components, ", slot ", c % components, ", expected a number <= 0 or -inf");
       }
     }
   }
@@ -193,6 +224,8 @@ void open_heads(HeadCall& call, const std::vector<M>& mixtures, const HeadOperan
   check_size(function, "inputs.key_sequences", "sequences", call.keys.count(), call.queries.count(),
              "as many as inputs.sequences");
   check_head_weights(function, call.keys, inputs, keys.rows(), call.key_heads);
+  call.forgets_by_slot = inputs.slot_log_forgetting.size() != 0;
+  check_head_slots(function, call.keys, mixtures, is_causal, inputs, keys.rows());
 }
 
 /// The rows of one sequence and head: viewed where they lie, or, of a masked sequence, those that belong to it, copied
@@ -218,6 +251,12 @@ const std::vector<TokenInputs<S>>& gather_tokens(const HeadCall& call, const Hea
     TokenInputs<S>& tokens = jobs[static_cast<std::size_t>(job)];
     resize(tokens.key_weights, inputs.key_weights.size() == 0 ? 0 : span.count);
     resize(tokens.log_forgetting, inputs.log_forgetting.size() == 0 ? 0 : span.count);
+    const Index slots = inputs.slot_log_forgetting.cols() / call.key_heads;
+    resize(tokens.slot_log_forgetting, slots == 0 ? 0 : span.count, slots);
+    for (Index i = 0; i < tokens.slot_log_forgetting.rows(); ++i) {
+      tokens.slot_log_forgetting.row(i) =
+          inputs.slot_log_forgetting.row(call.keys.row(span.begin + i)).segment(job % call.key_heads * slots, slots);
+    }
     for (Index i = 0; i < tokens.key_weights.size(); ++i) {
       tokens.key_weights(i) = inputs.key_weights(call.keys.row(span.begin + i));
     }
@@ -247,7 +286,7 @@ inline bool takes_jobs(const HeadCall& call, const Options& options) {
   const Index threads = workers(options.executor);
   Index tokens = 0, longest = 0, by_segments = 0;
   for (const Placement::Span& span : call.keys.spans) {
-    const Segments cut(options, span.count);
+    const Segments cut(call.forgets_by_slot ? Options() : options, span.count);
     tokens += span.count * call.key_heads;
     longest = (std::max)(longest, span.count);
     by_segments += (cut.count() + threads - 1) / threads * cut.size(0) * call.key_heads;

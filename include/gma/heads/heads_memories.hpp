@@ -8,12 +8,13 @@
 #include <utility>
 #include <vector>
 
+#include "gma/attention/slot_forgetting.hpp"
 #include "gma/heads/heads_common.hpp"
 
 namespace gma::detail {
 
 /// The sizes on which the scratch of a call depends.
-using CallSizes = std::array<Index, 13>;
+using CallSizes = std::array<Index, 14>;
 
 /// The last few kinds of calls that came to their end: their scratch, which grows only, is there.
 class KnownCalls {
@@ -60,10 +61,11 @@ void check_memories(const char* function, const char* argument, const std::vecto
 
 /// Whether a short call may make one of these memories larger: it is empty, or so long that it begins a remainder.
 template <class S>
-bool may_grow(const std::vector<Memory<S>>& memories, bool forgets) {
+bool may_grow(const std::vector<Memory<S>>& memories, bool forgets, bool forgets_by_slot) {
   return std::any_of(memories.begin(), memories.end(), [&](const Memory<S>& memory) {
     const S soon = tokens_in(memory) + S(static_cast<double>(many_tokens));
-    return memory.empty() || (!has_remainder(memory) && is_long(soon, forgets));
+    const bool becomes_long = forgets_by_slot ? is_long_by_slot(soon) : is_long(soon, forgets);
+    return memory.empty() || (!has_remainder(memory) && becomes_long);
   });
 }
 
@@ -94,12 +96,14 @@ class MemoryAdvance {
               call.keys.is_masked ? 1 : 0,
               count_of_remainders(memories),
               inputs.log_forgetting.size() == 0 ? 0 : 1,
+              inputs.slot_log_forgetting.size() == 0 ? 0 : 1,
               is_apart ? 1 : 0};
     // Whether a weight is zero decides how much scratch a tile takes.
     const bool is_whole = options.segment == 0 || options.segment >= queries.rows();
     is_in_place_ = is_whole && options.executor == nullptr && inputs.key_weights.size() == 0 &&
                    is_short_call<S>(queries.rows(), call.queries.count()) && known_.has(sizes_) && !memories.empty() &&
-                   !may_grow(memories, inputs.log_forgetting.size() != 0) && are_alike(mixtures);
+                   are_alike(mixtures) &&
+                   !may_grow(memories, inputs.log_forgetting.size() != 0, inputs.slot_log_forgetting.size() != 0);
     if (is_in_place_) return &memories;
     known_.reserve();
     copies_.resize(static_cast<std::size_t>(call.jobs()));

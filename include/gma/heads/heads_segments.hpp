@@ -11,6 +11,7 @@ namespace gma::detail {
 
 /// Whether a causal call has a sequence of more than one segment.
 inline bool has_segments(const HeadCall& call, const Options& options) {
+  if (call.forgets_by_slot) return false;
   return std::any_of(call.keys.spans.begin(), call.keys.spans.end(),
                      [&](const Placement::Span& span) { return Segments(options, span.count).count() > 1; });
 }
