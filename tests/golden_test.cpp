@@ -323,6 +323,7 @@ gma::TokenInputs<double> tokens_of(const Case& c) {
   gma::TokenInputs<double> tokens;
   if (c.has("key_weights")) tokens.key_weights = c.vector("key_weights");
   if (c.has("log_forgetting")) tokens.log_forgetting = c.vector("log_forgetting");
+  if (c.has("slot_log_forgetting")) tokens.slot_log_forgetting = c.matrix("slot_log_forgetting");
   return tokens;
 }
 
@@ -406,6 +407,10 @@ void expect_exact_zeros(const Case& c, const Gradients& gradient) {
     if (c.has("log_forgetting") && (absent || restarts)) {
       EXPECT_EQ(gradient.log_forgetting(j), 0) << "log_forgetting of token " << j;
     }
+    for (Index k = 0; c.has("slot_log_forgetting") && k < c.matrix("slot_log_forgetting").cols(); ++k) {
+      if (!absent && !restarts && std::isfinite(c.matrix("slot_log_forgetting")(j, k))) continue;
+      EXPECT_EQ(gradient.slot_log_forgetting(j, k), 0) << "slot_log_forgetting of token " << j << ", slot " << k;
+    }
   }
 }
 
@@ -420,6 +425,7 @@ void expect_gradients(const Case& c, const Gradients& gradient) {
   check("values", gradient.values);
   check("key_weights", gradient.key_weights);
   check("log_forgetting", gradient.log_forgetting);
+  check("slot_log_forgetting", gradient.slot_log_forgetting);
   check("memory.slots", gradient.memory.slots);
   check("memory.mass", gradient.memory.mass);
   check("memory.log_forgetting", Matrix::Constant(1, 1, gradient.memory.log_forgetting));

@@ -20,6 +20,7 @@ The letters: N tokens, K components (K_m of factor m), d routing width, e value 
     (4)  none   y = sum_k q_k M_k
     (5)  slot   y = sum_k q_k M_k / m_k
     (6)  row    y = sum_k q_k M_k / sum_k q_k m_k                                q = r(query)
+    (10) as (8), with lambda_tk = exp(g_t + s_tk) for slot k
     (7)  the same as a dense affinity A between queries and keys, y = A v
 
 Before a case is written it is checked twice: the recurrence (8) against the dense form (7), and the gradients against a
@@ -111,7 +112,7 @@ def log_density(covariance, factors, x):
 
 
 def present_tokens(inputs):
-    """(keys [N, d], values [N, e], weights [N], lambda [N], sum of g) with absent tokens made harmless."""
+    """(keys [N, d], values [N, e], weights [N], lambda [N, K] or [N, 1], sum of g) with absent tokens made harmless."""
     keys, values = inputs["keys"], inputs["values"]
     n = keys.shape[0]
     w = inputs["key_weights"] if "key_weights" in inputs else np.ones(n)
@@ -123,7 +124,11 @@ def present_tokens(inputs):
     g = anp.where(here, g, 0.0)
     restart = g == -np.inf  # lambda = 0, and no gradient for this g
     finite_g = anp.where(restart, 0.0, g)
-    decay = anp.where(restart, 0.0, anp.exp(finite_g))
+    decay = anp.where(restart, 0.0, anp.exp(finite_g))[:, None]
+    if "slot_log_forgetting" in inputs:  # (10)
+        s = anp.where(here[:, None], inputs["slot_log_forgetting"], 0.0)
+        is_end = s == -np.inf
+        decay = decay * anp.where(is_end, 0.0, anp.exp(anp.where(is_end, 0.0, s)))
     total = anp.sum(finite_g) + (-np.inf if np.any(restart) else 0.0)
     return keys, values, w, decay, total
 
@@ -159,7 +164,7 @@ def advance(inputs, covariance, memory):
     states = [(memory["slots"], memory["mass"])]
     for t in range(keys.shape[0]):
         slots, mass = states[-1]
-        slots = decay[t] * slots + w[t] * r[t][:, None] * values[t][None, :]
+        slots = decay[t][:, None] * slots + w[t] * r[t][:, None] * values[t][None, :]
         mass = decay[t] * mass + w[t] * r[t]
         states.append((slots, mass))
     slots, mass = states[-1]
@@ -230,15 +235,15 @@ def dense_affinity(inputs, covariance, normalization, is_causal):
     q = responsibilities(covariance, inputs["factors"], inputs["queries"])
     r = responsibilities(covariance, inputs["factors"], keys)
     nq, nk = q.shape[0], keys.shape[0]
-    reach = np.zeros((nq, nk))
+    reach = np.zeros((nq, nk, r.shape[1]))
     for i in range(nq):
         last = i if is_causal else nk - 1
         for j in range(last + 1):
-            reach[i, j] = w[j] * np.prod(decay[j + 1 : last + 1])
+            reach[i, j] = w[j] * np.prod(decay[j + 1 : last + 1], axis=0)
     if normalization == "slot":
-        mass = reach @ r  # m_k as query i sees it: [Nq, K]
+        mass = np.einsum("ijk,jk->ik", reach, r)  # m_k as query i sees it: [Nq, K]
         q = q / no_less_than_tiny(mass)
-    A = (q @ r.T) * reach
+    A = np.einsum("ik,ijk,jk->ij", q, reach, r)
     if normalization == "row":
         A = A / no_less_than_tiny(A.sum(axis=1, keepdims=True))
     return A
@@ -265,6 +270,7 @@ class Case:
     temperature: bool = True  # log_temperature other than 0
     weights: Optional[str] = None  # soft, masked, absent, faint, faint first
     forgetting: Optional[str] = None  # gentle, restarts, always
+    by_slot: bool = False  # every slot has a forgetting of its own, too
     memory: bool = False  # continues from a memory that is not empty
     upstream: Tuple[str, ...] = ()  # parts of the final memory that have an upstream gradient
     second_forgetting: float = -0.4  # merge: b.g
@@ -324,6 +330,13 @@ def draw_tokens(case, random, inputs, n):
         inputs["values"][j] = (np.inf, np.nan, -np.inf)[count % 3]
     if case.forgetting:
         inputs["log_forgetting"] = g
+    if case.by_slot:
+        s = -random.uniform(0.02, 1.2, (n, math.prod(case.components)))
+        s[random.uniform(0, 1, s.shape) < 0.1] = 0
+        present = np.flatnonzero(~absent)
+        s[present[len(present) // 2], 1] = -np.inf  # a restart of one slot
+        s[absent] = np.nan
+        inputs["slot_log_forgetting"] = s
 
 
 def draw_inputs(case):
@@ -338,7 +351,7 @@ def draw_inputs(case):
     if case.operator in ("bidirectional", "causal", "write"):
         inputs["keys"] = random.normal(0, case.spread, (nk, d))
         inputs["values"] = random.normal(0, 1, (nk, e))
-        if case.weights or case.forgetting:
+        if case.weights or case.forgetting or case.by_slot:
             draw_tokens(case, random, inputs, nk)
     if case.memory:
         inputs["memory"] = draw_memory(random, k, e, -0.7)
@@ -409,6 +422,17 @@ def all_cases():
     yield Case("causal diagonal masked", "causal", "diagonal", "slot", queries=7, weights="masked")
     yield Case("causal diagonal forgetting", "causal", "diagonal", "slot", forgetting="gentle")
     yield Case("causal full restart", "causal", "full", "row", widths=(2,), forgetting="restarts")
+
+    # Slots that forget at their own rates.
+    for n in NORMALIZATIONS:
+        yield Case(f"by slot {n}", "causal", "diagonal", n, forgetting="gentle", by_slot=True, affinity=True)
+        yield Case(f"by slot resumed {n}", "causal", "tied", n, (2, 3), (2, 1), True, queries=8, weights="masked",
+                   forgetting="restarts", by_slot=True, memory=True, upstream=STATE)
+    yield Case("by slot alone", "causal", "isotropic", by_slot=True, queries=9)
+    yield Case("by slot write", "write", "full", widths=(2,), weights="masked", by_slot=True, memory=True,
+               upstream=STATE)
+    yield Case("by slot fifty tokens", "causal", "diagonal", "slot", (5,), (2,), queries=50, weights="soft",
+               by_slot=True, memory=True, upstream=STATE)
 
     # Product mixtures: factors of unequal sizes, each with a temperature of its own.
     for n in NORMALIZATIONS:
@@ -533,7 +557,7 @@ def check_gradients(case, flat_inputs, upstream, gradients):
         step = np.where(np.isfinite(a), random.normal(0, 1, a.shape), 0)
         if name == "key_weights":
             step = step * a  # a relative step: zero stays zero and faint stays faint
-        if absent is not None and name in ("keys", "values", "log_forgetting"):
+        if absent is not None and name in ("keys", "values", "log_forgetting", "slot_log_forgetting"):
             step[absent] = 0
         return step
 
