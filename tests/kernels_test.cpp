@@ -5,6 +5,7 @@
 #include "gma/kernels/products.hpp"
 #include "gma/kernels/rows.hpp"
 #include "gma/kernels/scan.hpp"
+#include "gma/kernels/slot_forgetting_backward.hpp"
 #include "gma/softmax/running_softmax.hpp"
 #include "support.hpp"
 
@@ -492,6 +493,183 @@ TYPED_TEST(Kernels, ACompensatedStepEqualsThePlainOne) {
         }
         ASSERT_TRUE(close(out[0], out[1], forward_tolerance<S>())) << cols;
         ASSERT_TRUE(close(after[0], after[1], forward_tolerance<S>())) << cols;
+      }
+    }
+  }
+}
+
+/// Logs of decays: most near zero, and some anywhere down to minus infinity.
+template <class S>
+Matrix<S> logs_of_decays(Index rows, Index cols, Random& random) {
+  Matrix<S> logs(rows, cols);
+  for (Index i = 0; i < logs.size(); ++i) {
+    const double kind = random.uniform(), size = random.uniform();
+    const double log = kind < 0.7    ? -0.5 * size
+                       : kind < 0.8  ? -5 * size
+                       : kind < 0.9  ? 0
+                       : kind < 0.95 ? -200 * size
+                                     : -1e3;
+    logs.data()[i] = kind > 0.97 ? -std::numeric_limits<S>::infinity() : static_cast<S>(log);
+  }
+  return logs;
+}
+
+TYPED_TEST(Kernels, DecaysOfSlotsAreAccurate) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    Random random(37);
+    for (const Index cols : sizes) {
+      const Matrix<S> logs = logs_of_decays<S>(9, cols, random);
+      Vector<S> common = -random.vector<S>(9).cwiseAbs() * S(0.1), weights = Vector<S>::Constant(9, S(0.5));
+      weights(4) = 0;
+      Matrix<S> codes[2] = {Matrix<S>(9, cols), Matrix<S>(9, cols)};
+      Vector<S> is_far[2] = {Vector<S>(9), Vector<S>(9)}, largest[2] = {Vector<S>(9), Vector<S>(9)};
+      for (const int plain : {0, 1}) {
+        const kernels::SlotDecays<S> p{9,
+                                       cols,
+                                       weights.data(),
+                                       common.data(),
+                                       {logs.data(), cols},
+                                       {codes[plain].data(), cols},
+                                       is_far[plain].data(),
+                                       largest[plain].data()};
+        plain == 1 ? kernels::plain::slot_decays(p) : kernels::slot_decays(p);
+      }
+      EXPECT_TRUE(same_bits(largest[0], largest[1]));
+      EXPECT_TRUE(same_bits(is_far[0], is_far[1]));
+      for (Index t = 0; t < 9; ++t) {
+        for (Index k = 0; k < cols; ++k) {
+          const double log = t == 4 ? 0 : static_cast<double>(S(logs(t, k) + common(t)));
+          const double code = static_cast<double>(codes[0](t, k)), eps = std::numeric_limits<S>::epsilon();
+          if (log < (sizeof(S) == 4 ? -87 : -708)) {
+            EXPECT_EQ(code, 2) << log;
+          } else if (code > 0) {
+            const double of_float = 3e-7 - (kernels::has_fma ? 2e-8 : 8e-8) * log;  // exp_of_negative()
+            EXPECT_NEAR(code / std::exp(log), 1, sizeof(S) == 4 ? of_float : 4 * eps) << log;
+            EXPECT_LE(log, -0.6931);
+          } else {
+            EXPECT_NEAR(code, std::expm1(log), -4 * eps * std::expm1(log)) << log;
+          }
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(Kernels, ScansOfSlotsEqualThePlainOnes) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    Random random(41);
+    for (const Index cols : sizes) {
+      for (const Index rows : {1, 2, 7, 24}) {
+        for (const bool has_remainder : {false, true}) {
+          constexpr Index tokens = 70;
+          const Matrix<S> logs = logs_of_decays<S>(tokens, rows, random), writes = random.matrix<S>(tokens, rows);
+          const Matrix<S> values = random.matrix<S>(tokens, cols), reads = random.matrix<S>(tokens, rows);
+          Matrix<S> codes(tokens, rows);
+          Vector<S> is_far(tokens), largest(tokens);
+          kernels::slot_decays<S>({tokens,
+                                   rows,
+                                   nullptr,
+                                   nullptr,
+                                   {logs.data(), rows},
+                                   {codes.data(), rows},
+                                   is_far.data(),
+                                   largest.data()});
+          const Matrix<S> state = random.matrix<S>(rows, cols), rest = random.matrix<S>(rows, cols) * S(1e-9);
+          Matrix<S> out[2], after[2] = {state, state}, low[2] = {rest, rest};
+          for (const int plain : {0, 1}) {
+            out[plain].resize(tokens, cols);
+            const kernels::SlotScan<S> p{tokens,
+                                         rows,
+                                         cols,
+                                         {writes.data(), rows},
+                                         {values.data(), cols},
+                                         {reads.data(), rows},
+                                         {codes.data(), rows},
+                                         is_far.data(),
+                                         {out[plain].data(), cols},
+                                         after[plain].data(),
+                                         has_remainder ? low[plain].data() : nullptr};
+            plain == 1 ? kernels::plain::slot_scan(p) : kernels::slot_scan(p);
+          }
+          ASSERT_TRUE(close(out[0], out[1], forward_tolerance<S>())) << rows << " x " << cols;
+          ASSERT_TRUE(close(after[0], after[1], forward_tolerance<S>())) << rows << " x " << cols;
+          Matrix<S> unread = state, unread_low = rest;
+          kernels::slot_scan<S>({tokens,
+                                 rows,
+                                 cols,
+                                 {writes.data(), rows},
+                                 {values.data(), cols},
+                                 {nullptr, 0},
+                                 {codes.data(), rows},
+                                 is_far.data(),
+                                 {nullptr, 0},
+                                 unread.data(),
+                                 has_remainder ? unread_low.data() : nullptr});
+          ASSERT_TRUE(same_bits(unread, after[0])) << rows << " x " << cols;
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(Kernels, TokensOfSlotsBackwardEqualThePlainOnes) {
+  using S = TypeParam;
+  if constexpr (kernels::has_packets<S>) {
+    Random random(43);
+    for (const Index cols : sizes) {
+      for (const bool has_remainder : {false, true}) {
+        constexpr Index rows = 7;
+        const Matrix<S> logs = logs_of_decays<S>(1, cols, random), sides = random.matrix<S>(2, cols);
+        const Matrix<S> states = random.matrix<S>(2 * rows, cols), value = random.matrix<S>(2, rows);
+        Matrix<S> codes(1, cols);
+        Vector<S> is_far(1), largest(1);
+        kernels::slot_decays<S>(
+            {1, cols, nullptr, nullptr, {logs.data(), cols}, {codes.data(), cols}, is_far.data(), largest.data()});
+        const Matrix<S> start = random.matrix<S>(rows, cols), rest = random.matrix<S>(rows, cols) * S(1e-9);
+        Matrix<S> gradient[2] = {start, start}, low[2] = {rest, rest};
+        Matrix<S> sums[2] = {Matrix<S>(3, cols), Matrix<S>(3, cols)},
+                  d_value[2] = {Matrix<S>(1, rows), Matrix<S>(1, rows)};
+        Matrix<S> replayed[2] = {Matrix<S>(2 * rows, cols), Matrix<S>(2 * rows, cols)};
+        for (const int plain : {0, 1}) {
+          const kernels::SlotTokenBackward<S> p{rows,
+                                                cols,
+                                                states.data(),
+                                                states.data() + rows * cols,
+                                                sides.data(),
+                                                sides.data() + cols,
+                                                codes.data(),
+                                                value.data(),
+                                                value.data() + rows,
+                                                gradient[plain].data(),
+                                                has_remainder ? low[plain].data() : nullptr,
+                                                sums[plain].data(),
+                                                sums[plain].data() + cols,
+                                                sums[plain].data() + 2 * cols,
+                                                d_value[plain].data()};
+          replayed[plain].topRows(rows) = states.topRows(rows);
+          const kernels::SlotReplay<S> replay{1,
+                                              rows,
+                                              cols,
+                                              {sides.data(), cols},
+                                              {value.data(), rows},
+                                              {codes.data(), cols},
+                                              is_far.data(),
+                                              replayed[plain].data(),
+                                              true};
+          if (plain == 1) {
+            kernels::plain::slot_token_backward(p);
+            kernels::plain::slot_replay(replay);
+          } else {
+            kernels::slot_token_backward(p, is_far(0) == S(0));
+            kernels::slot_replay(replay);
+          }
+        }
+        ASSERT_TRUE(close(gradient[0], gradient[1], forward_tolerance<S>())) << cols;
+        ASSERT_TRUE(close(sums[0], sums[1], forward_tolerance<S>())) << cols;
+        ASSERT_TRUE(close(d_value[0], d_value[1], forward_tolerance<S>())) << cols;
+        ASSERT_TRUE(close(replayed[0], replayed[1], forward_tolerance<S>())) << cols;
       }
     }
   }

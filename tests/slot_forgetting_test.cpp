@@ -559,5 +559,26 @@ TEST(SlotForgetting, InFloatIsCloseToDoubleJustBeforeARemainder) {
   expect_accurate(100000, [](Index k) { return -1.0 / (300 + 25 * static_cast<double>(k)); });
 }
 
+TEST(SlotForgettingBackward, InFloatIsCloseToDoubleAlongALongStream) {
+  constexpr Index count = 20000;
+  Problem<gma::ProductMixture<float>> p(count, Normalization::slot, true, 33, 12);
+  p.values.array() += 3;
+  p.tokens.slot_log_forgetting *= 0.01F;
+  p.tokens.log_forgetting *= 0.01F;
+  const auto wide = [](const auto& x) { return x.template cast<double>().eval(); };
+  const TokenInputs<double> tokens{wide(p.tokens.key_weights), wide(p.tokens.log_forgetting),
+                                   wide(p.tokens.slot_log_forgetting)};
+  const auto g = gma::causal_backward(p.mixture, p.queries, p.keys, p.values, p.d_output, p.options, p.tokens);
+  const auto exact = gma::causal_backward(p.mixture.cast<double>(), wide(p.queries), wide(p.keys), wide(p.values),
+                                          wide(p.d_output), p.options, tokens);
+  EXPECT_TRUE(close(wide(g.queries), exact.queries, 1e-5));
+  EXPECT_TRUE(close(wide(g.keys), exact.keys, 1e-5));
+  EXPECT_TRUE(close(wide(g.values), exact.values, 1e-5));
+  EXPECT_TRUE(close(Matrix<double>(wide(g.key_weights)), Matrix<double>(exact.key_weights), 1e-5));
+  EXPECT_TRUE(close(Matrix<double>(wide(g.log_forgetting)), Matrix<double>(exact.log_forgetting), 1e-5));
+  EXPECT_TRUE(close(wide(g.slot_log_forgetting), exact.slot_log_forgetting, 1e-5));
+  EXPECT_TRUE(close(wide(g.mixture.factors[0].means), exact.mixture.factors[0].means, 1e-5));
+}
+
 }  // namespace
 }  // namespace gma_test

@@ -197,18 +197,6 @@ S lambda(const TokenInputs<S>& tokens, Index t, Index k) {
   return factor;
 }
 
-/// What is left in slot k at token `read` of what was written at token `written`: the forgetting of the tokens in
-/// between.
-template <class S>
-S retention(const TokenInputs<S>& tokens, Index written, Index read, Index k) {
-  S factor(1);
-  for (Index s = written + 1; s <= read; ++s) {
-    const bool present = tokens.key_weights.size() == 0 || tokens.key_weights(s) > S(0);
-    if (present) factor *= lambda(tokens, s, k);
-  }
-  return factor;
-}
-
 /// The same inputs in another scalar.
 template <class W, class S>
 TokenInputs<W> cast_tokens(const TokenInputs<S>& tokens) {
@@ -228,10 +216,12 @@ Matrix<S> affinity_in(const M& mixture, const Matrix<S>& queries, const Matrix<S
   for (Index i = 0; i < queries.rows(); ++i) {
     const Index last = is_causal ? i : n - 1;
     Matrix<S> written = Matrix<S>::Constant(n, r.cols(), S(0));  // what row i finds of every key, slot by slot
-    for (Index j = 0; j <= last; ++j) {
+    RowVector<S> left = RowVector<S>::Constant(r.cols(), S(1));  // of what is written at j: the forgetting after it
+    for (Index j = last; j >= 0; --j) {
       const S weight = tokens.key_weights.size() == 0 ? S(1) : tokens.key_weights(j);
       for (Index k = 0; k < r.cols() && weight > S(0); ++k) {
-        written(j, k) = r(j, k) * weight * retention(tokens, j, last, k);
+        written(j, k) = r(j, k) * weight * left(k);
+        left(k) *= lambda(tokens, j, k);
       }
     }
     RowVector<S> mass = RowVector<S>::Constant(r.cols(), S(0));

@@ -31,11 +31,13 @@ struct SlotBackward {
   Normalization normalization;
   Index tile;
   const TokenGradients<S>& out;
-  Tile<S> d_slots;  // e x K, runs: the gradient of the slots after the tokens that remain
-  Tile<S> d_mass;   // 1 x K
+  Tile<S> d_slots, d_mass;      // e x K, 1 x K, run: the gradients as the token after left them
+  Tile<S> slots_low, mass_low;  // their remainders, without rows for scalars that need none
+  Tile<S> next_codes;           // 1 x K: what that token forgets, which is not in the gradients yet
   GradientSum<FeatureMap, S>& total;
   FeatureMap& part;  // of the total, of a few tiles
   Workspace<S>& workspace;
+  bool next_is_near = true;
 
   /// Tokens [begin, end) from the memory before them, `state`, which holds `tokens` and is used up.
   void interval(Index begin, Index end, LongMemory<S>& state, S tokens) {
@@ -77,12 +79,15 @@ struct SlotBackward {
         const bool reads = queries != nullptr;
         kernels::slot_token_backward<S>(
             {e, K, states.data() + (t - first) * e * K, states.data() + (t - first + 1) * e * K,
-             reads ? opened.reads.row(t).data() : none.data(), opened.writes.row(t).data(), opened.codes.row(t).data(),
+             reads ? opened.reads.row(t).data() : none.data(), opened.writes.row(t).data(), next_codes.data(),
              opened.v.data() + t * opened.v.outerStride(), dy.data() + t * dy.outerStride(), d_slots.data(),
-             d_reads.row(t).data(), d_writes.row(t).data(), d_decays.row(t).data(), d_values.row(t).data()},
-            opened.is_far(0, t) == S(0));
+             slots_low.rows() == 0 ? nullptr : slots_low.data(), d_reads.row(t).data(), d_writes.row(t).data(),
+             d_decays.row(t).data(), d_values.row(t).data()},
+            next_is_near);
         masses_of_token(opened, t, t == 0 ? before.mass.data() : opened.masses.row(t - 1).data(),
                         shift == nullptr ? nullptr : shift + t, d_reads, d_writes, d_decays);
+        next_codes.row(0) = opened.codes.row(t);
+        next_is_near = opened.is_far(0, t) == S(0);
       }
     };
     blocks_backward(opened, before, one_block);
@@ -132,10 +137,11 @@ struct SlotBackward {
   /// gradient of the log-forgetting.
   void masses_of_token(const SlotTile<S>& opened, Index t, const S* mass, const S* shift, Tile<S>& d_reads,
                        Tile<S>& d_writes, Tile<S>& d_decays) {
+    typename Workspace<S>::Frame frame(workspace);
     const Index K = map.components();
-    if (queries == nullptr) {
-      d_writes.row(t) += d_mass.row(0);
-    } else {
+    Tile<S> added = workspace.take(1, K);  // to the gradient of the mass, by what the token reads
+    added.setConstant(S(0));
+    if (queries != nullptr) {
       kernels::masses_backward<S>({normalization,
                                    1,
                                    K,
@@ -147,17 +153,19 @@ struct SlotBackward {
                                    from(read_pointer(opened.masses), t),
                                    from(pointer(d_reads), t),
                                    from(pointer(d_writes), t),
-                                   d_mass.data(),
+                                   added.data(),
                                    {},
                                    {},
                                    nullptr});
     }
     for (Index k = 0; k < K; ++k) {
-      const S code = opened.codes(t, k);
+      const S code = opened.codes(t, k), next = next_codes(0, k);
+      d_writes(t, k) += kernels::slot_decayed(next, S(d_mass(0, k)));
+      kernels::plain::slot_settle<S>(next, added(0, k), d_mass(0, k),
+                                     mass_low.rows() == 0 ? nullptr : mass_low.data() + k);
       S& d_decay = d_decays(t, k);
       const S product = d_decay + mass[k] * d_mass(0, k);
       d_decay = code > S(1) ? S(0) : S(kernels::slot_lambda(code) * product);
-      d_mass(0, k) = kernels::slot_decayed(code, S(d_mass(0, k)));
     }
   }
 
@@ -216,18 +224,25 @@ void slot_backward_tokens(const FeatureMap& map, const TokenView<S>* queries, co
     slot_tokens(map, no_queries, stream, i * interval, (i + 1) * interval, options.normalization, tile, state, tokens,
                 no_output, workspace);
   }
-  Tile<S> d_slots = workspace.take(e, K), d_mass = workspace.take(1, K);
+  const Index low = keeps_remainder<S> ? 1 : 0;
+  Tile<S> d_slots = workspace.take(e, K), d_mass = workspace.take(1, K), next_codes = workspace.take(1, K);
+  Tile<S> slots_low = workspace.take(low * e, K), mass_low = workspace.take(low, K);
+  for (Tile<S>* zeros : {&slots_low, &mass_low, &next_codes}) zeros->setConstant(S(0));
   d_slots = out.memory.slots.transpose();
   d_mass = out.memory.mass.transpose();
-  SlotBackward<FeatureMap, S> pass{map, queries, stream, d_output, options.normalization, tile,
-                                   out, d_slots, d_mass, sum,      sum.part(map),         workspace};
+  SlotBackward<FeatureMap, S> pass{map,      queries,    stream,  d_output,      options.normalization,
+                                   tile,     out,        d_slots, d_mass,        slots_low,
+                                   mass_low, next_codes, sum,     sum.part(map), workspace};
   for (Index i = intervals - 1; i >= 0; --i) {
     state.memory.copy(memory_at(slots, masses, i));
     state.has_remainder = false;
     pass.interval(i * interval, (std::min)(n, (i + 1) * interval), state, S(counts(0, i)));
   }
-  out.memory.slots = d_slots.transpose();
-  out.memory.mass = d_mass.transpose();
+  for (Index k = 0; k < K; ++k) {
+    const S code = next_codes(0, k);
+    for (Index j = 0; j < e; ++j) out.memory.slots(k, j) = kernels::slot_decayed(code, S(d_slots(j, k)));
+    out.memory.mass(k) = kernels::slot_decayed(code, S(d_mass(0, k)));
+  }
 }
 
 }  // namespace gma::detail

@@ -20,16 +20,16 @@ struct SlotReplay {
   bool keeps;
 };
 
-/// One token, with M its state, M' that before it, and D the gradient of M less what token t itself reads. With
-/// D <- D + dy c^T it gives, over all slots k,
+/// One token, with M its state, M' that before it, and D + D' the gradient of M, D' the remainder, as the token after
+/// it left them. With D <- lambda_k D + dy c^T, lambda the decays of the token after, it gives, over all slots k,
 ///   dc_k = M_k . dy       dw_k = D_k . v       da_k = M'_k . D_k       dv = sum_k a_k D_k
-/// and leaves D <- lambda_k D_k. dv is assigned.
+/// dv is assigned.
 template <class S>
 struct SlotTokenBackward {
   Index rows, cols;
   const S *before, *after;                        // M' and M, rows x cols
-  const S *reads, *writes, *codes, *value, *d_y;  // c, a and the token's codes, `cols` each; v and dy, `rows`
-  S* gradient;                                    // D, rows x cols
+  const S *reads, *writes, *codes, *value, *d_y;  // c, a, `cols` each; codes of the token after; v and dy, `rows`
+  S *gradient, *remainder;                        // D and D', rows x cols; D' null: none
   S *d_reads, *d_writes, *d_decays, *d_value;     // dc, dw, da and dv
 };
 
@@ -55,12 +55,12 @@ void slot_token_backward(const SlotTokenBackward<S>& p) {
     S d_value(0);
     for (Index k = 0; k < p.cols; ++k) {
       const Index at = i * p.cols + k;
-      const S d = p.gradient[at] + p.d_y[i] * p.reads[k];
+      S& d = p.gradient[at];
+      slot_settle(p.codes[k], S(p.d_y[i] * p.reads[k]), d, p.remainder == nullptr ? nullptr : p.remainder + at);
       p.d_reads[k] += p.after[at] * p.d_y[i];
       p.d_writes[k] += d * p.value[i];
       p.d_decays[k] += p.before[at] * d;
       d_value += p.writes[k] * d;
-      p.gradient[at] = slot_decayed(p.codes[k], d);
     }
     p.d_value[i] = d_value;
   }
@@ -113,8 +113,34 @@ void slot_replay_token(const SlotReplay<S>& p, Index t, Index col) {
   }
 }
 
+/// D <- lambda D + a b, and its remainder.
+template <bool Remembers, class S, int N>
+EIGEN_STRONG_INLINE Packet<S, N> slot_gradient(const Packet<S, N>& code, const Packet<S, N>& a, const Packet<S, N>& b,
+                                               S* gradient, S* remainder, bool is_near) {
+  using P = Packet<S, N>;
+  const P old = P::load(gradient);
+  if constexpr (!Remembers) {
+    const P next = multiply_add(a, b, slot_decayed(code, old, is_near));
+    next.store(gradient);
+    return next;
+  } else {
+    P base = old, scaled = old, low = P::load(remainder);
+    if (!is_near) {
+      const SlotParts<S, N> parts = slot_parts(code, old);
+      base = parts.base;
+      scaled = parts.scaled;
+      low = slot_parts(code, low).base;
+    }
+    const P d = multiply_add(scaled, code, multiply_add(a, b, low));
+    const P next = base + d;
+    (d - (next - base)).store(remainder);
+    next.store(gradient);
+    return next;
+  }
+}
+
 /// Slots [col, col + Packets N) of the token: six rows of packets in registers and the sums over the value.
-template <int N, int Packets, class S>
+template <bool Remembers, int N, int Packets, class S>
 EIGEN_STRONG_INLINE void slot_backward_columns(const SlotTokenBackward<S> p, Index col, bool is_near) {
   using P = Packet<S, N>;
   Registers<P, Packets> read, write, code, d_read, d_write, d_decay;
@@ -126,19 +152,19 @@ EIGEN_STRONG_INLINE void slot_backward_columns(const SlotTokenBackward<S> p, Ind
     d_read[j] = d_write[j] = d_decay[j] = P::all(S(0));
   }
   const S *after = p.after + col, *before = p.before + col;
-  S* gradient = p.gradient + col;
+  S *gradient = p.gradient + col, *remainder = Remembers ? p.remainder + col : nullptr;
   for (Index i = 0; i < p.rows; ++i, after += p.cols, before += p.cols, gradient += p.cols) {
     const P d_y = P::all(p.d_y[i]), value = P::all(p.value[i]);
     P sum = P::all(S(0));
     GMA_UNROLL
     for (int j = 0; j < Packets; ++j) {
-      const P d = multiply_add(d_y, read[j], P::load(gradient + j * N));
+      const P d = slot_gradient<Remembers>(code[j], d_y, read[j], gradient + j * N, remainder + j * N, is_near);
       d_read[j] = multiply_add(P::load(after + j * N), d_y, d_read[j]);
       d_write[j] = multiply_add(d, value, d_write[j]);
       d_decay[j] = multiply_add(P::load(before + j * N), d, d_decay[j]);
       sum = multiply_add(write[j], d, sum);
-      slot_decayed(code[j], d, is_near).store(gradient + j * N);
     }
+    if constexpr (Remembers) remainder += p.cols;
     p.d_value[i] = (col == 0 ? S(0) : p.d_value[i]) + sum.sum();
   }
   GMA_UNROLL
@@ -149,16 +175,16 @@ EIGEN_STRONG_INLINE void slot_backward_columns(const SlotTokenBackward<S> p, Ind
   }
 }
 
-template <int N, int Packets, class S>
+template <bool Remembers, int N, int Packets, class S>
 void slot_token_backward(const SlotTokenBackward<S>& p, Index col, bool is_near) {
   for (; col + Index(Packets) * N <= p.cols; col += Index(Packets) * N) {
-    slot_backward_columns<N, Packets>(p, col, is_near);
+    slot_backward_columns<Remembers, N, Packets>(p, col, is_near);
   }
   if (col == p.cols) return;
   if constexpr (Packets > 1) {
-    slot_token_backward<N, Packets / 2>(p, col, is_near);
+    slot_token_backward<Remembers, N, Packets / 2>(p, col, is_near);
   } else if constexpr (N > 1) {
-    slot_token_backward<narrower<S, N>, 1>(p, col, is_near);
+    slot_token_backward<Remembers, narrower<S, N>, 1>(p, col, is_near);
   }
 }
 
@@ -179,7 +205,11 @@ void slot_replay(const SlotReplay<S>& p) {
 template <class S>
 void slot_token_backward(const SlotTokenBackward<S>& p, bool is_near) {
   if constexpr (has_packets<S>) {
-    packets::slot_token_backward<widest<S>, packets::slot_backward_packets>(p, 0, is_near);
+    if (p.remainder == nullptr) {
+      packets::slot_token_backward<false, widest<S>, packets::slot_backward_packets>(p, 0, is_near);
+    } else {
+      packets::slot_token_backward<true, widest<S>, packets::slot_backward_packets>(p, 0, is_near);
+    }
   } else {
     plain::slot_token_backward(p);
   }
