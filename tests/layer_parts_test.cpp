@@ -17,6 +17,7 @@ using State = LayerState<double>;
 LayerConfig full_config() {
   LayerConfig config = config_of_width(10);
   config.window = 5;
+  config.slot_forgetting_rank = 2;
   config.has_output_norm = config.has_output_gate = true;
   return config;
 }
@@ -141,6 +142,23 @@ TEST_F(PartTest, Forgetting) {
   expect_slopes(projected, d_projected, loss, "projected");
   expect_slopes(layer.forget_bias, gradient.forget_bias, loss, "forget.bias");
   expect_slopes(layer.forget_rate, gradient.forget_rate, loss, "forget.rate");
+}
+
+TEST_F(PartTest, SlotForgetting) {
+  const gma::detail::SlotForgetting<double> part{rows};
+  const Index columns = layer.slot_forget_rate.cols() * shape.key_heads;
+  const Matrix<double> ds = random.matrix<double>(9, columns);
+  Matrix<double> s;
+  const auto loss = [&] {
+    part.forward(projected, layer.slot_forget_rate, s);
+    return s.cwiseProduct(ds).sum();
+  };
+  loss();
+  EXPECT_EQ(s.cols(), columns);
+  EXPECT_TRUE((s.array() < 0).all());
+  part.backward(projected, layer.slot_forget_rate, ds, d_projected, gradient.slot_forget_rate);
+  expect_slopes(projected, d_projected, loss, "projected");
+  expect_slopes(layer.slot_forget_rate, gradient.slot_forget_rate, loss, "slot_forget.rate");
 }
 
 TEST_F(PartTest, MixtureAttention) {
@@ -374,6 +392,7 @@ TEST(LayerPieces, WhatIsNoGradientOfTheStatesIsRefused) {
 
   LayerConfig both = full_config();
   both.is_causal = both.has_forgetting = false;
+  both.slot_forgetting_rank = 0;
   both.window = 0;
   const Layer other = layer_of(both);
   Layer other_gradient(both);

@@ -87,6 +87,12 @@ Matrix<double> reference_layer(const gma::AttentionLayer<double, Covariance>& la
       const Vector<double> z = x * layer.forget_weight.row(kh).transpose();
       tokens.log_forgetting = -(z.array() + layer.forget_bias(kh)).exp().log1p() * std::exp(layer.forget_rate(kh));
     }
+    if (layer.config.slot_forgetting_rank > 0) {
+      const Index rank = layer.config.slot_forgetting_rank;
+      const Matrix<double> z = x * layer.slot_forget_weight.middleRows(kh * rank, rank).transpose();
+      tokens.slot_log_forgetting = -(z.array().exp().log1p().matrix() *
+                                     layer.slot_forget_rate.middleRows(kh * rank, rank).array().exp().matrix());
+    }
     Options options;
     options.normalization = layer.config.normalization;
     const Matrix<double> queries = q.middleCols(h * d, d), keys = k.middleCols(kh * d, d),

@@ -93,6 +93,19 @@ TEST_F(LayerFiles, FromBeforeTheGateActivation) {
   EXPECT_EQ(io::read_layer<float>(path).config.gate_activation, gma::GateActivation::sigmoid);
 }
 
+TEST_F(LayerFiles, ForgettingOfSlots) {
+  gma::LayerConfig config = layer.config;
+  config.slot_forgetting_rank = 3;
+  const Layer by_slot = gma::random_layer<float>(config, 7);
+  io::write_layer(path, by_slot);
+  EXPECT_EQ(io::read_safetensors(path).tensors.at("slot_forget.rate").shape, (std::vector<Index>{2 * 3, 3 * 2}));
+  const Layer read = io::read_layer<float>(path);
+  EXPECT_EQ(read.config.slot_forgetting_rank, 3);
+  EXPECT_TRUE(same_bits(read.slot_forget_rate, by_slot.slot_forget_rate));
+  const Matrix<float> x = Random(1).matrix<float>(9, 8);
+  EXPECT_TRUE(same_bits(gma::forward(read, x), gma::forward(by_slot, x)));
+}
+
 TEST_F(LayerFiles, SixteenBitWeights) {
   io::write_layer(path, layer, io::DataType::bf16);
   const Layer read = io::read_layer<float>(path);

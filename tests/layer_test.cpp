@@ -38,6 +38,12 @@ std::vector<std::pair<std::string, LayerConfig>> all_configs() {
   add("one mixture a head", [](LayerConfig& c) { c.components = {5}; });
   add("one head", [](LayerConfig& c) { c.heads = c.key_value_heads = 1; });
   add("no groups", [](LayerConfig& c) { c.key_value_heads = 0; });
+  add("forgetting of slots", [](LayerConfig& c) { c.slot_forgetting_rank = 3; });
+  add("forgetting of slots alone", [](LayerConfig& c) {
+    c.slot_forgetting_rank = 1;
+    c.has_forgetting = false;
+    c.normalization = Normalization::row;
+  });
   add("window", [](LayerConfig& c) { c.window = 5; });
   add("window of one", [](LayerConfig& c) { c.window = 1; });
   add("window longer than a block", [](LayerConfig& c) {

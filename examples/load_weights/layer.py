@@ -59,7 +59,7 @@ def attention(r_q, r_k, v, g, is_causal, normalization):
         M, m = r_k.T @ v, r_k.sum(0)
     for t, q in enumerate(r_q):
         if is_causal:
-            M, m = np.exp(g[t]) * M + np.outer(r_k[t], v[t]), np.exp(g[t]) * m + r_k[t]
+            M, m = np.exp(g[t])[:, None] * M + np.outer(r_k[t], v[t]), np.exp(g[t]) * m + r_k[t]
         if normalization == "none":
             y[t] = q @ M
         elif normalization == "slot":
@@ -112,6 +112,13 @@ def layer(p, config, x):
     g = np.zeros((n, key_heads))
     if config["has_forgetting"]:
         g = -np.logaddexp(0, x @ p["forget.weight"].T + p["forget.bias"]) * np.exp(p["forget.rate"])
+    # Every slot's own forgetting, of low rank: [N, H, K].
+    slots, rank = np.prod(config["components"]), config.get("slot_forgetting_rank", 0)
+    by_slot = np.zeros((n, key_heads, slots))
+    if rank:
+        amounts = np.logaddexp(0, x @ p["slot_forget.weight"].T).reshape(n, key_heads, rank)
+        rates = np.exp(p["slot_forget.rate"]).reshape(key_heads, rank, slots)
+        by_slot = -np.einsum("nhr,hrk->nhk", amounts, rates)
     members = ("weight_logits", "means", "log_scales", "log_temperature")
     y = []
     for h in range(heads):
@@ -119,7 +126,7 @@ def layer(p, config, x):
         factors = [{member: p[f"mixtures.{kh}.factors.{i}.{member}"] for member in members}
                    for i in range(len(config["components"]))]
         r_q, r_k = responsibilities(q[h], factors), responsibilities(k[kh], factors)
-        y.append(attention(r_q, r_k, v[kh], g[:, kh], config["is_causal"], config["normalization"]))
+        y.append(attention(r_q, r_k, v[kh], g[:, kh, None] + by_slot[:, kh], config["is_causal"], config["normalization"]))
         if window:
             s = share[:, h : h + 1]
             y[h] = s * window_attention(q[h], k[kh], v[kh], window) + (1 - s) * y[h]

@@ -35,6 +35,7 @@ class LayerConfig:
     normalization: str = "slot"  # or "row" or "none"
     convolution: int = 4  # taps; 1: none
     has_forgetting: bool = True  # causal layers only
+    slot_forgetting_rank: int = 0  # R: numbers of a token and key head that make every slot forget; causal layers only
     window: int = 0  # tokens of exact attention; causal layers only
     has_output_norm: bool = True
     has_output_gate: bool = True
@@ -57,8 +58,8 @@ class LayerConfig:
             raise ValueError("LayerConfig: heads must be a multiple of key_value_heads, and width of heads")
         if d < 1 or d % len(self.components):
             raise ValueError(f"LayerConfig: the head width {d} must be a multiple of the {len(self.components)} components")
-        if not self.is_causal and (self.has_forgetting or self.window):
-            raise ValueError("LayerConfig: has_forgetting and window are for causal layers only")
+        if not self.is_causal and (self.has_forgetting or self.slot_forgetting_rank or self.window):
+            raise ValueError("LayerConfig: has_forgetting, slot_forgetting_rank and window are for causal layers only")
         if self.window and d % 2:
             raise ValueError(f"LayerConfig: the head width {d} must be even for a window")
         if self.normalization not in ("slot", "row", "none") or self.gate_activation not in ("sigmoid", "silu"):
@@ -68,6 +69,8 @@ class LayerConfig:
         members = dataclasses.asdict(self)
         if not (self.has_output_gate and self.gate_activation == "silu"):  # a file without this member means the rest
             del members["gate_activation"]
+        if not self.slot_forgetting_rank:
+            del members["slot_forgetting_rank"]
         return json.dumps(members)
 
     @staticmethod
@@ -164,6 +167,25 @@ def causal_attention(r_q: Tensor, r_k: Tensor, v: Tensor, g: Tensor, normalizati
     return y.flatten(-3, -2)[..., :n, :]
 
 
+def causal_attention_by_slot(r_q: Tensor, r_k: Tensor, v: Tensor, s: Tensor, normalization: str,
+                             chunk: int = 32) -> Tensor:
+    """causal_attention() with a log-forgetting s [..., N, K] of every slot, g included. Within a chunk the decays of all
+    pairs of tokens, [C, C, K]: exact for any s, -inf included."""
+    n = v.shape[-2]
+    v = torch.cat([v, torch.ones_like(v[..., :1])], -1)
+    r_q, r_k, v, s = (F.pad(z, (0, 0, 0, -n % chunk)).unflatten(-2, (-1, chunk)) for z in (r_q, r_k, v, s))
+    memory, outputs = v.new_zeros(*v.shape[:-3], r_k.shape[-1], v.shape[-1]), []
+    for q, k, v_c, s_c in zip(r_q.unbind(-3), r_k.unbind(-3), v.unbind(-3), s.unbind(-3)):
+        pairs = torch.exp(log_decays(s_c.mT)).movedim(-3, -1)  # [..., C, C, K], from token j to token i
+        since_begin = torch.exp(s_c.cumsum(-2))
+        mass = (pairs * k[..., None, :, :]).sum(-2) + since_begin * memory[..., None, :, -1]
+        c = coefficients(q, mass, normalization)
+        weights = torch.einsum("...ik,...ijk,...jk->...ij", c, pairs, k)
+        outputs.append(weights @ v_c[..., :-1] + (c * since_begin) @ memory[..., :-1])
+        memory = since_begin[..., -1, :, None] * memory + (pairs[..., -1, :, :] * k).mT @ v_c
+    return torch.cat(outputs, -2)[..., :n, :]
+
+
 def bidirectional_attention(r_q: Tensor, r_k: Tensor, v: Tensor, normalization: str) -> Tensor:
     c = coefficients(r_q, r_k.sum(-2, keepdim=True), normalization)
     return c @ (r_k.mT @ v)
@@ -210,6 +232,11 @@ class AttentionLayer(nn.Module):
             times = at * math.log(c.longest_time / c.shortest_time) + math.log(c.shortest_time)
             self.forget = Projection(c.width, h, bias=-times, scale=0.1)
             self.forget.rate = nn.Parameter(torch.zeros(h))
+        if c.slot_forgetting_rank:
+            rank, slots = c.slot_forgetting_rank, math.prod(c.components)
+            times = 32 * torch.exp(torch.rand(h * rank, slots) * math.log(64))  # in tokens, from 32 to 2,048
+            self.slot_forget = Projection(c.width, h * rank, scale=0.1)
+            self.slot_forget.rate = nn.Parameter(-torch.log(times * rank * math.log(2)))
         if c.window:
             self.window = Projection(c.width, c.heads, bias=torch.full((c.heads,), -2.0), scale=0.1)
         width = d // len(c.components)
@@ -247,7 +274,13 @@ class AttentionLayer(nn.Module):
             g = x.new_zeros(*x.shape[:-1], h)
             if c.has_forgetting:
                 g = F.logsigmoid(-self.forget(x)) * torch.exp(self.forget.rate)  # -softplus
-            y = causal_attention(r_q, r_k, v, g.mT[..., None, :], c.normalization)
+            g = g.mT[..., None, :]  # [..., H, 1, N]
+            if c.slot_forgetting_rank:
+                amounts = F.softplus(self.slot_forget(x)).unflatten(-1, (h, -1)).movedim(-2, -3)  # [..., H, N, R]
+                s = g[..., None] - (amounts @ self.slot_forget.rate.exp().unflatten(0, (h, -1)))[..., None, :, :]
+                y = causal_attention_by_slot(r_q, r_k, v, s, c.normalization)
+            else:
+                y = causal_attention(r_q, r_k, v, g, c.normalization)
         else:
             y = bidirectional_attention(r_q, r_k, v, c.normalization)
         if c.window:

@@ -54,6 +54,7 @@ int main(int argc, char** argv) {
     make_case(folder / "four_factors", [](LayerConfig& c) { c.components = {2, 3, 2, 2}; });
     make_case(folder / "row", [](LayerConfig& c) { c.normalization = gma::Normalization::row; });
     make_case(folder / "none", [](LayerConfig& c) { c.normalization = gma::Normalization::none; });
+    make_case(folder / "slot_forgetting", [](LayerConfig& c) { c.slot_forgetting_rank = 3; });
     make_case(folder / "window", [](LayerConfig& c) { c.window = 64; });
     make_case(folder / "window_no_groups", [](LayerConfig& c) {
       c.window = 7;

@@ -132,6 +132,12 @@ void for_each_case(const Path& all, const F& f) {
   one("four_factors", [](LayerConfig& c) { c.components = {2, 3, 2, 2}; });
   one("row", [](LayerConfig& c) { c.normalization = gma::Normalization::row; });
   one("none", [](LayerConfig& c) { c.normalization = gma::Normalization::none; });
+  one("slot_forgetting", [](LayerConfig& c) { c.slot_forgetting_rank = 3; });
+  one("slot_forgetting_row", [](LayerConfig& c) {
+    c.slot_forgetting_rank = 1;
+    c.has_forgetting = false;
+    c.normalization = gma::Normalization::row;
+  });
   one("window", [](LayerConfig& c) { c.window = 64; });
   one("window_longer_than_the_text", [](LayerConfig& c) { c.window = 1000; });
   one("window_no_groups", [](LayerConfig& c) {

@@ -7,6 +7,7 @@
 //   query.weight   [Hq d, D]     key.weight [H d, D]     value.weight [H e, D]     output.weight [D, Hq e]
 //   query.filter   [Hq d, taps]  key.filter [H d, taps]  value.filter [H e, taps]  the last tap is the present token
 //   forget.weight  [H, D]        forget.bias [H]         forget.rate [H]
+//   slot_forget.weight [H R, D]  slot_forget.rate [H R, K]    R: slot_forgetting_rank
 //   window.weight  [Hq, D]       window.bias [Hq]
 //   mixtures.h.factors.m.weight_logits [K], .means [K, d], .log_scales [as the family says], .log_temperature []
 //   norm.gain      [Hq e]        gate.weight [Hq e, D]

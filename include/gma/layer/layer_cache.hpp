@@ -56,7 +56,7 @@ struct LayerCache {
   Matrix<S> context_projected;      ///< Nk x as many, of which keys and values are made of the context
   Matrix<S> queries, keys, values;  ///< N x Hq d, N x H d, N x H e, as attention saw them
   UnitRmsCache<S> unit_rms;         ///< of queries and keys
-  HeadInputs<S> inputs;             ///< the packed sequences, and log-forgetting N x H
+  HeadInputs<S> inputs;             ///< the packed sequences, and log-forgetting N x H, of slots N x H K
   WindowCache<S> window;            ///< empty if there is none
   Matrix<S> mixed;                  ///< N x Hq e, from the heads and their window
   OutputCache<S> finish;            ///< of the output's norm and gate

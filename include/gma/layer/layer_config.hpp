@@ -25,8 +25,9 @@ struct LayerConfig {
 
   bool is_causal = true;  ///< else bidirectional
   Normalization normalization = Normalization::slot;
-  Index convolution = 4;        ///< taps of the short causal convolution on queries, keys and values; 1: none
-  bool has_forgetting = true;   ///< a gate per key head; causal layers only
+  Index convolution = 4;           ///< taps of the short causal convolution on queries, keys and values; 1: none
+  bool has_forgetting = true;      ///< a gate per key head; causal layers only
+  Index slot_forgetting_rank = 0;  ///< R: numbers of a token and key head that make every slot forget; 0: none
   Index window = 0;             ///< tokens, the present one too, that heads also attend to exactly; causal layers only
   bool has_output_norm = true;  ///< unit root mean square of every head's output, with a gain
   bool has_output_gate = true;  ///< the outputs times an activation of x W^T
@@ -55,6 +56,7 @@ void for_each_member(const F& f) {
   f("normalization", &C::normalization);
   f("convolution", &C::convolution);
   f("has_forgetting", &C::has_forgetting);
+  f("slot_forgetting_rank", &C::slot_forgetting_rank, Index(0));
   f("window", &C::window, Index(0));
   f("has_output_norm", &C::has_output_norm);
   f("has_output_gate", &C::has_output_gate);

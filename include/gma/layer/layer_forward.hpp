@@ -163,7 +163,7 @@ void run_layer(const CompiledLayer<S, Map>& layer, LayerCache<S>& cache, LayerSt
   const bool is_whole = options.segment == 0 || options.segment >= rows;
   bool is_in_place = states != nullptr && cache.exchange == nullptr && is_whole && is_short_call<S>(rows, sequences);
   for (Index i = 0; i < sequences && is_in_place; ++i) {
-    is_in_place = !may_grow(states[i]->memories, layer.config.has_forgetting, false);
+    is_in_place = !may_grow(states[i]->memories, layer.config.has_forgetting, layer.config.slot_forgetting_rank > 0);
     sizes.back() += count_of_remainders(states[i]->memories);
   }
   is_in_place = is_in_place && cache.pass.known.has(sizes);

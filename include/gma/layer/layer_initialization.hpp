@@ -17,6 +17,8 @@ namespace gma {
 ///   mixtures                          as random_product_mixture()
 ///   forgetting gate                   exp(bf) = 1 / T, with T from config.shortest_time to longest_time, evenly in its
 ///                                     logarithm over the heads; weights a tenth of a projection's; a = 0
+///   forgetting of slots               exp(rho) = 1 / (R T log 2), with T from 32 to 2,048 tokens, at random, evenly in
+///                                     its logarithm; weights a tenth of a projection's
 ///   gate of the window                bs = -2, a share of an eighth, so that the mixture learns from the beginning;
 ///                                     weights a tenth of a projection's
 ///   gains                             one
@@ -39,6 +41,16 @@ void fill_filter(Matrix<S>& filter, Random& random) {
   if (filter.size() != 0) filter.col(filter.cols() - 1).array() += S(1);
 }
 
+/// log(2) is softplus(0), what every rank begins with.
+template <class S>
+void fill_slot_rates(const LayerConfig& config, Matrix<S>& rates, Random& random) {
+  const double rank = static_cast<double>(config.slot_forgetting_rank), log_2 = 0.6931471805599453;
+  for (Index i = 0; i < rates.size(); ++i) {
+    const double time = 32 * std::exp(random.uniform() * std::log(64.0));
+    rates.data()[i] = S(-std::log(time * rank * log_2));
+  }
+}
+
 }  // namespace detail
 
 template <class S, class Covariance>
@@ -56,6 +68,7 @@ AttentionLayer<S, Covariance> random_layer(const LayerConfig& config, std::uint6
   }
   detail::fill_normal(layer.forget_weight, 0.1 * scale, random);
   detail::fill_normal(layer.window_weight, 0.1 * scale, random);
+  detail::fill_normal(layer.slot_forget_weight, 0.1 * scale, random);
   layer.window_bias.setConstant(S(-2));
   for (Index h = 0; h < layer.forget_bias.size(); ++h) {
     const double last = static_cast<double>(shape.key_heads - 1), at = static_cast<double>(h);
@@ -63,6 +76,7 @@ AttentionLayer<S, Covariance> random_layer(const LayerConfig& config, std::uint6
     layer.forget_bias(h) =
         S(-std::log(config.shortest_time) - position * std::log(config.longest_time / config.shortest_time));
   }
+  detail::fill_slot_rates(config, layer.slot_forget_rate, random);
   for (auto& mixture : layer.mixtures) {
     mixture = detail::LayerRouting<S, Covariance>::start(config, shape.head_width, random);
   }

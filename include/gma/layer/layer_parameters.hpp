@@ -27,13 +27,14 @@ void validate(const LayerConfig& config);
 /// learning rate and no decay.
 enum class ParameterGroup { matrix, vector, mixture };
 
-/// The vectors of a layer. Its compiled form has them too.
+/// The vectors of a layer, and what else its parts read as it is. Its compiled form has them too.
 template <class S>
 struct LayerVectors {
-  Vector<S> forget_bias;  ///< H
-  Vector<S> forget_rate;  ///< H: a, the gates are scaled by exp(a)
-  Vector<S> window_bias;  ///< Hq
-  Vector<S> norm_gain;    ///< Hq e
+  Vector<S> forget_bias;       ///< H
+  Vector<S> forget_rate;       ///< H: a, the gates are scaled by exp(a)
+  Matrix<S> slot_forget_rate;  ///< H R x K, the ranks of a head together: rho, the slots' rates are exp(rho)
+  Vector<S> window_bias;       ///< Hq
+  Vector<S> norm_gain;         ///< Hq e
 };
 
 /// Matrices are [out, in], as in torch.nn.Linear: y = x W^T. Filters are [channels, taps], the last tap for the present
@@ -54,6 +55,7 @@ struct AttentionLayer : LayerVectors<S> {
   Matrix<S> key_filter;                                                      ///< H d x taps
   Matrix<S> value_filter;                                                    ///< H e x taps
   Matrix<S> forget_weight;                                                   ///< H x D
+  Matrix<S> slot_forget_weight;                                              ///< H R x D
   Matrix<S> window_weight;                                                   ///< Hq x D
   std::vector<typename detail::LayerRouting<S, Covariance>::Type> mixtures;  ///< H product mixtures
   Matrix<S> gate_weight;                                                     ///< Hq e x D
@@ -65,7 +67,7 @@ struct AttentionLayer : LayerVectors<S> {
 namespace detail {
 
 /// What one product makes of a token, in the order of its columns. Gates are logits. `none` is the number of them.
-enum class Projected { queries, keys, values, forgetting, output_gate, window_gate, none };
+enum class Projected { queries, keys, values, forgetting, slot_forgetting, output_gate, window_gate, none };
 
 /// In cross attention these are made of the context, and all else of the tokens.
 constexpr bool is_of_context(Projected part) { return part == Projected::keys || part == Projected::values; }
@@ -129,6 +131,13 @@ struct ParameterRow {
 template <class Row>
 inline constexpr ParameterRole role_of = std::remove_const_t<std::remove_reference_t<Row>>::role;
 
+/// K of a head.
+inline Index slots_of(const LayerConfig& config) {
+  Index slots = 1;
+  for (const Index count : config.components) slots = product_of_counts(slots, (std::max)(count, Index(0)));
+  return slots;
+}
+
 /// f(row) for every parameter, in the order that users see, and mixtures("mixtures") where those of all heads come.
 /// Needs the widths of `s`, but not its counts, which are those of the rows.
 template <class F, class Mixtures>
@@ -145,11 +154,15 @@ void for_each_parameter(const LayerConfig& c, const LayerShape& s, const F& f, c
   const auto matrix = [&](const char* name, Index rows, Index cols, auto member) {
     f(ParameterRow<Role::matrix, decltype(member)>{name, in_matrices, rows, cols, Part::none, member});
   };
+  const auto table = [&](const char* name, Index rows, Index cols, auto member) {
+    f(ParameterRow<Role::matrix, decltype(member)>{name, in_vectors, rows, cols, Part::none, member});
+  };
   const auto vector = [&](const char* name, Index size, auto member) {
     f(ParameterRow<Role::vector, decltype(member)>{name, in_vectors, size, 1, Part::none, member});
   };
   const auto if_there = [](bool is_there, Index count) { return is_there ? (std::max)(count, Index(0)) : 0; };
   const Index forgetting = if_there(c.has_forgetting, s.key_heads), window = if_there(c.window > 0, s.query_heads),
+              by_slot = if_there(c.slot_forgetting_rank > 0, product_of_counts(s.key_heads, c.slot_forgetting_rank)),
               norm = if_there(c.has_output_norm, s.mixed()), gate = if_there(c.has_output_gate, s.mixed());
   // clang-format off
   projection("query.weight",  Part::queries,     s.queries,  [](auto& l) -> auto& { return l.query_weight; });
@@ -161,6 +174,8 @@ void for_each_parameter(const LayerConfig& c, const LayerShape& s, const F& f, c
   projection("forget.weight", Part::forgetting,  forgetting, [](auto& l) -> auto& { return l.forget_weight; });
   vector(    "forget.bias",   forgetting,                    [](auto& l) -> auto& { return l.forget_bias; });
   vector(    "forget.rate",   forgetting,                    [](auto& l) -> auto& { return l.forget_rate; });
+  projection("slot_forget.weight", Part::slot_forgetting, by_slot, [](auto& l) -> auto& { return l.slot_forget_weight; });
+  table(     "slot_forget.rate", by_slot, slots_of(c), [](auto& l) -> auto& { return l.slot_forget_rate; });
   projection("window.weight", Part::window_gate, window,     [](auto& l) -> auto& { return l.window_weight; });
   vector(    "window.bias",   window,                        [](auto& l) -> auto& { return l.window_bias; });
   mixtures("mixtures");
@@ -251,6 +266,7 @@ inline void check_counts(const LayerConfig& config) {
   check_count("head_width", config.head_width, 0, max_columns);
   check_count("value_width", config.value_width, 0, max_columns);
   check_count("convolution", config.convolution, 1, max_columns);
+  check_count("slot_forgetting_rank", config.slot_forgetting_rank, 0, max_columns);
   check_count("window", config.window, 0, max_window);
   Index slots = 1;
   for (const Index count : config.components) {
@@ -293,6 +309,10 @@ inline void validate(const LayerConfig& config) {
   }
   if (config.has_forgetting && !config.is_causal) {
     detail::invalid_argument(name, "has_forgetting is set for a bidirectional layer, expected it with is_causal only");
+  }
+  if (config.slot_forgetting_rank > 0 && !config.is_causal) {
+    detail::invalid_argument(name, "slot_forgetting_rank is ", config.slot_forgetting_rank,
+                             " for a bidirectional layer, expected 0, or is_causal");
   }
   if (config.window > 0 && !config.is_causal) {
     detail::invalid_argument(name, "window is ", config.window, " for a bidirectional layer, expected 0, or is_causal");

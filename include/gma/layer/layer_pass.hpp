@@ -12,6 +12,7 @@
 #include "gma/layer/part_mixture.hpp"
 #include "gma/layer/part_output.hpp"
 #include "gma/layer/part_projection.hpp"
+#include "gma/layer/part_slot_forgetting.hpp"
 #include "gma/layer/part_unit_rms.hpp"
 #include "gma/layer/part_window.hpp"
 
@@ -54,6 +55,7 @@ struct LayerForward {
     window.attend(before);
     forgetting.forward(cache.projected, layer.forget_bias, layer.forget_rate, g);
     forgetting.check(g, cache.input, cache.placement);
+    SlotForgetting<S>{rows}.forward(cache.projected, layer.slot_forget_rate, cache.inputs.slot_log_forgetting);
     MixtureAttention<S>{rows, cache.inputs, cache.queries, cache.keys, cache.values}.forward(
         layer.mixtures, states, is_in_place, cache.exchange, cache.memories, cache.mixed);
     window.mix_in_place(cache.projected, layer.window_bias, cache.mixed);
@@ -121,6 +123,8 @@ struct LayerBackward {
     Forgetting<S>{rows}.backward(cache.projected, layer.forget_bias, layer.forget_rate, cache.inputs.log_forgetting,
                                  d_heads.log_forgetting, scratch.d_projected, gradient.forget_bias,
                                  gradient.forget_rate);
+    SlotForgetting<S>{rows}.backward(cache.projected, layer.slot_forget_rate, d_heads.slot_log_forgetting,
+                                     scratch.d_projected, gradient.slot_forget_rate);
     window.advance_backward(d_after, cache.pass.positions, d_heads.keys, d_heads.values, d_before);
     window.attend_backward(before, scratch.d_window, d_heads.queries, d_heads.keys, d_heads.values, d_before);
     UnitRms<S>{key_rows, shape.key_heads}.backward_in_place(cache.keys, cache.unit_rms.keys, d_heads.keys);

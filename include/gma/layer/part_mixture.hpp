@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// A part of the layer: attention of every head through the product mixture of its key head, equations (1) to (8) of
-// attention/DERIVATION.md, head by head:
+// A part of the layer: attention of every head through the product mixture of its key head, equations (1) to (8) and
+// (10) of attention/DERIVATION.md, head by head:
 //
-//   M_t = exp(g_t) M_{t-1} + r(k_t) v_t^T        m_t = exp(g_t) m_{t-1} + r(k_t)        causal
+//   M_t = exp(g_t) M_{t-1} + r(k_t) v_t^T        m_t = exp(g_t) m_{t-1} + r(k_t)        causal; slot k: g_t + s_tk
 //   M   = sum_t r(k_t) v_t^T                     m   = sum_t r(k_t)                     bidirectional
 //   y_t = the read of M and m by r(q_t), as the config's normalization says
 //
@@ -89,7 +89,7 @@ void gather_memories(const StatePointers<const LayerState<S>>& states, Index cou
 template <class S>
 struct MixtureAttention {
   const PassRows<S>& rows;
-  const HeadInputs<S>& inputs;              // the packed sequences, and log-forgetting
+  const HeadInputs<S>& inputs;              // the packed sequences, and log-forgetting, that of slots too
   const Matrix<S>&queries, &keys, &values;  // N x Hq d, N x H d, N x H e
 
   /// y, N x Hq e, is assigned. An exchange (null: none) says what the memories are at first. If there are states,
