@@ -47,6 +47,13 @@ void expect_no_allocations(const M& mixture, const char* name) {
       Memory<S> memory = gma::empty_memory<S>(mixture.components(), 5);
       EXPECT_EQ(second_call_allocates([&] { gma::write(mixture, x, values, memory, *tokens, workspace); }), 0);
       EXPECT_EQ(second_call_allocates([&] { gma::read_into(out, mixture, x, memory, options, workspace); }), 0);
+      TokenInputs<S> by_slot = *tokens;
+      by_slot.slot_log_forgetting = -random.matrix<S>(count, mixture.components()).cwiseAbs();
+      EXPECT_EQ(
+          second_call_allocates([&] { gma::causal_into(out, mixture, x, x, values, options, by_slot, workspace); }), 0);
+      EXPECT_EQ(second_call_allocates(
+                    [&] { gma::causal_into(out, mixture, x, x, values, memory, options, by_slot, workspace); }),
+                0);
     }
   }
 }
@@ -75,6 +82,13 @@ void expect_no_allocations_backward(const M& mixture, const char* name) {
   segments.segment = 100;
   EXPECT_EQ(second_call_allocates([&] {
               gma::causal_backward_into(gradients, mixture, x, x, values, values, none, none, segments, tokens,
+                                        workspace);
+            }),
+            0);
+  TokenInputs<S> by_slot = tokens;
+  by_slot.slot_log_forgetting = -random.matrix<S>(count, mixture.components()).cwiseAbs();
+  EXPECT_EQ(second_call_allocates([&] {
+              gma::causal_backward_into(gradients, mixture, x, x, values, values, none, none, Options{}, by_slot,
                                         workspace);
             }),
             0);
