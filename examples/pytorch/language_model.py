@@ -36,6 +36,7 @@ class ModelConfig:
     plain_components: int = 64  # gma-plain: instead of components
     convolution: int = 0  # taps; 1: none; 0: four
     has_forgetting: bool = True
+    slot_forgetting: int = 0  # rank of the forgetting of every slot; 0: none
     gma_window: int = 0  # tokens of exact attention
     has_positions: bool = False  # of other mixers
     has_output_norm: bool = True
@@ -58,6 +59,7 @@ class ModelConfig:
             width=self.width, heads=self.heads, components=[self.plain_components] if is_plain else self.components,
             window=0 if is_plain else self.gma_window, convolution=1 if is_plain else self.convolution or 4,
             has_forgetting=self.has_forgetting and not is_plain,
+            slot_forgetting_rank=0 if is_plain else self.slot_forgetting,
             has_output_norm=self.has_output_norm and not is_plain, has_output_gate=self.has_output_gate and not is_plain,
             shortest_time=1 / self.forgetting_fastest, longest_time=1 / self.forgetting_slowest)
 

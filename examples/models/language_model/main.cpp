@@ -33,6 +33,8 @@ void add_model_options(CLI::App& app, lm::ModelConfig& c) {
          "taps of the short convolution; 1: none; 0: the default, none for gma-plain and sdpa, 4 for the others")
       ->capture_default_str();
   app.add_flag("--forgetting,!--no-forgetting", c.has_forgetting, "gma, linear, performer: whether heads forget");
+  app.add_option("--slot-forgetting", c.slot_forgetting, "gma: rank of the forgetting of every slot; 0 for none")
+      ->capture_default_str();
   app.add_option("--gma-window", c.gma_window, "gma: tokens of the exact window; 0 for none")->capture_default_str();
   app.add_flag("--positions,!--no-positions", c.has_positions,
                "add sinusoids of the position to the tokens; for mixers that do not know the order of tokens");

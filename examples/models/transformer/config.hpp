@@ -37,6 +37,7 @@ struct ModelConfig {
   Index plain_components = 64;             // of the one mixture of gma-plain
   Index convolution = 0;                   // taps of the short convolution, 1 for none; 0: see taps_of()
   bool has_forgetting = true;              // gma, linear, performer
+  Index slot_forgetting = 0;               // gma: rank of the forgetting of every slot; 0: none
   Index gma_window = 0;                    // gma: tokens of the exact window; 0: none
   bool has_output_norm = true;             // gma: unit root mean square of every head's output, with a gain
   bool has_output_gate = true;             // gma: the outputs times silu(x W^T)
@@ -87,6 +88,7 @@ inline void validate(const ModelConfig& c) {
       "softmax needs an even head width, for rotary positions; width / heads is " + std::to_string(c.width / c.heads));
   require(c.convolution >= 0, "convolution must be 0 (the mixer's default), 1 (none) or more");
   require(c.window >= 1, "window must be at least 1");
+  require(c.slot_forgetting >= 0, "slot-forgetting must be 0 (none) or more");
   require(c.gma_window >= 0, "gma-window must be 0 (none) or more");
   require(c.gma_window == 0 || c.width / c.heads % 2 == 0, "gma-window needs an even head width");
   require(c.state >= 1, "state must be at least 1");

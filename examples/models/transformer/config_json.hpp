@@ -20,9 +20,9 @@ NLOHMANN_JSON_SERIALIZE_ENUM(MixerKind, {{MixerKind::gma, "gma"},
 NLOHMANN_JSON_SERIALIZE_ENUM(MlpKind, {{MlpKind::gated, "gated"}, {MlpKind::plain, "plain"}})
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ModelConfig, mixer, mlp, is_causal, vocabulary, layers, width, heads,
                                                 has_positions, mlp_width, components, plain_components, convolution,
-                                                has_forgetting, gma_window, has_output_norm, has_output_gate,
-                                                has_unit_queries, window, cache, state, mamba_head, forgetting_fastest,
-                                                forgetting_slowest)
+                                                has_forgetting, slot_forgetting, gma_window, has_output_norm,
+                                                has_output_gate, has_unit_queries, window, cache, state, mamba_head,
+                                                forgetting_fastest, forgetting_slowest)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TrainConfig, seconds, steps, batch, context, shards, learning_rate,
                                    final_learning_rate, warmup_steps, mixture_learning_rate, weight_decay, beta1, beta2,
                                    clip, seed)

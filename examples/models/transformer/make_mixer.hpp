@@ -32,6 +32,7 @@ inline gma::LayerConfig layer_config(const ModelConfig& config) {
   layer.is_causal = config.is_causal;
   if (config.mixer == MixerKind::gma) {
     layer.window = config.gma_window;
+    layer.slot_forgetting_rank = config.slot_forgetting;
     layer.has_output_norm = config.has_output_norm;
     layer.has_output_gate = config.has_output_gate;
   } else {
@@ -51,7 +52,7 @@ inline bool reads_in_order(const ModelConfig& config) {
     return true;
   }
   const gma::LayerConfig layer = layer_config(config);
-  return layer.convolution > 1 || layer.has_forgetting || layer.window > 0;
+  return layer.convolution > 1 || layer.has_forgetting || layer.slot_forgetting_rank > 0 || layer.window > 0;
 }
 
 template <class S>

@@ -129,6 +129,7 @@ int main(int argc, char** argv) {
       };
       one("gma", [](ModelConfig&) {});
       one("gma_plain", [](ModelConfig& c) { c.mixer = MixerKind::gma_plain, c.mlp = MlpKind::plain; });
+      one("slot_forgetting", [](ModelConfig& c) { c.slot_forgetting = 4; });
       one("gma_window", [](ModelConfig& c) { c.gma_window = 20, c.convolution = 3, c.has_forgetting = false; });
       return 0;
     }

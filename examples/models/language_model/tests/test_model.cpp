@@ -77,6 +77,12 @@ TEST(Language, GradientsWithWindowBranch) {
   check_gradients(config);
 }
 
+TEST(Language, GradientsWithForgettingOfSlots) {
+  ModelConfig config = small_model(MixerKind::gma);
+  config.slot_forgetting = 2;
+  check_gradients(config);
+}
+
 TEST(Language, GradientsWithOutputNormAndGate) {
   ModelConfig config = small_model(MixerKind::gma);
   config.has_output_norm = config.has_output_gate = true;
