@@ -168,6 +168,24 @@ void causal_and_backward(const KernelOptions& options, Lines& lines) {
   for (const Lines& block : {ratios, fractions, backward}) lines.insert(lines.end(), block.begin(), block.end());
 }
 
+/// Slots that forget at their own rates over one forgetting for all, causal, at one length.
+void forgetting_of_slots(const KernelOptions& options, Lines& lines) {
+  const Index tokens = options.compared_tokens;
+  for (const Pass pass : {Pass::forward, Pass::backward}) {
+    Problem one_rate = causal(gma_problem(options, Covariance::diagonal, 64, tokens), true);
+    one_rate.pass = pass;
+    Problem by_slot = one_rate;
+    by_slot.forgets_by_slot = true;
+    say("forgetting of slots, " + at(name(by_slot), tokens));
+    Group group(rounds(options));
+    const std::size_t common = group.add(one_rate), own = group.add(by_slot);
+    group.measure();
+    lines.push_back(
+        group.times(at(std::string(pass == Pass::forward ? "time of " : "time of backward, ") + name(by_slot), tokens),
+                    own, common, "one forgetting for all slots"));
+  }
+}
+
 /// Heads in parallel, by wall time on all CPUs: on a busy machine this says little.
 void threads(const KernelOptions& options, Lines& lines) {
   const Index tokens = options.compared_tokens;
@@ -264,6 +282,7 @@ std::vector<Line> kernel_lines(const KernelOptions& options) {
     against_sdpa(options, lines);
     crossover(options, lines);
     causal_and_backward(options, lines);
+    forgetting_of_slots(options, lines);
     decoding(options, lines);
     storage(options, lines);
     errors(options, lines);

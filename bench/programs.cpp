@@ -22,6 +22,7 @@ std::string name(const Problem& problem) {
                                                                  : std::string("SDPA dense");
   if (problem.is_causal) text += ", causal";
   if (problem.forgets) text += ", forgetting";
+  if (problem.forgets_by_slot) text += ", slots forgetting";
   if (problem.storage == Storage::bfloat16) text += ", bfloat16";
   return text;
 }

@@ -28,6 +28,7 @@ struct Problem {
   Index components = 64;                         // of gma
   Covariance covariance = Covariance::diagonal;  // of gma
   bool forgets = false;                          // gma: log_forgetting -1/64 at every token
+  bool forgets_by_slot = false;                  // gma: slot_log_forgetting from -1/512 to -1/64, slot by slot
   Storage storage = Storage::float32;            // gma forward: of queries, keys, values and output
   Index threads = 1;                             // gma forward: heads in parallel
 };

@@ -24,6 +24,13 @@ template <class S>
 gma::TokenInputs<S> make_tokens(const Problem& p) {
   gma::TokenInputs<S> tokens;
   if (p.forgets) tokens.log_forgetting.setConstant(p.tokens, S(-1.0 / 64));
+  if (p.forgets_by_slot) {
+    tokens.slot_log_forgetting.resize(p.tokens, p.components);
+    for (Index k = 0; k < p.components; ++k) {
+      const double slot = static_cast<double>(k) / static_cast<double>(p.components);
+      tokens.slot_log_forgetting.col(k).setConstant(static_cast<S>(static_cast<float>(-std::exp2(-9 + 3 * slot))));
+    }
+  }
   return tokens;
 }
 
