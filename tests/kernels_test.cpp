@@ -670,6 +670,28 @@ TYPED_TEST(Kernels, TokensOfSlotsBackwardEqualThePlainOnes) {
         ASSERT_TRUE(close(sums[0], sums[1], forward_tolerance<S>())) << cols;
         ASSERT_TRUE(close(d_value[0], d_value[1], forward_tolerance<S>())) << cols;
         ASSERT_TRUE(close(replayed[0], replayed[1], forward_tolerance<S>())) << cols;
+        const Matrix<S> other_logs = logs_of_decays<S>(1, cols, random), mass = random.matrix<S>(3, cols);
+        Matrix<S> own(1, cols);
+        kernels::slot_decays<S>(
+            {1, cols, nullptr, nullptr, {other_logs.data(), cols}, {own.data(), cols}, is_far.data(), largest.data()});
+        Matrix<S> d_mass[2], d_low[2], d_sides[2];
+        for (const int plain : {0, 1}) {
+          d_mass[plain] = mass.row(2);
+          d_low[plain] = mass.row(2) * S(1e-9);
+          d_sides[plain] = sides;
+          const kernels::SlotMassBackward<S> p{cols,
+                                               codes.data(),
+                                               own.data(),
+                                               mass.data(),
+                                               mass.data() + cols,
+                                               d_mass[plain].data(),
+                                               has_remainder ? d_low[plain].data() : nullptr,
+                                               d_sides[plain].data(),
+                                               d_sides[plain].data() + cols};
+          plain == 1 ? kernels::plain::slot_mass_backward(p) : kernels::slot_mass_backward(p);
+        }
+        ASSERT_TRUE(close(d_mass[0], d_mass[1], forward_tolerance<S>())) << cols;
+        ASSERT_TRUE(close(d_sides[0], d_sides[1], forward_tolerance<S>())) << cols;
       }
     }
   }

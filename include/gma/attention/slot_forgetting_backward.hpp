@@ -158,15 +158,9 @@ struct SlotBackward {
                                    {},
                                    nullptr});
     }
-    for (Index k = 0; k < K; ++k) {
-      const S code = opened.codes(t, k), next = next_codes(0, k);
-      d_writes(t, k) += kernels::slot_decayed(next, S(d_mass(0, k)));
-      kernels::plain::slot_settle<S>(next, added(0, k), d_mass(0, k),
-                                     mass_low.rows() == 0 ? nullptr : mass_low.data() + k);
-      S& d_decay = d_decays(t, k);
-      const S product = d_decay + mass[k] * d_mass(0, k);
-      d_decay = code > S(1) ? S(0) : S(kernels::slot_lambda(code) * product);
-    }
+    kernels::slot_mass_backward<S>({K, next_codes.data(), opened.codes.row(t).data(), added.data(), mass, d_mass.data(),
+                                    mass_low.rows() == 0 ? nullptr : mass_low.data(), d_writes.row(t).data(),
+                                    d_decays.row(t).data()});
   }
 
   /// dw_t = r_t . dP_t with P = w r_k, and the gradients of the forgetting.

@@ -33,7 +33,29 @@ struct SlotTokenBackward {
   S *d_reads, *d_writes, *d_decays, *d_value;     // dc, dw, da and dv
 };
 
+/// The masses' part of a token, with E + E' the gradient of the mass m as the token after it left it, e what the token
+/// reads of it, and m' the mass before the token:
+///   dw_k += lambda'_k E_k        E_k <- lambda'_k E_k + e_k        da_k <- lambda_k (da_k + m'_k E_k)
+/// lambda is the token's, lambda' that of the token after it. da is then the gradient of the log-forgetting.
+template <class S>
+struct SlotMassBackward {
+  Index cols;
+  const S *next_codes, *codes, *added, *mass;  // of lambda' and lambda; e; m'
+  S *d_mass, *remainder;                       // E and E'; E' null: none
+  S *d_writes, *d_decays;                      // dw less e, and da
+};
+
 namespace plain {
+
+template <class S>
+void slot_mass_backward(const SlotMassBackward<S>& p) {
+  for (Index k = 0; k < p.cols; ++k) {
+    p.d_writes[k] += slot_decayed(p.next_codes[k], p.d_mass[k]);
+    slot_settle(p.next_codes[k], p.added[k], p.d_mass[k], p.remainder == nullptr ? nullptr : p.remainder + k);
+    const S product = p.d_decays[k] + p.mass[k] * p.d_mass[k];
+    p.d_decays[k] = p.codes[k] > S(1) ? S(0) : S(slot_lambda(p.codes[k]) * product);
+  }
+}
 
 template <class S>
 void slot_replay(const SlotReplay<S>& p) {
@@ -188,6 +210,27 @@ void slot_token_backward(const SlotTokenBackward<S>& p, Index col, bool is_near)
   }
 }
 
+template <class S>
+void slot_mass_backward(const SlotMassBackward<S>& p) {
+  for_each_packet<S>(p.cols, [&](Index k, auto width) {
+    using P = Packet<S, width.value>;
+    const P next = P::load(p.next_codes + k), code = P::load(p.codes + k), added = P::load(p.added + k);
+    const auto [base, scaled] = slot_parts(next, P::load(p.d_mass + k));
+    const P before = multiply_add(scaled, next, base);
+    (P::load(p.d_writes + k) + before).store(p.d_writes + k);
+    P d_mass = before + added;
+    if (p.remainder != nullptr) {
+      const P d = multiply_add(scaled, next, added + slot_parts(next, P::load(p.remainder + k)).base);
+      d_mass = base + d;
+      (d - (d_mass - base)).store(p.remainder + k);
+    }
+    d_mass.store(p.d_mass + k);
+    const auto [one, factor] = slot_parts(code, P::all(S(1)));
+    const P product = multiply_add(P::load(p.mass + k), d_mass, P::load(p.d_decays + k));
+    (multiply_add(factor, code, one) * slot_parts(code, product).scaled).store(p.d_decays + k);
+  });
+}
+
 inline constexpr int slot_backward_packets = registers >= 32 ? 4 : 1;
 
 }  // namespace packets
@@ -198,6 +241,15 @@ void slot_replay(const SlotReplay<S>& p) {
     for (Index t = 0; t < p.tokens; ++t) packets::slot_replay_token<widest<S>, packets::slot_backward_packets>(p, t, 0);
   } else {
     plain::slot_replay(p);
+  }
+}
+
+template <class S>
+void slot_mass_backward(const SlotMassBackward<S>& p) {
+  if constexpr (has_packets<S>) {
+    packets::slot_mass_backward(p);
+  } else {
+    plain::slot_mass_backward(p);
   }
 }
 
