@@ -200,6 +200,10 @@ void layer_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& 
   check_layer_options("forward", options);
   const auto& compiled = begin_forward(out, layer, x, cache, sequences, options.executor);
   if (state_count != no_states) check_states("forward", compiled, states, state_count, cache);
+  if (cache.exchange != nullptr && compiled.config.slot_forgetting_rank != 0) {
+    invalid_argument("forward", "layer.config.slot_forgetting_rank is ", compiled.config.slot_forgetting_rank,
+                     ", expected 0 where cache.exchange is set");
+  }
   if (cache.exchange != nullptr && state_count != 1) {
     invalid_argument("forward", "cache.exchange is set, expected a pass of one sequence with a state");
   }

@@ -112,6 +112,9 @@ struct HeadsOfRank {
     if (!sequences.offsets.empty() || !sequences.lengths.empty() || !sequences.keep.empty() || inputs.key_sequences) {
       invalid_argument(function, "inputs has sequences, expected none: all ranks together hold one sequence");
     }
+    if (inputs.slot_log_forgetting.size() != 0) {
+      invalid_argument(function, "inputs.slot_log_forgetting is given, expected none where a sequence lies over ranks");
+    }
     if (!is_causal && inputs.log_forgetting.size() != 0) {
       invalid_argument(function, "inputs.log_forgetting is given, expected none where every token reads all others");
     }

@@ -283,6 +283,10 @@ template <class S, class Covariance>
 void check_layer_call(const char* function, const AttentionLayer<S, Covariance>& layer) {
   check_layer(function, layer);
   if (!layer.config.is_causal) invalid_argument(function, "layer is bidirectional, expected a causal one");
+  if (layer.config.slot_forgetting_rank != 0) {
+    invalid_argument(function, "layer.config.slot_forgetting_rank is ", layer.config.slot_forgetting_rank,
+                     ", expected 0 where a sequence lies over ranks");
+  }
 }
 
 }  // namespace detail
