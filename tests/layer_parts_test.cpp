@@ -171,7 +171,7 @@ TEST_F(PartTest, MixtureAttention) {
     std::vector<State> states = before;
     std::vector<State*> addresses;
     std::vector<Memory<double>> memories;
-    part.forward(layer.mixtures, pointers(addresses, states), false, memories, mixed);
+    part.forward(layer.mixtures, pointers(addresses, states), false, nullptr, memories, mixed);
     return mixed.cwiseProduct(dy).sum() + memories[3].slots.sum() + memories[2].mass.sum();
   };
   std::vector<Memory<double>> memories, d_after;
@@ -182,7 +182,7 @@ TEST_F(PartTest, MixtureAttention) {
   gma::detail::gather_memories(from, 2, memories);
   gma::detail::gather_memories(pointers(addresses, d_states), 2, d_after);
   gma::HeadGradients<gma::ProductMixture<double>> d;
-  part.backward(layer.mixtures, dy, memories, d_after, d, gradient.mixtures);
+  part.backward(layer.mixtures, dy, memories, d_after, nullptr, d, gradient.mixtures);
   expect_slopes(queries, d.queries, loss, "queries");
   expect_slopes(keys, d.keys, loss, "keys");
   expect_slopes(values, d.values, loss, "values");
