@@ -24,10 +24,10 @@ namespace gma {
 /// with respect to a memory has the same type.
 ///
 /// A float has 24 bits, so a sum of millions of tokens would no longer take in a single one. A float memory that has
-/// come to hold the weight of many tokens (2^15, or 2^12 where something is forgotten) therefore keeps a remainder: its
-/// sums are slots + slots_remainder and mass + mass_remainder, where the first is the sum rounded to float. Whoever
-/// reads slots and mass needs no remainder. Whoever replaces them clears it, and sets `tokens` to 0: it is then the sum
-/// of the mass.
+/// come to hold the weight of many tokens (2^15, or 2^12 where something is forgotten, or 2^9 where slots forget at
+/// their own rates) therefore keeps a remainder: its sums are slots + slots_remainder and mass + mass_remainder, where
+/// the first is the sum rounded to float. Whoever reads slots and mass needs no remainder. Whoever replaces them clears
+/// it, and sets `tokens` to 0: it is then the sum of the mass.
 template <class S>
 struct Memory {
   using Scalar = S;
