@@ -467,6 +467,8 @@ TEST(SlotForgetting, OfManyHeadsIsThatOfEach) {
   Options options;
   options.executor = &threads;
   EXPECT_TRUE(same_bits(gma::causal(p.mixtures, p.queries, p.keys, p.values, options, p.inputs), y));
+  options.segment = 4;
+  EXPECT_TRUE(same_bits(gma::causal(p.mixtures, p.queries, p.keys, p.values, options, p.inputs), y));
   HeadProblem wrong = p;
   wrong.inputs.slot_log_forgetting(20, 8) = 0.25;
   expect_error([&] { gma::causal(p.mixtures, p.queries, p.keys, p.values, {}, wrong.inputs); },
@@ -511,6 +513,10 @@ TEST(SlotForgettingBackward, OfManyHeadsIsTheSumOverEach) {
   options.executor = &threads;
   const auto by_threads = gma::causal_backward(p.mixtures, p.queries, p.keys, p.values, p.d_output, options, p.inputs);
   EXPECT_TRUE(same_bits(by_threads.slot_log_forgetting, g.slot_log_forgetting));
+  options.segment = 4;
+  const auto by_segments = gma::causal_backward(p.mixtures, p.queries, p.keys, p.values, p.d_output, options, p.inputs);
+  EXPECT_TRUE(same_bits(by_segments.slot_log_forgetting, g.slot_log_forgetting));
+  EXPECT_TRUE(same_bits(by_segments.keys, g.keys));
 }
 
 TEST(SlotForgetting, RefusesWhatDoesNotFitAndNamesIt) {

@@ -29,7 +29,8 @@ struct Options {
   /// the executor runs the segments at the same time. What they write is found first: up to half a forward pass more
   /// work, and 0.3 to 0.5 of a backward pass. A few thousand tokens are a good length, and several segments per thread.
   /// Extra memory is one or two memories of K e + K numbers per segment, backward four and two gradients of the
-  /// mixture. It changes the last bits only. They depend on `segment`, and not on the number of threads.
+  /// mixture. It changes the last bits only. They depend on `segment`, and not on the number of threads. Where slots
+  /// forget at their own rates a sequence is one pass.
   Index segment = 0;
 };
 
