@@ -198,9 +198,9 @@ EIGEN_STRONG_INLINE Packet<S, N> slot_code(const Packet<S, N>& l) {
   const P half = P::all(S(log_half)), least = P::all(std::is_same_v<S, float> ? S(-87) : S(-708));
   const P near_one = where_greater(l, half, exp_less_one(larger(l, half)));
   const P e = exp_of_negative(larger(l, least));
-  const P far = where_greater(l, least, e - where_greater(l, half, e));
+  const P below = where_greater(l, least, e - where_greater(l, half, e));
   const P code = P::all(S(restart_code));
-  return near_one + far + (code - where_greater(l, least, code));
+  return near_one + below + (code - where_greater(l, least, code));
 }
 
 template <class S>

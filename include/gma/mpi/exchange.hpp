@@ -115,16 +115,16 @@ Carried<S> unpack(const std::vector<S>& message, const MemoryShape& shape) {
   return carried;
 }
 
-/// own = exp(own.log_forgetting) far + own, head by head: own lies between far and where the sum is going.
+/// own = exp(own.log_forgetting) front + own, head by head: own lies between front and where the sum is going.
 template <class S>
-void prepend(const Carried<S>& far, Carried<S>& own) {
+void prepend(const Carried<S>& front, Carried<S>& own) {
   if (own.memories.empty()) {
-    own = far;
+    own = front;
     return;
   }
   for (std::size_t h = 0; h < own.memories.size(); ++h) {
-    own.memories[h] = merge(far.memories[h], own.memories[h]);
-    own.d_log_forgetting[h] += far.d_log_forgetting[h];
+    own.memories[h] = merge(front.memories[h], own.memories[h]);
+    own.d_log_forgetting[h] += front.d_log_forgetting[h];
   }
 }
 
