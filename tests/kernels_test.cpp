@@ -540,7 +540,8 @@ TYPED_TEST(Kernels, DecaysOfSlotsAreAccurate) {
       for (Index t = 0; t < 9; ++t) {
         for (Index k = 0; k < cols; ++k) {
           const double log = t == 4 ? 0 : static_cast<double>(S(logs(t, k) + common(t)));
-          const double code = static_cast<double>(codes[0](t, k)), eps = std::numeric_limits<S>::epsilon();
+          const double code = static_cast<double>(codes[0](t, k)),
+                       eps = static_cast<double>(std::numeric_limits<S>::epsilon());
           if (log < (sizeof(S) == 4 ? -87 : -708)) {
             EXPECT_EQ(code, 2) << log;
           } else if (code > 0) {
