@@ -3,6 +3,7 @@
 // a window of pieces, no further. Truncated so, the gradient is that of the whole window as one piece, from the state
 // before it as a constant.
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "gma/layer/layer_backward.hpp"
@@ -178,15 +179,17 @@ using Layer = gma::AttentionLayer<double>;
 using State = gma::LayerState<double>;
 
 TEST(Pieces, OfAWindowGiveTheGradientOfALayer) {
-  for (const Index attention_window : {0, 4}) {
-    SCOPED_TRACE(attention_window);
+  // Windows of 33 tokens, and of 3,300, whose convolution goes backward in parts.
+  for (const auto& [attention_window, length] : {std::pair<Index, Index>{0, 11}, {4, 11}, {4, 1100}}) {
+    SCOPED_TRACE(testing::Message() << "attention window " << attention_window << ", pieces of " << length);
     gma::LayerConfig config;
     config.width = 12;
     config.heads = 2;
     config.components = {3, 2};
     config.window = attention_window;
     const Layer layer = gma::random_layer<double>(config, 3);
-    constexpr Index length = 11, window = 3, pieces = 7, count = window * length;
+    constexpr Index window = 3, pieces = 5;
+    const Index count = window * length;
     Random random(8);
     const Matrix<double> x = random.matrix<double>(pieces * length, 12),
                          dy = random.matrix<double>(pieces * length, 12);
@@ -225,6 +228,8 @@ TEST(Pieces, OfAWindowGiveTheGradientOfALayer) {
           },
           gradient, one);
       EXPECT_TRUE(close(d_states[0].memories[1], d_one[0].memories[1], autodiff_tolerance));
+      EXPECT_TRUE(close(d_states[0].history, d_one[0].history, autodiff_tolerance));
+      EXPECT_GT(d_states[0].history.norm(), 0);
       EXPECT_GT(d_states[0].memories[1].slots.norm(), 0);
     }
   }
