@@ -270,7 +270,9 @@ TEST(EndlessText, ErrorsLoseNothing) {
 }
 
 // Ten times the text, and no more resident memory; a quarter of a megabyte is for what the system does beside.
-TEST(EndlessText, NeedsNoMoreMemoryForTenTimesTheText) {
+// Threads and saving let the heap grow by some pages that have nothing to do with the text: the first reading pays for
+// most of them. A text that is kept would take 760 kB.
+TEST(EndlessText, NeedsNoMoreMemoryForTwentyTimesTheText) {
   for (const lm::MixerKind mixer : mixers) {
     SCOPED_TRACE(lm::name_of(mixer));
     const lm::Checkpoint checkpoint = small_model(mixer);
@@ -287,8 +289,9 @@ TEST(EndlessText, NeedsNoMoreMemoryForTenTimesTheText) {
       EXPECT_EQ(result.losses.total().bytes, count - 1);
       return result.peak_resident_bytes;
     };
-    const std::int64_t once = peak(40000), ten_times = peak(400000);
-    EXPECT_LE(ten_times - once, 250000);
+    peak(40000);
+    const std::int64_t once = peak(40000), twenty_times = peak(800000);
+    EXPECT_LE(twenty_times - once, 500000);
   }
 }
 
