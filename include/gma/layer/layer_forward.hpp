@@ -210,7 +210,9 @@ void layer_forward(const TokenSink<S>& out, const L& layer, const TokenView<S>& 
   begin_pass(compiled.config, states, state_count, cache.pass);
   cache.inputs.key_sequences.reset();
   run_layer(compiled, cache, state_count == no_states ? nullptr : states, options);
-  scatter_rows(cache.output, cache.placement, options.executor, out, cache.workspace);
+  // States have advanced: nothing may throw from here on, so the executor is asked for nothing more.
+  const Executor* const executor = state_count == no_states ? options.executor : nullptr;
+  scatter_rows(cache.output, cache.placement, executor, out, cache.workspace);
 }
 
 template <class L, class S>
