@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "gma/heads/heads_backward.hpp"
-#include "gma/heads/heads_segment.hpp"
+#include "gma/heads/heads_write.hpp"
 #include "gma/layer/layer_rows.hpp"
 #include "gma/layer/layer_state.hpp"
 #include "gma/layer/memory_exchange.hpp"

@@ -25,7 +25,7 @@
 
 #include <vector>
 
-#include "gma/heads/heads_segment.hpp"
+#include "gma/heads/heads_write.hpp"
 #include "gma/mpi/agreement.hpp"
 #include "gma/mpi/exchange.hpp"
 
