@@ -118,24 +118,21 @@ class SdpaMixer : public Mixer<S> {
     for (Index h = 0; h < heads_; ++h) {
       const auto queries = head(cache.qkv, h), keys = head(cache.qkv, heads_ + h),
                  values = head(cache.qkv, 2 * heads_ + h);
-      if (past && x.rows() == 1) {
-        auto& seen_before = past->heads[static_cast<std::size_t>(h)];
-        seen_before.append(keys, values);
-        head(cache.mixed, h) = gma::baselines::sdpa_decode(queries, seen_before, sdpa_);
-        forget(seen_before);
+      auto& forward = cache.heads[static_cast<std::size_t>(h)];
+      if (!past) {
+        gma::baselines::sdpa_forward_into(forward, queries, keys, values, sdpa_, cache.workspace);
+        head(cache.mixed, h) = forward.output;
         continue;
       }
-      auto& forward = cache.heads[static_cast<std::size_t>(h)];
-      if (past) {
-        auto& seen_before = past->heads[static_cast<std::size_t>(h)];
-        seen_before.append(keys, values);
-        gma::baselines::sdpa_forward_into(forward, queries, seen_before.keys(), seen_before.values(), sdpa_,
-                                          cache.workspace);
-        forget(seen_before);
+      auto& kept = past->heads[static_cast<std::size_t>(h)];
+      kept.append(keys, values);
+      if (x.rows() == 1) {
+        head(cache.mixed, h) = gma::baselines::sdpa_decode(queries, kept, sdpa_);
       } else {
-        gma::baselines::sdpa_forward_into(forward, queries, keys, values, sdpa_, cache.workspace);
+        gma::baselines::sdpa_forward_into(forward, queries, kept.keys(), kept.values(), sdpa_, cache.workspace);
+        head(cache.mixed, h) = forward.output;
       }
-      head(cache.mixed, h) = forward.output;
+      forget(kept);
     }
     out_.forward(parameters, cache.mixed, y);
   }
