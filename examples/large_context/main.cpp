@@ -104,6 +104,6 @@ int main() {
   std::cout << std::boolalpha << read << " tokens of a file, " << gma::bytes(memory) << " bytes of memory after them\n"
             << "  memory bit-identical to that of one call:       " << same << '\n'
             << "  sums of the outputs differ by                   " << difference << '\n'
-            << "  readers of the saved context agree, to the bit: " << all_same << '\n';
+            << "  readers of the saved context have the same bits: " << all_same << '\n';
   return read == count && same && all_same && difference < 1e-6 ? 0 : 1;
 }

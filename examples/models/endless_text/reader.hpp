@@ -37,7 +37,7 @@ struct ReadResult {
 
 // A chunk at a time, until the text ends or Ctrl-C. The result has the same bits for any number of threads, and in
 // however many parts the text was read. Throws std::invalid_argument if the model or the options do not allow it, and
-// std::runtime_error if the text or the saved state is at fault: the saved state is then as it was. An exception of the
+// std::runtime_error if the text or the saved state is at fault: the saved state is then unchanged. An exception of the
 // source passes through after what was read before has been saved.
 ReadResult read_text(const language_model::Checkpoint& checkpoint, const ByteSource& source,
                      const ReadOptions& options);

@@ -29,7 +29,7 @@ struct StreamState {
 void save_state(const std::string& path, const StreamState& state);
 
 // Into a state whose memory is from make_state() of the model. Throws std::runtime_error with the file's name if the
-// file is none of save_state(), is damaged, or of another model.
+// file is not one of save_state(), is damaged, or of another model.
 void load_state(const std::string& path, StreamState& state);
 
 }  // namespace endless_text
