@@ -61,14 +61,12 @@ run(ok "bits/byte" gma.checkpoint long.txt --state b.state --csv interrupted.csv
 run(ok "bits/byte" gma.checkpoint long.txt --csv long.csv --json long.json)
 expect_same(interrupted.csv long.csv)
 
-# Ten times the text, and no more resident memory, within half a megabyte.
-foreach(name whole long)
-  file(READ "${DIRECTORY}/${name}.json" json)
-  string(JSON peak_${name} GET "${json}" peak_resident_bytes)
-endforeach()
-math(EXPR more "${peak_long} - ${peak_whole}")
-if(more GREATER 500000)
-  message(FATAL_ERROR "ten times the text took ${more} bytes of memory more (${peak_whole})")
+# The report has the resident memory. That it does not grow with the text is tested where the heap is counted
+# (NeedsNoMoreMemoryForTenTimesTheText): pages that threads and the system keep vary by more than these texts have bytes.
+file(READ "${DIRECTORY}/long.json" json)
+string(JSON peak GET "${json}" peak_resident_bytes)
+if(peak LESS 1000000)
+  message(FATAL_ERROR "long.json says that the program had ${peak} resident bytes")
 endif()
 
 run(error "mixer of the model is sdpa" sdpa.checkpoint text.txt)

@@ -273,10 +273,9 @@ TEST(EndlessText, ErrorsLoseNothing) {
   EXPECT_EQ(et::csv(rest), et::csv(et::read_text(checkpoint, TextSource{&text}, options_of(256))));
 }
 
-// Ten times the text, and no more resident memory; a quarter of a megabyte is for what the system does beside.
 #ifdef __GLIBC__
-// The bytes of the heap that are in use, by what the C library counts. Resident memory also has what the heap keeps for
-// later, which threads let grow by a megabyte or so.
+// Ten times the text, and no more bytes of the heap in use, by what the C library counts. Resident memory also has what
+// the heap keeps for later, which threads let grow by a megabyte or so.
 TEST(EndlessText, NeedsNoMoreMemoryForTenTimesTheText) {
   ASSERT_EQ(mallopt(M_ARENA_MAX, 1), 1);  // mallinfo2() counts one arena
   for (const lm::MixerKind mixer : mixers) {
