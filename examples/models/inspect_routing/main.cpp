@@ -8,9 +8,7 @@
 #include <exception>
 #include <filesystem>
 
-#include "page.hpp"
-#include "tables.hpp"
-#include "transformer/results.hpp"
+#include "files.hpp"
 
 namespace lm = language_model;
 namespace ir = inspect_routing;
@@ -57,12 +55,7 @@ int run(int argc, char** argv) {
   print_summary(inspection);
 
   const std::filesystem::path directory = out;
-  transformer::write_file(directory / "summary.csv", ir::summary_csv(inspection));
-  transformer::write_file(directory / "usage.csv", ir::usage_csv(inspection));
-  transformer::write_file(directory / "tokens.csv", ir::tokens_csv(inspection));
-  transformer::write_file(directory / "responsibilities.csv", ir::responsibilities_csv(inspection));
-  transformer::write_file(directory / "affinity.csv", ir::affinity_csv(inspection));
-  transformer::write_file(directory / "routing.html", ir::page(inspection));
+  ir::write_files(directory, inspection);
   std::printf("%s: open it in a browser; the tables are in the same folder\n",
               (directory / "routing.html").string().c_str());
   return 0;

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "baselines.hpp"
+#include "lengths.hpp"
 #include "sampler.hpp"
 #include "stream_cost.hpp"
 #include "training_run.hpp"
@@ -126,6 +127,27 @@ int evaluate_command(const CommonOptions& common, const EvaluateOptions& options
 
 int baselines_command(const CommonOptions& common) {
   print_baselines(compute_baselines(load_text(common.text, 256)));
+  return 0;
+}
+
+int lengths_command(const CommonOptions& common, const LengthsOptions& options) {
+  std::vector<LengthCurve> curves;
+  for (const std::string& path : options.checkpoints) {
+    const Checkpoint checkpoint = load_checkpoint(path);
+    const Text text = load_text(common.text, checkpoint.train.context, 0, &checkpoint.vocabulary);
+    Model<float> model(checkpoint.model);
+    model.prepare(checkpoint.state.parameters);
+    std::printf("%s reads %s ...\n", path.c_str(), text.name.c_str());
+    std::fflush(stdout);
+    curves.push_back(measure_lengths(std::filesystem::path(path).stem().string(), model, checkpoint.state.parameters,
+                                     text.tokens, options.longest));
+    require(!curves.back().costs.empty(), "lengths: " + text.name + " has " + std::to_string(text.size()) +
+                                              " tokens and the longest stream " + std::to_string(options.longest) +
+                                              ", expected more than 512");
+  }
+  const bool is_drawn = write_lengths(options.directory, curves);
+  std::printf("\n%s\nOn one thread. Written to %s: lengths.csv, lengths.md%s\n", length_table(curves).c_str(),
+              options.directory.c_str(), is_drawn ? ", lengths.svg" : " (install gnuplot-nox to draw lengths.svg)");
   return 0;
 }
 

@@ -39,10 +39,10 @@ struct EvaluateOptions {
   Index context = 0;  // 0: that of training
 };
 
-struct DemoOptions {
-  std::string directory = "out";  // for the files it writes
-  ModelConfig model;              // its mixer is ignored: all of them are trained
-  TrainConfig train;
+struct LengthsOptions {
+  std::vector<std::string> checkpoints;
+  std::string directory = "lengths";  // for the files it writes
+  Index longest = 65536;
 };
 
 struct CompareOptions {
@@ -61,6 +61,6 @@ int generate_command(const GenerateOptions& options);
 int evaluate_command(const CommonOptions& common, const EvaluateOptions& options);
 int baselines_command(const CommonOptions& common);
 int compare_command(const CommonOptions& common, const CompareOptions& options);
-int demo_command(const CommonOptions& common, const DemoOptions& options);
+int lengths_command(const CommonOptions& common, const LengthsOptions& options);
 
 }  // namespace language_model

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 #
-# Runs the program as a user would: train, resume, generate, evaluate, demo, and a few mistakes.
+# Runs the program as a user would: train, resume, generate, evaluate, measure, compare, and a few mistakes.
 #   cmake -DPROGRAM=path -DDIRECTORY=scratch -P program.cmake
 
 file(REMOVE_RECURSE "${DIRECTORY}")
@@ -36,12 +36,13 @@ endif()
 run(ok "And it" generate a.checkpoint --bytes 30 --prompt "And it")
 run(ok "streamed" evaluate a.checkpoint ${small})
 run(ok "5-gram" baselines ${small})
-run(ok "The same seconds" demo ${small} ${model} --seconds 0.3 --out out)
-foreach(file sample.txt curves.csv results.json gma.checkpoint)
-  if(NOT EXISTS "${DIRECTORY}/out/${file}")
-    message(FATAL_ERROR "the demo did not write out/${file}")
+run(ok "8192 .* kB" lengths a.checkpoint b.checkpoint ${small} --out lengths)
+foreach(file lengths.csv lengths.md)
+  if(NOT EXISTS "${DIRECTORY}/lengths/${file}")
+    message(FATAL_ERROR "lengths did not write ${file}")
   endif()
 endforeach()
+run(error "expected more than 512" lengths a.checkpoint ${small} --longest 100)
 
 # Finished runs are not repeated.
 file(REMOVE "${DIRECTORY}/results.json")

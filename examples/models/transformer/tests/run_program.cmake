@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
 # Runs a program of the examples as a user would, in DIRECTORY, and checks its exit status and its output.
+# Sets `output`.
 #   run_program(<program> <expected: ok or error> <regex that the output must match> arguments...)
 function(run_program program expected pattern)
   execute_process(COMMAND "${program}" ${ARGN} WORKING_DIRECTORY "${DIRECTORY}" RESULT_VARIABLE result
@@ -17,4 +18,5 @@ function(run_program program expected pattern)
     message(FATAL_ERROR "output does not match '${pattern}': ${command}\n${output}")
   endif()
   message(STATUS "${command}")
+  set(output "${output}" PARENT_SCOPE)
 endfunction()

@@ -8,15 +8,17 @@
 #include <ostream>
 #include <sstream>
 #include <string>
-#include <utility>
+#include <tuple>
 #include <vector>
 
-#include "baselines.hpp"
-#include "run_result.hpp"
+#include "language_model/baselines.hpp"
+#include "language_model/run_result.hpp"
 #include "transformer/quoting.hpp"
 #include "transformer/write_file.hpp"
 
-namespace language_model {
+namespace demo {
+
+using namespace language_model;
 
 struct NamedRun {
   std::string budget;  // "same bytes" or "same seconds"
@@ -39,10 +41,10 @@ namespace detail {
 inline void write_panel(std::ostream& out, const std::vector<NamedRun>& runs, const Baselines& baselines,
                         const std::string& budget, const std::string& x_label, const std::string& x) {
   out << "set title 'the " << budget << "'\nset xlabel '" << x_label << "'\nplot \\\n";
-  for (const auto& [order, name] : {std::pair(3, "trigram"), std::pair(5, "5-gram")})
-    out << "  " << baselines.ngrams[std::size_t(order - 1)] << " with lines dashtype 2 lc rgb 'gray40' title '" << name
-        << "', \\\n";
-  if (baselines.xz) out << "  " << *baselines.xz << " with lines dashtype 3 lc rgb 'gray60' title 'xz -9e', \\\n";
+  for (const auto& [order, name, dashes] : {std::tuple(3, "trigram", "'_'"), std::tuple(5, "5-gram", "'-'")})
+    out << "  " << baselines.ngrams[std::size_t(order - 1)] << " with lines dashtype " << dashes
+        << " lc rgb 'gray40' title '" << name << "', \\\n";
+  if (baselines.xz) out << "  " << *baselines.xz << " with lines dashtype '.' lc rgb 'gray40' title 'xz -9e', \\\n";
   for (std::size_t i = 0; i < runs.size(); ++i)
     if (runs[i].budget == budget || i == 0)
       out << "  $run" << i << " using " << x << " with lines lw 2 title '" << name_of(runs[i].result.model.mixer)
@@ -62,10 +64,12 @@ inline bool draw_curves(const std::filesystem::path& directory, const std::vecto
       out << double(p.bytes) / 1e6 << ' ' << p.seconds << ' ' << p.validation << '\n';
     out << "EOD\n";
   }
-  out << "set terminal svg size 1100,480 font 'sans,12' background 'white'\n"
+  out << "set terminal svg size 1100,520 font 'sans,12' background 'white'\n"
          "set output 'curve.svg'\n"
          "set multiplot layout 1,2\n"
-         "set ylabel 'validation, bits per byte'\nset yrange [1.8:4]\nset grid\nset key top right\n";
+         "set ylabel 'validation, bits per byte'\nset yrange [1.8:4]\nset grid\nset bmargin 7\nset key outside bottom "
+         "center "
+         "horizontal\n";
   detail::write_panel(out, runs, baselines, "same bytes", "megabytes of text trained on", "1:3");
   detail::write_panel(out, runs, baselines, "same seconds", "seconds of training", "2:3");
   out << "unset multiplot\n";
@@ -75,4 +79,4 @@ inline bool draw_curves(const std::filesystem::path& directory, const std::vecto
   return std::system(command.c_str()) == 0;
 }
 
-}  // namespace language_model
+}  // namespace demo
