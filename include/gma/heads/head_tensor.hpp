@@ -17,16 +17,17 @@ namespace gma {
 /// of type T. T is const for inputs; besides the mixture's scalar it may be bfloat16 or half. Owns nothing.
 template <class T>
 struct HeadTensor {
-  T* data = nullptr;
-  Index batch = 1, tokens = 0, heads = 1, width = 0;
-  Index batch_stride = 0, token_stride = 0, head_stride = 0, width_stride = 1;
+  T* data = nullptr;                                                            ///< the first number
+  Index batch = 1, tokens = 0, heads = 1, width = 0;                            ///< the sizes
+  Index batch_stride = 0, token_stride = 0, head_stride = 0, width_stride = 1;  ///< numbers from one to the next
 
+  /// Tokens of all entries.
   Index rows() const { return batch * tokens; }
 
   /// Rows [begin, begin + count) of one head, which lie within one entry: row b N + t is token t of entry b.
   using Rows = Eigen::Map<std::conditional_t<std::is_const_v<T>, const Matrix<std::remove_const_t<T>>, Matrix<T>>, 0,
                           Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
-  Rows head(Index head, Index begin, Index count) const;
+  Rows head(Index head, Index begin, Index count) const;  ///< count x width
 };
 
 /// [B, N, H, width] without gaps: the layout in which a token's heads lie side by side.
