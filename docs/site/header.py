@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""A header as Doxygen reads it: its public part, up to the line "Implementation", with the comments in Doxygen's own
+form. The comments are plain text: every character stands for itself, an indented line is a formula, and a comment serves
+all declarations that follow it without an empty line."""
+import re
+
+# Everything of these folders and namespaces is for the library itself.
+INTERNAL_ROOMS = ("gma/kernels/", "gma/compiled")
+INTERNAL_NAMESPACES = ("detail", "kernels", "plain", "packets")
+# Names that mean the same wherever they are: members of these names need no comment of their own.
+_FAMILY = "Of the contract of a covariance family: see gma/mixture/family.hpp."
+_FIT = "Of the contract of a family's fit: see gma/mixture/family_fit.hpp."
+_MAP = "Of the contract of a feature map: see gma/mixture/feature_map.hpp."
+_ROUTING = "As in LayerRouting."
+MEANINGS = {
+    "Scalar": "The number type.", "S": "The number type.", "Type": "What a head of the layer holds.",
+    "components": "K.", "dim": "d.",
+    **dict.fromkeys(("name", "shares_scales", "log_scales_are_log_deviations", "features", "scale_cols"), _FAMILY),
+    **dict.fromkeys(("M", "needs_covariances", "standardize", "displace", "maximize_scales"), _FIT),
+    **dict.fromkeys(("is_signed", "check", "evaluate", "backward"), _MAP),
+    **dict.fromkeys(("visit_shapes", "put_constants", "get_constants", "visit"), _ROUTING),
+}
+ESCAPES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", **{c: "\\" + c for c in "\\@#*_%$|[]"}}
+
+
+def escaped(text: str) -> str:
+    """Plain text: nothing is a command, a tag or emphasis. Code spans stay code. `::` and () still make links."""
+    parts = re.split(r"(`[^`]*`)", text)
+    for i, part in enumerate(parts):
+        code = part.startswith("`")
+        part = re.sub(r"\w_(?=\w)|[\\@<>#&*_~%$|\[\]]", lambda m: ESCAPES.get(m.group(0), m.group(0)), part.strip("`"))
+        parts[i] = f"<code>{part}</code>" if code else part.replace("--", "\\--")
+    return "".join(parts)
+
+
+def block(lines: list[str], opening: str = "") -> list[str]:
+    """Lines of text as one comment of as many lines; those that are indented keep their layout."""
+    out, is_formula = [], False
+    for line in lines:
+        indented = bool(re.match(r"  +\S", line))
+        if indented != is_formula and line.strip():
+            if indented:
+                out.append("@verbatim")
+            else:
+                out.append("@endverbatim")
+            is_formula = indented
+        out.append(line if is_formula else escaped(line))
+    if is_formula:
+        out.append("@endverbatim")
+    return ["/** " + opening] + [line.replace("*/", "* /") for line in out] + ["*/"]
+
+
+class Declarations:
+    """Finds the end of a declaration: its ';', or the '}' of its body."""
+
+    def __init__(self):
+        self.depth, self.seen_brace = 0, False
+
+    def ends_with(self, line: str) -> bool:
+        code = re.sub(r"//.*", "", line)
+        code = re.sub(r'"(?:[^"\\]|\\.)*"', "", code)
+        if code.startswith("#"):
+            return False
+        self.depth += sum(code.count(c) for c in "({[") - sum(code.count(c) for c in ")}]")
+        if self.depth == 0 and re.search(r"[;}]\s*$", code):
+            return True
+        return False
+
+
+def public_part(text: str) -> list[str]:
+    return text.split("\n// Implementation -")[0].split("\n")
+
+
+def is_public(name: str, text: str) -> bool:
+    """Whether the header gma/... declares a public name, or only includes such headers."""
+    spaces = [m.group(1) for line in public_part(text) if (m := re.match(r"namespace ([\w:]+) \{$", line))]
+    if name == "gma/kernels/products.hpp":
+        return True  # product_into()
+    return not name.startswith(INTERNAL_ROOMS) and (
+        not spaces or any(space.split("::")[-1] not in INTERNAL_NAMESPACES for space in spaces))
+
+
+def one_name_a_line(line: str) -> list[str]:
+    """`int a = 0, b;  ///< text` as two lines, both with the text."""
+    found = re.match(r"( +)([\w:][\w:<>,* ]*?[>\w*]) (\w+(?: = [^,;()]+)?(?:, \w+(?: = [^,;()]+)?)+);( *///<.*)?$", line)
+    if not found or "operator" in line or found.group(2).split()[0] in ("return", "using", "template"):
+        return [line]
+    indent, kind, names, comment = found.groups()
+    return [f"{indent}{kind} {name};{comment or ''}" for name in names.split(", ")]
+
+
+def convert(text: str, source: str) -> str:
+    """`source` is the link to the whole file."""
+    kept = public_part(text)
+    opened = [m.group(1) for line in kept if (m := re.match(r"namespace ([\w:]+) \{$", line))]
+    closed = [m.group(1) for line in kept if (m := re.match(r"\}  // namespace ([\w:]+)", line))]
+    out, shared, declaration, i = [], [], None, 0
+
+    # The opening comment is the manual of the file.
+    while i < len(kept) and kept[i].startswith("//"):
+        i += 1
+    manual = [line[3:] for line in kept[:i] if "SPDX" not in line]
+    link = ["", f'<a href="{source}">The whole header</a>']
+    out += block(manual, "@file\n")[:-1] + link + ["*/"] if manual else []
+
+    kept[i:] = [part for line in kept[i:] for part in one_name_a_line(line)]
+    members, member, is_private = [], None, False
+    while i < len(kept):
+        line = kept[i]
+        indent = re.match(r" *", line).group(0)
+        if re.match(r" *///(?!<)", line):
+            comment = []
+            while i < len(kept) and re.match(r" *///(?!<)", kept[i]):
+                comment.append(re.sub(r"^ */// ?", "", kept[i]))
+                i += 1
+            lines_of_block = block(comment)
+            out += lines_of_block
+            if not indent:
+                shared, declaration = lines_of_block, Declarations()
+            else:
+                members, member = lines_of_block, Declarations()
+            continue
+        is_documented = "///<" in line
+        if is_documented:
+            code, text_after = line.split("///<", 1)
+            line = code + "///<" + escaped(text_after)
+        i += 1
+        if re.search(r"= (default|delete);", line) or re.match(r"  friend ", line):
+            continue  # of no interest to a reader
+        if declaration is None and shared and re.match(r"[a-zA-Z]", line) and not line.startswith("namespace"):
+            out += shared  # a further declaration of the same comment
+            declaration = Declarations()
+        if re.match(r" {0,1}(public|protected|private):", line):
+            is_private = "private" in line
+        if len(indent) == 2 and member is None and re.match(r"  [a-zA-Z]", line) and not is_documented:
+            is_function = re.search(r"\w\(", line) or line.startswith("  template")
+            if members and (is_function or line.split()[0] == last_type):
+                out += members
+            elif not is_private:
+                ahead = kept[i] if line.startswith("  template") else line
+                name = re.search(r"using (\w+) =|(\w+)\(|(\w+)(?: = [^;]*)?;", ahead)
+                meaning = MEANINGS.get(next((g for g in name.groups() if g), "")) if name else None
+                if meaning:
+                    out += ["/** " + meaning + " */"]
+            member = Declarations()
+        if not line.strip():
+            members = []
+        out.append(line)
+        if member is not None:
+            last_type = line.split()[0] if line.split() else ""
+            if member.ends_with(line):
+                member = None
+        if declaration is not None:
+            if declaration.ends_with(line):
+                declaration, member, members, is_private = None, None, [], False
+        elif not re.match(r"[a-zA-Z ]", line):
+            shared = []
+    for name in reversed(opened[len(closed):] if len(opened) > len(closed) else []):
+        out.append("}  // namespace " + name)
+    return "\n".join(out) + "\n"
