@@ -69,7 +69,36 @@ class Declarations:
 
 
 def public_part(text: str) -> list[str]:
-    return text.split("\n// Implementation -")[0].split("\n")
+    """The lines before "Implementation", and what has a comment after it in a namespace that is not internal."""
+    declarations, _, implementation = text.partition("\n// Implementation -")
+    kept = declarations.split("\n")
+    spaces: list[str] = []
+    for line in kept:
+        follow_namespaces(line, spaces)
+    for space in reversed(spaces):
+        kept.append("}  // namespace " + space)
+    lines, i = implementation.split("\n"), 0
+    while i < len(lines):
+        follow_namespaces(lines[i], spaces)
+        if lines[i].startswith("///") and spaces and not any(s.split("::")[-1] in INTERNAL_NAMESPACES for s in spaces):
+            kept += ["namespace " + "::".join(spaces) + " {"]
+            declaration = Declarations()
+            while True:
+                kept.append(lines[i])
+                i += 1
+                if not lines[i - 1].startswith("///") and declaration.ends_with(lines[i - 1]):
+                    break
+            kept += ["", "}  // namespace " + "::".join(spaces)]
+        else:
+            i += 1
+    return kept
+
+
+def follow_namespaces(line: str, spaces: list[str]) -> None:
+    if opening := re.match(r"namespace ([\w:]+) \{$", line):
+        spaces.append(opening.group(1))
+    elif re.match(r"\}  // namespace", line):
+        spaces.pop()
 
 
 def is_public(name: str, text: str) -> bool:
@@ -93,8 +122,6 @@ def one_name_a_line(line: str) -> list[str]:
 def convert(text: str, source: str) -> str:
     """`source` is the link to the whole file."""
     kept = public_part(text)
-    opened = [m.group(1) for line in kept if (m := re.match(r"namespace ([\w:]+) \{$", line))]
-    closed = [m.group(1) for line in kept if (m := re.match(r"\}  // namespace ([\w:]+)", line))]
     out, shared, declaration, i = [], [], None, 0
 
     # The opening comment is the manual of the file.
@@ -156,6 +183,27 @@ def convert(text: str, source: str) -> str:
                 declaration, member, members, is_private = None, None, [], False
         elif not re.match(r"[a-zA-Z ]", line):
             shared = []
-    for name in reversed(opened[len(closed):] if len(opened) > len(closed) else []):
-        out.append("}  // namespace " + name)
     return "\n".join(out) + "\n"
+
+
+def public_names(converted: str) -> set[str]:
+    """The names that a converted header declares, such as gma::causal and gma::Options::tile."""
+    names, spaces, kind = set(), [], ""
+    for line in re.sub(r"/\*\*.*?\*/", "", converted, flags=re.S).split("\n"):
+        follow_namespaces(line, spaces)
+        if any(part in INTERNAL_NAMESPACES for space in spaces for part in space.split("::")):
+            continue
+        path = "::".join(spaces)
+        line = re.sub(r"//.*", "", line)
+        if found := re.match(r"(?:struct|class|enum class) (\w+)(?: final)?(?: :.*)? \{", line):
+            kind = path + "::" + found.group(1)
+            names.add(kind)
+        elif re.match(r"[a-zA-Z].*?\b(\w+)\(", line) and not line.startswith(("template", "static_assert")):
+            names.add(path + "::" + re.match(r"[a-zA-Z].*?\b(\w+)\(", line).group(1))
+        elif found := re.match(r"using (\w+) =|inline constexpr .*?(\w+) =", line):
+            names.add(path + "::" + (found.group(1) or found.group(2)))
+        elif (found := re.match(r"  [\w:].*?\b(\w+)(?: = .*|\{.*)?;", line)) and kind:
+            names.add(kind + "::" + found.group(1))
+        if line.startswith("}"):
+            kind = ""
+    return names

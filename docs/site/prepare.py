@@ -55,8 +55,9 @@ def anchor(path: pathlib.Path, heading: str) -> str:
 class Page:
     """One Markdown file. `others` are the files that it links to and that are no pages."""
 
-    def __init__(self, repository: pathlib.Path, path: pathlib.Path):
+    def __init__(self, repository: pathlib.Path, path: pathlib.Path, names: set[str]):
         self.repository, self.path, self.others, self.slugs = repository, path, set(), {}
+        self.names = names if path.parts[0] == "docs" else set()  # what code spans link to
 
     def target(self, link: str) -> str:
         """What Doxygen calls the target of a link of this page."""
@@ -103,10 +104,13 @@ class Page:
             for j in range(1, len(formulas), 2):
                 formulas[j] = r"\f$" + formulas[j] + r"\f$"
             parts[i] = "".join(formulas)
-        return re.sub("\0(\\d+)\0", lambda m: links[int(m.group(1))], "".join(parts))
+        text = re.sub(r"\*\*(?=\S)(.+?)\*\*", r"<b>\1</b>", "".join(parts))  # Doxygen has no tags within **
+        return re.sub("\0(\\d+)\0", lambda m: links[int(m.group(1))], text)
 
-    @staticmethod
-    def code_span(span: str) -> str:
+    def code_span(self, span: str) -> str:
+        name = span.strip("`").removesuffix("()").removeprefix("gma::")
+        if "gma::" + name in self.names:
+            return f'@ref gma::{name} "{span.strip("`")}"'
         return header.escaped("`" + span.strip("`").replace("\\|", "|").strip() + "`")
 
     @staticmethod
@@ -129,6 +133,8 @@ class Page:
         marks, title = re.match(r"(#+) (.*)", line).groups()
         name = slug(title)
         count = self.slugs[name] = self.slugs.get(name, -1) + 1
+        if is_first and self.path.as_posix() == "docs/index.md":
+            return f"{marks} {title} {{#mainpage}}"
         label = page_id(self.path) if is_first else anchor(self.path, name + (f"-{count}" if count else ""))
         title = re.sub(r"`([^`]*)`", lambda m: m.group(1), title)
         title = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).replace("[", "\\[")
@@ -165,8 +171,6 @@ class Page:
                 out += ["@verbatim"] + [b[4:] for b in block] + ["@endverbatim"]
             elif re.match(r"#+ ", line):
                 out.append(self.heading(line, is_first))
-                if is_first and self.path.as_posix() == "docs/index.md":
-                    out[-1] = "@mainpage " + re.match(r"#+ (.*) \{", out[-1]).group(1)
                 is_first = False
             else:
                 whole = line  # a link may go over the end of a line
@@ -190,7 +194,10 @@ def copied_name(path: pathlib.Path) -> str:
 
 
 def all_pages(repository: pathlib.Path) -> list[Page]:
-    return [Page(repository, path) for path in markdown_files(repository)]
+    names: set[str] = set()
+    for path in public_headers(repository):
+        names |= header.public_names(header.convert((repository / path).read_text(encoding="utf-8"), ""))
+    return [Page(repository, path, names) for path in markdown_files(repository)]
 
 
 def write_input(repository: pathlib.Path, folder: pathlib.Path) -> None:

@@ -283,8 +283,10 @@ HeadTensor<typename Derived::Scalar> split_heads(Eigen::MatrixBase<Derived>& mat
 template <class S>
 class HeadsIn : private detail::EvaluatedExpression<S>, public detail::HeadsView<S> {
  public:
+  /// A tensor of the scalar S, of bfloat16 or of half.
   template <class T>
   HeadsIn(const HeadTensor<T>& tensor) : detail::HeadsView<S>(tensor) {}
+  /// A matrix, block, map or expression whose columns are the heads in order.
   template <class Derived>
   HeadsIn(const Eigen::MatrixBase<Derived>& matrix)
       : HeadsIn(matrix.derived(), std::bool_constant<(Derived::Flags & Eigen::DirectAccessBit) != 0>()) {}
@@ -308,12 +310,16 @@ template <class S>
 class HeadsOut : public detail::HeadsSink<S> {
  public:
   HeadsOut() = default;
+  /// A tensor of the scalar S, of bfloat16 or of half.
   template <class T>
   HeadsOut(const HeadTensor<T>& tensor) : detail::HeadsSink<S>(tensor) {}
+  /// A matrix whose columns are the heads in order.
   template <class Derived>
   HeadsOut(Eigen::MatrixBase<Derived>& matrix) : detail::HeadsSink<S>(matrix) {}
+  /// A block or map made on the spot.
   template <class Derived, std::enable_if_t<!std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>, int> = 0>
   HeadsOut(const Eigen::MatrixBase<Derived>& view) : detail::HeadsSink<S>(detail::writable(view)) {}
+  /// A constant matrix: refused with a sentence.
   template <class Derived, std::enable_if_t<std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>, int> = 0>
   HeadsOut(const Eigen::MatrixBase<Derived>&) {
     static_assert(!std::is_same_v<Derived, Derived>, "gma: an output must not be constant");
