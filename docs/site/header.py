@@ -101,13 +101,21 @@ def follow_namespaces(line: str, spaces: list[str]) -> None:
         spaces.pop()
 
 
+def public_namespaces(text: str) -> set[str]:
+    found, spaces = set(), []
+    for line in public_part(text):
+        follow_namespaces(line, spaces)
+        path = "::".join(spaces)
+        if path and not any(part in INTERNAL_NAMESPACES for part in path.split("::")):
+            found.add(path)
+    return found
+
+
 def is_public(name: str, text: str) -> bool:
     """Whether the header gma/... declares a public name, or only includes such headers."""
-    spaces = [m.group(1) for line in public_part(text) if (m := re.match(r"namespace ([\w:]+) \{$", line))]
     if name == "gma/kernels/products.hpp":
         return True  # product_into()
-    return not name.startswith(INTERNAL_ROOMS) and (
-        not spaces or any(space.split("::")[-1] not in INTERNAL_NAMESPACES for space in spaces))
+    return not name.startswith(INTERNAL_ROOMS) and ("namespace" not in text or bool(public_namespaces(text)))
 
 
 def one_name_a_line(line: str) -> list[str]:

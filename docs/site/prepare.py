@@ -212,7 +212,17 @@ def write_input(repository: pathlib.Path, folder: pathlib.Path) -> None:
         copy.write_text(text, encoding="utf-8")
 
 
+def check_namespaces(repository: pathlib.Path, site: pathlib.Path) -> None:
+    """Doxygen leaves out, without a warning, what is in a namespace without a comment."""
+    for path in public_headers(repository):
+        for name in header.public_namespaces((repository / path).read_text(encoding="utf-8")):
+            page = "namespace" + name.replace("_", "__").replace("::", "_1_1") + ".html"
+            if not (site / page).exists():
+                raise SystemExit(f"{path}: namespace {name} has no comment; docs/site/namespaces.dox is the place for one")
+
+
 def finish(repository: pathlib.Path, site: pathlib.Path, mathjax: pathlib.Path) -> None:
+    check_namespaces(repository, site)
     linked = set(public_headers(repository))
     for page in all_pages(repository):
         page.convert()
