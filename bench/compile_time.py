@@ -15,9 +15,13 @@ import re
 import shlex
 import statistics
 import subprocess
+import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docs/site"))
+import header  # noqa: E402
+
 INCLUDE = ROOT / "include"
 FLAGS = ["-std=c++17", "-O1", f"-I{INCLUDE}", "-isystem", "/usr/include/eigen3"]
 
@@ -44,16 +48,10 @@ gma::Matrix<float> train(gma::AttentionLayer<float>& layer, gma::AttentionLayer<
 """
 
 
-def is_public(header: pathlib.Path) -> bool:
-    """Whether it declares a name that is neither of gma::detail nor a kernel, or only includes such headers."""
-    name = header.relative_to(INCLUDE).as_posix()
-    if re.match(r"gma/(testing|kernels)/", name) and name != "gma/kernels/products.hpp":
-        return False
-    if re.match(r"gma/(compiled|compiled_layer|version)\.hpp", name):
-        return False
-    declarations = header.read_text().split("// Implementation -")[0]
-    namespaces = re.findall(r"^namespace ([\w:]+) \{", declarations, re.M)
-    return not namespaces or any("detail" not in space and "kernels" not in space for space in namespaces)
+def public_headers() -> list[str]:
+    names = {path.relative_to(INCLUDE).as_posix(): path for path in INCLUDE.rglob("*.hpp")}
+    return sorted(name for name, path in names.items() if header.is_public(name, path.read_text(encoding="utf-8"))
+                  and not name.startswith("gma/testing/"))  # those need GoogleTest
 
 
 def seconds(command: list[str], source: str, runs: int) -> float:
@@ -90,14 +88,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--headers", nargs="+")
     arguments = parser.parse_args()
-    headers = arguments.headers or [h.relative_to(INCLUDE).as_posix() for h in sorted(INCLUDE.rglob("*.hpp")) if is_public(h)]
+    headers = arguments.headers or public_headers()
 
     print(f"{machine()}; {'; '.join(version(c) for c in arguments.compilers)}; median of {arguments.runs} runs\n")
     print("| header | " + " | ".join(arguments.compilers) + " |\n|---|" + "---:|" * len(arguments.compilers))
-    for header in ["Eigen/Core"] + headers:
-        flags = FLAGS + (mpi_flags() if header.startswith("gma/mpi/") else [])
-        times = [seconds([c] + flags, f"#include <{header}>\n", arguments.runs) for c in arguments.compilers]
-        print(f"| `{header}` | " + " | ".join(f"{t:.2f}" for t in times) + " |", flush=True)
+    for name in ["Eigen/Core"] + headers:
+        flags = FLAGS + (mpi_flags() if name.startswith("gma/mpi/") else [])
+        times = [seconds([c] + flags, f"#include <{name}>\n", arguments.runs) for c in arguments.compilers]
+        print(f"| `{name}` | " + " | ".join(f"{t:.2f}" for t in times) + " |", flush=True)
 
     print("\n| file | target | " + " | ".join(arguments.compilers) + " |\n|---|---|" + "---:|" * len(arguments.compilers))
     for what, source in [("a causal pass and the gradients of both", OPERATORS), ("a training step and a decoding step of a layer", LAYER)]:

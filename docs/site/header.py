@@ -24,13 +24,23 @@ MEANINGS = {
 ESCAPES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", **{c: "\\" + c for c in "\\@#*_%$|[]"}}
 
 
+# (1) to (10), the numbers of equations.
+EQUATION = re.compile(r"(?<![\w)])(?<!version )\((10|[1-9])\)")
+
+
+def equation(match: re.Match) -> str:
+    number = int(match.group(1))
+    section = "mixture" if number < 3 else "memory" if number < 8 else "causal-attention-and-forgetting"
+    return f'(@ref mathematics-{section} "{number}")'
+
+
 def escaped(text: str) -> str:
     """Plain text: nothing is a command, a tag or emphasis. Code spans stay code. `::` and () still make links."""
     parts = re.split(r"(`[^`]*`)", text)
     for i, part in enumerate(parts):
         code = part.startswith("`")
         part = re.sub(r"\w_(?=\w)|[\\@<>#&*_~%$|\[\]]", lambda m: ESCAPES.get(m.group(0), m.group(0)), part.strip("`"))
-        parts[i] = f"<code>{part}</code>" if code else part.replace("--", "\\--")
+        parts[i] = f"<code>{part}</code>" if code else EQUATION.sub(equation, part.replace("--", "\\--"))
     return "".join(parts)
 
 
