@@ -40,7 +40,8 @@ def escaped(text: str) -> str:
     for i, part in enumerate(parts):
         code = part.startswith("`")
         part = re.sub(r"\w_(?=\w)|[\\@<>#&*_~%$|\[\]]", lambda m: ESCAPES.get(m.group(0), m.group(0)), part.strip("`"))
-        parts[i] = f"<code>{part}</code>" if code else EQUATION.sub(equation, part.replace("--", "\\--"))
+        part = part.replace("--", "\\--")
+        parts[i] = f"<code>{part}</code>" if code else EQUATION.sub(equation, part)
     return "".join(parts)
 
 
