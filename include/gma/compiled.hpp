@@ -36,7 +36,10 @@
       const LongMemory<S>&, TokenGradients<S>, GradientSum<CompiledMixture<S>, S>&, Workspace<S>&);                    \
   GMA_COMPILED_ELSEWHERE template void causal_backward_tokens<CompiledMixture<S>, S>(                                  \
       const CompiledMixture<S>&, const TokenView<S>&, const TokenStream<S>&, const TokenView<S>&, const Options&,      \
-      LongMemory<S>&, const S&, bool, const TokenGradients<S>&, GradientSum<CompiledMixture<S>, S>&, Workspace<S>&);
+      LongMemory<S>&, const S&, bool, const TokenGradients<S>&, GradientSum<CompiledMixture<S>, S>&, Workspace<S>&);   \
+  GMA_COMPILED_ELSEWHERE template void slot_backward_tokens<CompiledMixture<S>, S>(                                    \
+      const CompiledMixture<S>&, const TokenView<S>*, const TokenStream<S>&, const TokenView<S>*, const Options&,      \
+      LongMemory<S>&, S, const TokenGradients<S>&, GradientSum<CompiledMixture<S>, S>&, Workspace<S>&);
 
 namespace gma::detail {
 

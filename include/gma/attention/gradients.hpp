@@ -36,10 +36,10 @@ struct Gradients {
 /// Gradients names (N x 1 for those of the token inputs). What is left out is not wanted.
 template <class M>
 struct GradientTargets {
-  Out<Scalar<M>> queries, keys, values, key_weights, log_forgetting;
-  Memory<Scalar<M>>* memory = nullptr;  ///< is sized
-  M* mixture = nullptr;                 ///< is sized
-  Out<Scalar<M>> slot_log_forgetting = {};
+  Out<Scalar<M>> queries, keys, values, key_weights, log_forgetting;  ///< as Gradients
+  Memory<Scalar<M>>* memory = nullptr;                                ///< is sized
+  M* mixture = nullptr;                                               ///< is sized
+  Out<Scalar<M>> slot_log_forgetting = {};                            ///< Nk x K
 };
 
 namespace detail {

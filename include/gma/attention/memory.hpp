@@ -40,6 +40,7 @@ struct Memory {
   Vector<S> mass_remainder = {};   ///< K, or empty: zeros
   bool has_signed_mass = false;    ///< written through features that may be negative, which no mixture's are
 
+  /// Whether it has no size yet.
   bool empty() const { return slots.size() == 0 && mass.size() == 0; }
 };
 

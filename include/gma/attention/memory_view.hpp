@@ -15,6 +15,7 @@ namespace gma {
 template <class S>
 class MemoryView {
  public:
+  /// Throws std::invalid_argument without a buffer or a slot.
   MemoryView(S* numbers, Index components, Index width) : numbers_(numbers), components_(components), width_(width) {
     if (numbers == nullptr || components < 1 || width < 0) {
       detail::invalid_argument("MemoryView", "the buffer is ", numbers == nullptr ? "null" : "not null", " for ",
@@ -25,8 +26,8 @@ class MemoryView {
   /// Numbers in such a buffer.
   static Index size(Index components, Index width) { return 2 * (components * width + components) + 3; }
 
-  Index components() const { return components_; }
-  Index width() const { return width_; }
+  Index components() const { return components_; }  ///< K
+  Index width() const { return width_; }            ///< e
 
   /// The same as a Memory. `memory` keeps its storage where the sizes are the same.
   void load(Memory<S>& memory) const;

@@ -10,8 +10,9 @@
 
 namespace gma {
 
+/// How a verb reads and how it works. The defaults suit most calls.
 struct Options {
-  Normalization normalization = Normalization::slot;
+  Normalization normalization = Normalization::slot;  ///< how a read divides by the mass
 
   /// Tokens processed at a time; 0 leaves the choice to the operator. It changes speed and the last bits only.
   Index tile = 0;
@@ -50,14 +51,15 @@ struct TokenInputs {
 /// without gaps. They must outlive the call.
 template <class S>
 struct TokenInputsView {
-  using Numbers = Eigen::Map<const Vector<S>>;
+  using Numbers = Eigen::Map<const Vector<S>>;                               ///< N numbers without gaps
   using SlotNumbers = Eigen::Map<const Matrix<S>, 0, Eigen::OuterStride<>>;  ///< rows of K numbers, gaps between them
 
-  Numbers key_weights{nullptr, 0};
-  Numbers log_forgetting{nullptr, 0};
-  SlotNumbers slot_log_forgetting{nullptr, 0, 0, Eigen::OuterStride<>(0)};
+  Numbers key_weights{nullptr, 0};                                          ///< N, or empty: ones
+  Numbers log_forgetting{nullptr, 0};                                       ///< N, or empty: zeros
+  SlotNumbers slot_log_forgetting{nullptr, 0, 0, Eigen::OuterStride<>(0)};  ///< N x K, or empty: zeros
 
   TokenInputsView() = default;
+  /// Views of all three, or of those that are given.
   TokenInputsView(const TokenInputs<S>& inputs)  // NOLINT(google-explicit-constructor): made implicitly
       : key_weights(inputs.key_weights.data(), inputs.key_weights.size()),
         log_forgetting(inputs.log_forgetting.data(), inputs.log_forgetting.size()),

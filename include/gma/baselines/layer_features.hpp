@@ -16,12 +16,12 @@ namespace gma::baselines {
 
 /// elu(x) + 1. config.components is not used.
 struct Elu {
-  static constexpr const char* name = "elu";
+  static constexpr const char* name = "elu";  ///< in files
 };
 
 /// Performer's positive orthogonal random features, as many a head as the product of config.components.
 struct RandomFeatures {
-  static constexpr const char* name = "random features";
+  static constexpr const char* name = "random features";  ///< in files
 };
 
 }  // namespace gma::baselines

@@ -16,6 +16,7 @@ namespace gma {
 /// throws the exception of the lowest index that threw, after the region.
 class OpenMpExecutor : public Executor {
  public:
+  /// `threads`: the most that run at once; 0: omp_get_max_threads().
   explicit OpenMpExecutor(Index threads = 0)
       : threads_(threads > 0 ? static_cast<int>(threads) : omp_get_max_threads()) {}
 

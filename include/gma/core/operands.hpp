@@ -53,6 +53,7 @@ struct EvaluatedExpression {
 template <class S>
 class In : private detail::EvaluatedExpression<S>, public detail::TokenView<S> {
  public:
+  /// A matrix, block, map or expression of the scalar S, of bfloat16 or of half.
   template <class Derived>
   In(const Eigen::MatrixBase<Derived>& matrix)
       : In(matrix.derived(), std::bool_constant<(Derived::Flags & Eigen::DirectAccessBit) != 0>()) {}
@@ -74,11 +75,13 @@ template <class S>
 class Out : public detail::TokenSink<S> {
  public:
   Out() = default;
+  /// A matrix of the scalar S, of bfloat16 or of half.
   template <class Derived>
   Out(Eigen::MatrixBase<Derived>& matrix) : detail::TokenSink<S>(matrix) {}
   /// A block or map made on the spot, or one that is itself constant while its numbers are not.
   template <class Derived, std::enable_if_t<!std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>, int> = 0>
   Out(const Eigen::MatrixBase<Derived>& view) : detail::TokenSink<S>(detail::writable(view)) {}
+  /// A constant matrix: refused with a sentence.
   template <class Derived, std::enable_if_t<std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>, int> = 0>
   Out(const Eigen::MatrixBase<Derived>&) {
     static_assert(!std::is_same_v<Derived, Derived>, "gma: an output must not be constant");
@@ -91,11 +94,13 @@ template <class S>
 class OptionalWorkspace {
  public:
   OptionalWorkspace() = default;
+  /// The caller's; a null pointer stands for nothing.
   OptionalWorkspace(Workspace<S>& workspace) : given_(&workspace) {}
   OptionalWorkspace(Workspace<S>* workspace) : given_(workspace) {}
   OptionalWorkspace(const OptionalWorkspace&) = delete;
   OptionalWorkspace& operator=(const OptionalWorkspace&) = delete;
 
+  /// The caller's workspace, or one of the call's own.
   Workspace<S>& get() const { return given_ != nullptr ? *given_ : own_; }
 
  private:

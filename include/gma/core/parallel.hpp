@@ -16,9 +16,11 @@ namespace gma {
 /// A reference to something callable as f(index, worker); it owns nothing and allocates nothing.
 class Task {
  public:
+  /// `f` must outlive the task.
   template <class F>
   explicit Task(const F& f)
       : f_(&f), call_([](const void* g, Index index, Index worker) { (*static_cast<const F*>(g))(index, worker); }) {}
+  /// Calls f(index, worker).
   void operator()(Index index, Index worker) const { call_(f_, index, worker); }
 
  private:

@@ -23,6 +23,7 @@ Whoever defines GMA_ALLOW_FAST_MATH goes without checks of numbers and without r
 
 namespace gma {
 
+/// Every count and position: signed, of the size of a pointer.
 using Index = Eigen::Index;
 
 /// Row-major matrix: a [N, d] buffer of another framework maps in without a copy.

@@ -44,6 +44,7 @@ class Workspace {
 
   /// The workspace of worker i, which is below the count last given to prepare_workers(); worker 0's is this one.
   Workspace& worker(Index i) { return i == 0 ? *this : *others_[static_cast<std::size_t>(i - 1)]; }
+  /// Makes the workspaces of `count` workers, before they run.
   void prepare_workers(Index count) {
     while (static_cast<Index>(others_.size()) + 1 < count) others_.push_back(std::make_unique<Workspace>());
   }
@@ -61,6 +62,7 @@ class Workspace {
   /// Hands back at its end what was taken since its start; frames nest.
   class Frame {
    public:
+    /// `workspace` must outlive the frame.
     explicit Frame(Workspace& workspace) : workspace_(workspace), used_(workspace.used_) {}
     ~Frame() { workspace_.used_ = used_; }
     Frame(const Frame&) = delete;

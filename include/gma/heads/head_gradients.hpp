@@ -31,7 +31,7 @@ struct HeadGradients {
 /// storage, of the shapes that HeadGradients names. What is left out is not wanted, and is not computed.
 template <class M>
 struct HeadGradientTargets {
-  HeadsOut<Scalar<M>> queries, keys, values;
+  HeadsOut<Scalar<M>> queries, keys, values;           ///< as HeadGradients
   Out<Scalar<M>> key_weights;                          ///< Nk x 1
   HeadsOut<Scalar<M>> log_forgetting;                  ///< Nk x H, a matrix or a tensor of width 1
   std::vector<Memory<Scalar<M>>>* memories = nullptr;  ///< is sized

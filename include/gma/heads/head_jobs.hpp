@@ -23,10 +23,12 @@ class HeadJobs {
   static HeadJobs causal(const HeadsOut<S>& out, const std::vector<M>& mixtures, const HeadsIn<S>& queries,
                          const HeadsIn<S>& keys, const HeadsIn<S>& values, std::vector<Memory<S>>* memories,
                          const Options& options = {}, const HeadInputs<S>& inputs = {});
+  /// As bidirectional(): the queries of a sequence read all of its keys. Throws as above.
   static HeadJobs bidirectional(const HeadsOut<S>& out, const std::vector<M>& mixtures, const HeadsIn<S>& queries,
                                 const HeadsIn<S>& keys, const HeadsIn<S>& values, const Options& options = {},
                                 const HeadInputs<S>& inputs = {});
 
+  /// The number of jobs: sequences times key heads.
   Index jobs() const { return call_.jobs(); }
 
   /// Job i of jobs(), at most once. Jobs may run at the same time, each with a workspace that no other uses meanwhile.

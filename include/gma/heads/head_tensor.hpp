@@ -17,16 +17,17 @@ namespace gma {
 /// of type T. T is const for inputs; besides the mixture's scalar it may be bfloat16 or half. Owns nothing.
 template <class T>
 struct HeadTensor {
-  T* data = nullptr;
-  Index batch = 1, tokens = 0, heads = 1, width = 0;
-  Index batch_stride = 0, token_stride = 0, head_stride = 0, width_stride = 1;
+  T* data = nullptr;                                                            ///< the first number
+  Index batch = 1, tokens = 0, heads = 1, width = 0;                            ///< the sizes
+  Index batch_stride = 0, token_stride = 0, head_stride = 0, width_stride = 1;  ///< numbers from one to the next
 
+  /// Tokens of all entries.
   Index rows() const { return batch * tokens; }
 
   /// Rows [begin, begin + count) of one head, which lie within one entry: row b N + t is token t of entry b.
   using Rows = Eigen::Map<std::conditional_t<std::is_const_v<T>, const Matrix<std::remove_const_t<T>>, Matrix<T>>, 0,
                           Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
-  Rows head(Index head, Index begin, Index count) const;
+  Rows head(Index head, Index begin, Index count) const;  ///< count x width
 };
 
 /// [B, N, H, width] without gaps: the layout in which a token's heads lie side by side.
@@ -282,8 +283,10 @@ HeadTensor<typename Derived::Scalar> split_heads(Eigen::MatrixBase<Derived>& mat
 template <class S>
 class HeadsIn : private detail::EvaluatedExpression<S>, public detail::HeadsView<S> {
  public:
+  /// A tensor of the scalar S, of bfloat16 or of half.
   template <class T>
   HeadsIn(const HeadTensor<T>& tensor) : detail::HeadsView<S>(tensor) {}
+  /// A matrix, block, map or expression whose columns are the heads in order.
   template <class Derived>
   HeadsIn(const Eigen::MatrixBase<Derived>& matrix)
       : HeadsIn(matrix.derived(), std::bool_constant<(Derived::Flags & Eigen::DirectAccessBit) != 0>()) {}
@@ -307,12 +310,16 @@ template <class S>
 class HeadsOut : public detail::HeadsSink<S> {
  public:
   HeadsOut() = default;
+  /// A tensor of the scalar S, of bfloat16 or of half.
   template <class T>
   HeadsOut(const HeadTensor<T>& tensor) : detail::HeadsSink<S>(tensor) {}
+  /// A matrix whose columns are the heads in order.
   template <class Derived>
   HeadsOut(Eigen::MatrixBase<Derived>& matrix) : detail::HeadsSink<S>(matrix) {}
+  /// A block or map made on the spot.
   template <class Derived, std::enable_if_t<!std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>, int> = 0>
   HeadsOut(const Eigen::MatrixBase<Derived>& view) : detail::HeadsSink<S>(detail::writable(view)) {}
+  /// A constant matrix: refused with a sentence.
   template <class Derived, std::enable_if_t<std::is_base_of_v<Eigen::PlainObjectBase<Derived>, Derived>, int> = 0>
   HeadsOut(const Eigen::MatrixBase<Derived>&) {
     static_assert(!std::is_same_v<Derived, Derived>, "gma: an output must not be constant");

@@ -29,7 +29,8 @@ struct Sequences {
 
   /// What was asked for by one of the functions below, so that an empty list isn't taken for the default: padded({}) is
   /// a batch of no entries and of no rows, masked({}) is for no rows, and both are refused where there are rows.
-  enum class Form { whole, padded, masked } form = Form::whole;
+  enum class Form { whole, padded, masked };
+  Form form = Form::whole;  ///< set by packed(), padded() and masked()
 
   /// Throws std::invalid_argument if `offsets` is empty: a batch of no sequences is packed({0}).
   static Sequences packed(std::vector<std::int64_t> offsets);

@@ -19,8 +19,8 @@ namespace gma::io {
 
 /// The content of a file. Names, keys and values are UTF-8.
 struct SafeTensors {
-  std::map<std::string, Tensor> tensors;
-  std::map<std::string, std::string> metadata;
+  std::map<std::string, Tensor> tensors;        ///< by name
+  std::map<std::string, std::string> metadata;  ///< of the file as a whole
 };
 
 /// Reads a whole file. Cost O(size); nothing is allocated except the tensors and the header. Throws std::runtime_error

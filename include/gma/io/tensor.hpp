@@ -18,7 +18,7 @@ namespace gma::io {
 
 /// A dense tensor. Every function that takes one checks that `bytes` has the size that `type` and `shape` require.
 struct Tensor {
-  DataType type = DataType::f32;
+  DataType type = DataType::f32;     ///< of every number
   std::vector<Index> shape = {0};    ///< {} is a single number
   std::vector<unsigned char> bytes;  ///< row-major (the last dimension is contiguous), each number little-endian
   std::string other_type = {};       ///< the type's name where `type` is DataType::other, else empty

@@ -31,9 +31,9 @@ namespace gma {
 
 /// What a visitor is told about a parameter: its name in files, its group, and its shape in files.
 struct Parameter {
-  std::string name;
-  ParameterGroup group;
-  std::vector<Index> shape;
+  std::string name;          ///< such as query.weight, or mixtures.0.factors.1.means
+  ParameterGroup group;      ///< for the optimiser
+  std::vector<Index> shape;  ///< of the tensor in files
 };
 
 /// visit(const Parameter&, Eigen::Map<Matrix<S>> values, ...) for every parameter of the layer, in the order of the
@@ -62,7 +62,7 @@ template <class S, class Map = CompiledMixture<S>>
 struct CompiledLayer : LayerVectors<S> {
   using Scalar = S;
 
-  LayerConfig config;
+  LayerConfig config;         ///< of the layer that was compiled
   Matrix<S> in_weights;       ///< D x all columns of the projection
   Matrix<S> taps;             ///< taps x channels, the present token first
   Matrix<S> rotations;        ///< of the window's queries and keys, position by position

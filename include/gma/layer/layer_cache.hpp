@@ -12,6 +12,7 @@
 
 namespace gma {
 
+/// How a pass of a layer works. It changes speed, and with `usage_penalty` the loss.
 struct LayerOptions {
   /// Runs rows, heads and sequences in parallel. Null: one thread does all the work. It must outlive the call.
   const Executor* executor = nullptr;
@@ -48,26 +49,26 @@ struct LayerPass {
 /// may keep its cache in the workspace (Workspace::keep).
 template <class S>
 struct LayerCache {
-  using States = std::vector<LayerState<S>>;
+  using States = std::vector<LayerState<S>>;  ///< of streams, one per sequence
 
-  Matrix<S> input;                  ///< rows of all sequences, one below the other: N x D
-  Matrix<S> projected;              ///< N x (channels + gates), before the convolution
-  Matrix<S> context;                ///< of cross attention: rows of all contexts, Nk x D
-  Matrix<S> context_projected;      ///< Nk x as many, of which keys and values are made of the context
-  Matrix<S> queries, keys, values;  ///< N x Hq d, N x H d, N x H e, as attention saw them
-  UnitRmsCache<S> unit_rms;         ///< of queries and keys
-  HeadInputs<S> inputs;             ///< the packed sequences, and log-forgetting N x H, of slots N x H K
-  WindowCache<S> window;            ///< empty if there is none
-  Matrix<S> mixed;                  ///< N x Hq e, from the heads and their window
-  OutputCache<S> finish;            ///< of the output's norm and gate
-  Matrix<S> output;                 ///< N x D
-  Index rows = 0;                   ///< of the caller's input, padding included
-  Index context_rows = 0;           ///< of the caller's context, padding included
-  detail::Placement placement;      ///< where the rows lie in it
-  detail::Placement context_placement;
-  std::vector<Memory<S>> memories;  ///< of streams, during a call
-  detail::LayerPass pass;           ///< what the next call needs to know of the last one
-  Workspace<S> workspace;
+  Matrix<S> input;                      ///< rows of all sequences, one below the other: N x D
+  Matrix<S> projected;                  ///< N x (channels + gates), before the convolution
+  Matrix<S> context;                    ///< of cross attention: rows of all contexts, Nk x D
+  Matrix<S> context_projected;          ///< Nk x as many, of which keys and values are made of the context
+  Matrix<S> queries, keys, values;      ///< N x Hq d, N x H d, N x H e, as attention saw them
+  UnitRmsCache<S> unit_rms;             ///< of queries and keys
+  HeadInputs<S> inputs;                 ///< the packed sequences, and log-forgetting N x H, of slots N x H K
+  WindowCache<S> window;                ///< empty if there is none
+  Matrix<S> mixed;                      ///< N x Hq e, from the heads and their window
+  OutputCache<S> finish;                ///< of the output's norm and gate
+  Matrix<S> output;                     ///< N x D
+  Index rows = 0;                       ///< of the caller's input, padding included
+  Index context_rows = 0;               ///< of the caller's context, padding included
+  detail::Placement placement;          ///< where the rows lie in it
+  detail::Placement context_placement;  ///< the same of the context
+  std::vector<Memory<S>> memories;      ///< of streams, during a call
+  detail::LayerPass pass;               ///< what the next call needs to know of the last one
+  Workspace<S> workspace;               ///< scratch memory
 
   /// Null: a pass begins with its states. Else the memories come from here, in forward and backward passes.
   MemoryExchange<S>* exchange = nullptr;
@@ -87,8 +88,8 @@ struct LayerGradientCache {
   Matrix<S> rotations;                          ///< of a layer with a window
   std::vector<Memory<S>> memories, d_memories;  ///< before the pass; of those after it
   std::vector<LayerState<S>> d_states;          ///< of the states before the pass
-  Workspace<S> workspace;
-  double usage_penalty = 0;  ///< the penalty's value, times its factor, if options asked for it
+  Workspace<S> workspace;                       ///< scratch memory
+  double usage_penalty = 0;                     ///< the penalty's value, times its factor, if options asked for it
 };
 
 }  // namespace gma

@@ -23,8 +23,8 @@ struct LayerConfig {
   /// Slots of each factor of a head's product mixture, which share d equally. One number: an ordinary mixture.
   std::vector<Index> components = {8, 8};
 
-  bool is_causal = true;  ///< else bidirectional
-  Normalization normalization = Normalization::slot;
+  bool is_causal = true;                              ///< else bidirectional
+  Normalization normalization = Normalization::slot;  ///< how a read divides by the mass
   Index convolution = 4;           ///< taps of the short causal convolution on queries, keys and values; 1: none
   bool has_forgetting = true;      ///< a gate per key head; causal layers only
   Index slot_forgetting_rank = 0;  ///< R: numbers of a token and key head that make every slot forget; 0: none

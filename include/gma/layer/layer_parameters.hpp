@@ -47,16 +47,16 @@ struct AttentionLayer : LayerVectors<S> {
   /// Zeros of the right shapes: a gradient to add to. See random_layer() for a layer to train. Throws as validate().
   explicit AttentionLayer(const LayerConfig& config);
 
-  LayerConfig config;
-  Matrix<S> query_weight;                                                    ///< Hq d x D
-  Matrix<S> key_weight;                                                      ///< H d x D
-  Matrix<S> value_weight;                                                    ///< H e x D
-  Matrix<S> query_filter;                                                    ///< Hq d x taps
-  Matrix<S> key_filter;                                                      ///< H d x taps
-  Matrix<S> value_filter;                                                    ///< H e x taps
-  Matrix<S> forget_weight;                                                   ///< H x D
-  Matrix<S> slot_forget_weight;                                              ///< H R x D
-  Matrix<S> window_weight;                                                   ///< Hq x D
+  LayerConfig config;            ///< which parts there are, and their widths
+  Matrix<S> query_weight;        ///< Hq d x D
+  Matrix<S> key_weight;          ///< H d x D
+  Matrix<S> value_weight;        ///< H e x D
+  Matrix<S> query_filter;        ///< Hq d x taps
+  Matrix<S> key_filter;          ///< H d x taps
+  Matrix<S> value_filter;        ///< H e x taps
+  Matrix<S> forget_weight;       ///< H x D
+  Matrix<S> slot_forget_weight;  ///< H R x D
+  Matrix<S> window_weight;       ///< Hq x D
   std::vector<typename detail::LayerRouting<S, Covariance>::Type> mixtures;  ///< H product mixtures
   Matrix<S> gate_weight;                                                     ///< Hq e x D
   Matrix<S> output_weight;                                                   ///< D x Hq e

@@ -37,6 +37,7 @@ class Rollback {
   /// forgotten.
   Index available() const { return available_; }
 
+  /// The most tokens that can be taken back.
   Index capacity() const { return capacity_; }
 
   /// Makes `state` bit-identical to what it was `tokens` records ago, and drops those records. 0 changes nothing.

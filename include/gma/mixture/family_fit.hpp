@@ -35,7 +35,7 @@ struct FitMoments {
   Vector<double> mass;    ///< K: sum_j w_j r_jk
   Matrix<double> first;   ///< K x d: the mean
   Matrix<double> second;  ///< K x d, the covariance's diagonal; if the family needs_covariances K x d*d, all of it
-  double dead_mass = 0;
+  double dead_mass = 0;   ///< a component of this mass or less is dead
 
   /// Whether so little of the samples belongs to component k that they say nothing of it.
   bool is_dead(Index k) const { return !(mass(k) > dead_mass); }

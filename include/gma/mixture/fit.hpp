@@ -18,7 +18,7 @@ namespace gma {
 
 /// How a mixture is fitted to samples.
 struct InitializationOptions {
-  std::uint64_t seed = 0;
+  std::uint64_t seed = 0;        ///< of the random numbers of k-means++
   Index kmeans_iterations = 20;  ///< at most; fewer when the clusters no longer change. 0: k-means++ seeds only
   Index em_iterations = 0;       ///< EM steps after k-means; the log-likelihood does not fall over any of them
   /// No variance, for Full none in any direction, is fitted below it. Within 1e-28 and 1e28 for a mixture of float,

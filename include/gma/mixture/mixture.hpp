@@ -57,11 +57,12 @@ template <class S, class Covariance = Diagonal>
 struct ProductMixture {
   using Scalar = S;
 
-  std::vector<Mixture<S, Covariance>> factors;
+  std::vector<Mixture<S, Covariance>> factors;  ///< in the order of the parts of x
 
   Index components() const;  ///< product over the factors, the largest Index if it is more; 0 without factors
   Index dim() const;         ///< sum over the factors
 
+  /// The same parameters in another scalar.
   template <class T>
   ProductMixture<T, Covariance> cast() const;
 };

@@ -26,18 +26,18 @@ enum class Features { linear, squared_norm, squares, whitened };
 /// One factor of a compiled mixture. The same type holds the gradient with respect to it (weights, means and bias).
 template <class S>
 struct NaturalParameters {
-  Features features = Features::linear;
-  Matrix<S> weights;        ///< W, D x K; whitened: the K factors L_k stacked, K*d x d
-  Matrix<S> means;          ///< whitened only: K x d
-  RowVector<S> bias;        ///< b, K
-  S temperature = S(1);     ///< tau
-  S log_normalizer = S(0);  ///< the part of log p(x, k) that depends on neither token nor component
-  Matrix<S> precisions;     ///< p: a row per component or one for all, a column per coordinate or one; not whitened
-  RowVector<S> center;      ///< c: tokens and means are counted from it, if is_centered; not whitened
-  bool is_centered = false;
+  Features features = Features::linear;  ///< phi
+  Matrix<S> weights;                     ///< W, D x K; whitened: the K factors L_k stacked, K*d x d
+  Matrix<S> means;                       ///< whitened only: K x d
+  RowVector<S> bias;                     ///< b, K
+  S temperature = S(1);                  ///< tau
+  S log_normalizer = S(0);               ///< the part of log p(x, k) that depends on neither token nor component
+  Matrix<S> precisions;      ///< p: a row per component or one for all, a column per coordinate or one; not whitened
+  RowVector<S> center;       ///< c: tokens and means are counted from it, if is_centered; not whitened
+  bool is_centered = false;  ///< whether there is a center
   Matrix<S> transposed_weights;  ///< W^T, K x D, for the backward pass; not whitened
 
-  Index dim = 0;
+  Index dim = 0;  ///< d
   Index components() const { return bias.size(); }
 };
 
@@ -47,7 +47,7 @@ template <class S>
 struct CompiledMixture {
   using Scalar = S;
 
-  std::vector<NaturalParameters<S>> factors;
+  std::vector<NaturalParameters<S>> factors;  ///< one, or those of a product mixture
 
   Index components() const {
     Index product = factors.empty() ? 0 : 1;

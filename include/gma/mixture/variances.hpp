@@ -16,8 +16,8 @@ namespace gma {
 /// (Tied), or the d eigenvalues of every covariance (Full); of a product mixture those of all factors.
 template <class S>
 struct VarianceRange {
-  S smallest = 0;
-  S largest = 0;
+  S smallest = 0;   ///< of all variances
+  S largest = 0;    ///< of all variances
   Index below = 0;  ///< variances at `lower` or less
   Index above = 0;  ///< variances at `upper` or more
   Index count = 0;  ///< all variances

@@ -31,7 +31,7 @@ namespace gma::mpi {
 /// What this rank has sent: point-to-point messages, their bytes, and agreements (agreement.hpp), which are collectives
 /// of a few hundred bytes.
 struct Traffic {
-  std::int64_t messages = 0, bytes = 0, agreements = 0;
+  std::int64_t messages = 0, bytes = 0, agreements = 0;  ///< counts since the start
 };
 
 /// A group of processes in the order of the sequence: rank 0 holds its first tokens. One thread at a time may use it.
@@ -44,15 +44,15 @@ class Communicator {
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
-  Index rank() const { return rank_; }
-  Index size() const { return size_; }
-  bool is_last() const { return rank_ + 1 == size_; }
-  MPI_Comm handle() const { return handle_; }
+  Index rank() const { return rank_; }                 ///< of this process
+  Index size() const { return size_; }                 ///< number of processes
+  bool is_last() const { return rank_ + 1 == size_; }  ///< whether it holds the last tokens
+  MPI_Comm handle() const { return handle_; }          ///< the duplicate, for MPI's own functions
 
-  const Traffic& traffic() const { return traffic_; }
-  void reset_traffic() { traffic_ = Traffic(); }
-  void count_message(std::size_t bytes);
-  void count_agreement() { ++traffic_.agreements; }
+  const Traffic& traffic() const { return traffic_; }  ///< since the start or reset_traffic()
+  void reset_traffic() { traffic_ = Traffic(); }       ///< counts from zero
+  void count_message(std::size_t bytes);               ///< for the library: a message was sent
+  void count_agreement() { ++traffic_.agreements; }    ///< for the library: the ranks agreed on a call
 
   /// Prints "gma::<function>: rank <r> ends the job: <message>" and ends all processes.
   [[noreturn]] void abort(const char* function, const char* message) const;

@@ -38,12 +38,12 @@ struct LayerSegment {
   LayerState<S>
       d_before;  ///< out of backward(): the gradient of `before`; on rank 0 that of the state before the sequence
 
-  LayerCache<S> cache, halo_cache;
-  LayerGradientCache<S, Covariance> scratch;
-  Matrix<S> halo;                     ///< x of the tokens before the segment that the layer looks back over
-  LayerState<S> before_halo;          ///< from which it runs over them
-  std::vector<std::int64_t> lengths;  ///< tokens of every rank
-  std::shared_ptr<detail::RankExchange<S>> exchange;
+  LayerCache<S> cache, halo_cache;            ///< of the segment, and of the tokens before it
+  LayerGradientCache<S, Covariance> scratch;  ///< of backward passes
+  Matrix<S> halo;                             ///< x of the tokens before the segment that the layer looks back over
+  LayerState<S> before_halo;                  ///< from which it runs over them
+  std::vector<std::int64_t> lengths;          ///< tokens of every rank
+  std::shared_ptr<detail::RankExchange<S>> exchange;  ///< of memories between ranks
 };
 
 /// gma::forward() of the whole sequence: x is N_p x D on this rank; returns N_p x D. Collective; the layer must be the

@@ -42,9 +42,9 @@ class KeyValueCache {
   /// Forgets the tokens; keeps the widths and the room.
   void clear() { size_ = 0; }
 
-  Index size() const { return size_; }
-  ConstTile<S> keys() const { return view(keys_); }
-  ConstTile<S> values() const { return view(values_); }
+  Index size() const { return size_; }                   ///< tokens
+  ConstTile<S> keys() const { return view(keys_); }      ///< N x d
+  ConstTile<S> values() const { return view(values_); }  ///< N x e
 
  private:
   ConstTile<S> view(const Matrix<S>& matrix) const {

@@ -15,6 +15,7 @@
 
 namespace gma::baselines {
 
+/// What a caller may choose.
 struct SdpaOptions {
   std::optional<double> scale;  ///< of the scores; 1 / sqrt(d) if it is not given
   bool is_causal = false;       ///< queries belong to the last Nq keys' tokens and see no later key; Nk >= Nq
@@ -33,7 +34,7 @@ struct SdpaForward {
 /// Gradients of queries (Nq x d), keys (Nk x d) and values (Nk x e).
 template <class S>
 struct SdpaGradients {
-  Matrix<S> queries, keys, values;
+  Matrix<S> queries, keys, values;  ///< each of the shape of its argument
 };
 
 namespace detail {

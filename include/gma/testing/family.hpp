@@ -36,6 +36,7 @@
 
 namespace gma::testing {
 
+/// What GMA_EXPECT_FAMILY calls.
 template <class Family>
 void expect_family();
 

@@ -23,6 +23,7 @@
 
 namespace gma::testing {
 
+/// What GMA_EXPECT_FAMILY_FILES calls.
 template <class Family>
 void expect_family_files() {
   SCOPED_TRACE(std::string("files of the covariance family ") + Family::name);

@@ -30,6 +30,7 @@
 
 namespace gma::testing {
 
+/// What GMA_EXPECT_FEATURE_MAP calls.
 template <class Map>
 void expect_feature_map(const Map& map);
 

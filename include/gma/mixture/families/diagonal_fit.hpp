@@ -9,6 +9,7 @@
 
 namespace gma {
 
+/// The fit of Diagonal.
 template <>
 struct FamilyFit<Diagonal> {
   static constexpr bool needs_covariances = false;

@@ -29,6 +29,7 @@ inline Matrix<double> precision_factor(const Matrix<double>& covariance, double 
 
 }  // namespace detail
 
+/// The fit of Full.
 template <>
 struct FamilyFit<Full> {
   static constexpr bool needs_covariances = true;

@@ -10,6 +10,7 @@
 
 namespace gma {
 
+/// The fit of Isotropic.
 template <>
 struct FamilyFit<Isotropic> {
   static constexpr bool needs_covariances = false;

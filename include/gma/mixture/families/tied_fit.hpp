@@ -9,6 +9,7 @@
 
 namespace gma {
 
+/// The fit of Tied.
 template <>
 struct FamilyFit<Tied> {
   static constexpr bool needs_covariances = false;

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+#
+# gma_markdown_programs(FILE FOLDER VARIABLE)    the programs in a Markdown file, as sources in FOLDER
+#
+# A program begins with a block of C++ (```cpp) whose first line is an #include, goes on over the blocks that follow, and
+# ends with the block whose last line is the brace that closes main. What is left unsaid on the page may stand in a
+# comment that begins with the line <!-- cpp. Other blocks of C++ are parts of no program and are left out. VARIABLE gets
+# the list of sources, FOLDER/1.cpp and so on, in the order of the page.
+function(gma_markdown_programs file folder variable)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${file}")
+  file(READ "${file}" text)
+  set(sources "")
+  set(program "")
+  set(count 0)
+  while(TRUE)
+    string(FIND "${text}" "```cpp\n" shown)
+    string(FIND "${text}" "<!-- cpp\n" hidden)
+    if(shown EQUAL -1 AND hidden EQUAL -1)
+      break()
+    endif()
+    if(hidden EQUAL -1 OR (NOT shown EQUAL -1 AND shown LESS hidden))
+      math(EXPR begin "${shown} + 7")
+      set(end_mark "```")
+    else()
+      math(EXPR begin "${hidden} + 9")
+      set(end_mark "-->")
+    endif()
+    string(SUBSTRING "${text}" ${begin} -1 text)
+    string(FIND "${text}" "${end_mark}" end)
+    string(SUBSTRING "${text}" 0 ${end} block)
+    string(SUBSTRING "${text}" ${end} -1 text)
+    if(NOT program AND NOT block MATCHES "^#include")
+      continue()
+    endif()
+    string(APPEND program "${block}")
+    if(program MATCHES "int main" AND block MATCHES "\n}\n$")
+      math(EXPR count "${count} + 1")
+      file(CONFIGURE OUTPUT "${folder}/${count}.cpp" CONTENT "${program}" @ONLY)
+      cmake_path(ABSOLUTE_PATH folder BASE_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}" OUTPUT_VARIABLE absolute)
+      list(APPEND sources "${absolute}/${count}.cpp")
+      set(program "")
+    elseif(NOT program MATCHES "int main" AND end_mark STREQUAL "```")
+      set(program "")  # a piece with an include of its own
+    endif()
+  endwhile()
+  if(program)
+    message(FATAL_ERROR "${file}: a program does not end with the brace that closes main:\n${program}")
+  endif()
+  if(NOT sources)
+    message(FATAL_ERROR "${file} has no program in C++")
+  endif()
+  set(${variable} "${sources}" PARENT_SCOPE)
+endfunction()
