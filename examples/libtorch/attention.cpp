@@ -43,7 +43,7 @@ Tensors listed(const Tensor& queries, const Tensor& keys, const Tensor& values, 
 bool has_forgetting(at::TensorList all) { return all.size() % 4 == 0; }
 std::size_t factors(at::TensorList all) { return (all.size() - 3) / 4; }
 
-// Checks. Sizes may be symbols of torch.compile. --------------------------------------------------------------------
+// Checks. To torch.compile sizes may be symbols. --------------------------------------------------------------------
 
 gma::Normalization normalization_of(const std::string& name) {
   if (name == "row") return gma::Normalization::row;
@@ -64,10 +64,10 @@ void check_tensor(const std::string& name, const Tensor& t, at::ScalarType type,
 void check(at::TensorList all, bool is_causal) {
   const Tensor &q = all[0], &k = all[1], &v = all[2];
   const at::ScalarType type = q.scalar_type();
-  const bool is_short = type == at::kBFloat16 || type == at::kHalf;
-  TORCH_CHECK_TYPE(is_short || type == at::kFloat || type == at::kDouble, "gma::attention: queries is ", type,
+  const bool is_16_bit = type == at::kBFloat16 || type == at::kHalf;
+  TORCH_CHECK_TYPE(is_16_bit || type == at::kFloat || type == at::kDouble, "gma::attention: queries is ", type,
                    ", expected float, double, bfloat16 or half");
-  const at::ScalarType computed = is_short ? at::kFloat : type;
+  const at::ScalarType computed = is_16_bit ? at::kFloat : type;
   for (std::size_t i = 0; i < 3; ++i) {
     const char* const names[] = {"queries", "keys", "values"};
     TORCH_CHECK_VALUE(all[i].dim() == 4, "gma::attention: ", names[i], " has ", all[i].dim(),
@@ -81,7 +81,7 @@ void check(at::TensorList all, bool is_causal) {
   c10::SymInt width = 0;
   for (std::size_t m = 0; m < factors(all); ++m) {
     const at::TensorList parts = all.slice(3 + 4 * m, 4);
-    const auto name = [&](const char* part) { return "mixtures' " + std::string(part) + " " + std::to_string(m); };
+    const auto name = [&](const char* part) { return std::string(part) + " of factor " + std::to_string(m); };
     TORCH_CHECK_VALUE(parts[1].dim() == 3, "gma::attention: ", name("means"), " has ", parts[1].dim(),
                       " dimensions, expected 3 (heads, components, width)");
     const c10::SymInt k_m = parts[1].sym_size(1), w = parts[1].sym_size(2);

@@ -217,7 +217,7 @@ class Errors(unittest.TestCase):
         self.refuses(ValueError, r"gma::attention: keys is \[2, 2, 36, 6\], expected \[2, 2, 37, 6\]", cut(1, every, every, slice(1, 99)))
         self.refuses(ValueError, r"gma::attention: values is \[1, 2, 37, 4\], expected \[2, 2, 37, 4\]", cut(2, slice(1)))
         self.refuses(ValueError, r"gma::attention: queries has 3 heads, expected a multiple of 2", cut(0, every, slice(3)))
-        self.refuses(ValueError, r"gma::attention: mixtures' weight_logits 0 is \[2, 2\], expected \[2, 3\]", cut(3, every, slice(2)))
+        self.refuses(ValueError, r"gma::attention: weight_logits of factor 0 is \[2, 2\], expected \[2, 3\]", cut(3, every, slice(2)))
         self.refuses(ValueError, r"gma::attention: mixtures have 5 columns, expected 6", lambda own: own.__setitem__(
             slice(8, 10), [own[8][..., :2], own[9][..., :2]]))
         self.refuses(ValueError, r"gma::attention: log_forgetting is \[2, 1, 37\], expected \[2, 2, 37\]", cut(-1, every, slice(1)))
@@ -231,14 +231,14 @@ class Errors(unittest.TestCase):
 
         self.refuses(TypeError, "gma::attention: queries is Int, expected float, double, bfloat16 or half", to(0, torch.int32))
         self.refuses(TypeError, "gma::attention: keys is Float, expected Double", to(1, torch.float32))
-        self.refuses(TypeError, "gma::attention: mixtures' means 0 is Half, expected Double", to(4, torch.half))
+        self.refuses(TypeError, "gma::attention: means of factor 0 is Half, expected Double", to(4, torch.half))
         self.refuses(ValueError, "gma::attention: keys is on meta, expected cpu", to(1, "meta"))
         with self.assertRaisesRegex((NotImplementedError, RuntimeError), "Could not run 'gma::attention'.*Sparse"):
             own = [t.detach() for t in inputs()]
             attention(own[0].to_sparse(), *own[1:])
 
     def test_numbers_and_options(self):
-        self.refuses(ValueError, "gma::causal: inputs.log_forgetting is .*expected a number <= 0", lambda own: own[-1].neg_())
+        self.refuses((ValueError, RuntimeError), "gma::causal: inputs.log_forgetting is .*expected a number <= 0", lambda own: own[-1].neg_())
         self.refuses(ValueError, "gma::attention: normalization is 'rows', expected 'slot', 'row' or 'none'", lambda _: None,
                      normalization="rows")
         self.refuses(ValueError, "gma::attention: log_forgetting is given, expected none", lambda _: None, is_causal=False)
