@@ -143,7 +143,7 @@ class AttentionLayer : public torch::nn::Module {
         const auto* const known = module->named_children().find(part);
         module = known != nullptr ? known->get() : module->register_module(part, std::make_shared<Names>()).get();
       }
-      parameters_.push_back(module->register_parameter(name.substr(begin), values));
+      parameters_.push_back(module->register_parameter(name.substr(begin), values.detach()));
     }
   }
 
