@@ -6,10 +6,13 @@
 # With EIGEN_VERSION, it gets an Eigen with that version number and stops after configuring. With EXPECT, configuring
 # must fail with that message.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")
+read_version("${SOURCE}/include/gma/version.hpp" version)
+string(REGEX REPLACE "[.][0-9]+$" "" wanted "${version}")  # as a user asks: major and minor
 file(REMOVE_RECURSE "${WORK}")
 set(configure "${CMAKE_COMMAND}" -S "${CMAKE_CURRENT_LIST_DIR}/../consumer" -B "${WORK}" -G "${GENERATOR}"
   "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_PREFIX_PATH=${PREFIX}"
   "-DGMA_ROUTE=${ROUTE}" "-DGMA_IO=${IO}" "-DGMA_COMPONENT=${COMPONENT}" "-DGMA_SOURCE_DIR=${SOURCE}"
+  "-DGMA_WANTED_VERSION=${wanted}"
   -DFETCHCONTENT_FULLY_DISCONNECTED=ON)
 if(WITH_JSON)
   list(APPEND configure "-Dnlohmann_json_DIR=${JSON_DIR}")
@@ -39,4 +42,7 @@ if(NOT EIGEN_VERSION)
   find_program(consumer consumer PATHS "${WORK}" "${WORK}/Debug" NO_DEFAULT_PATH REQUIRED)
   run("run" "${consumer}")
   message(STATUS "${run_output}")
+  if(NOT IO AND NOT COMPONENT STREQUAL "mpi")
+    expect("${run_output}" "^gma ${version}: ")
+  endif()
 endif()
