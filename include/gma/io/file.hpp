@@ -64,7 +64,7 @@ inline Input::Input(const char* function, const unsigned char* data, std::size_t
     : origin_(gma::detail::concatenate("gma::", function, ": ")), data_(data), remaining_(size) {}
 
 inline Input::Input(const char* function, const std::filesystem::path& path)
-    : origin_(gma::detail::concatenate("gma::", function, ": ", path.string(), ": ")) {
+    : origin_(gma::detail::concatenate("gma::", function, ": ", shown_path(path), ": ")) {
   std::error_code error;
   static_cast<void>(std::filesystem::file_size(path, error));  // an error for everything except regular files
   if (error) fail("cannot be read: ", error.message());

@@ -55,13 +55,23 @@ struct Piece {
   std::size_t size;
 };
 
-/// The same for bytes in several places. `function` is the name of the public function, for messages.
+/// A path for messages. On Windows it is UTF-8: string() may throw for letters that the system's code page lacks.
+inline std::string shown_path(const std::filesystem::path& path) {
+#if defined(_WIN32)
+  const auto text = path.u8string();  // of char8_t from C++20 on
+  return std::string(text.begin(), text.end());
+#else
+  return path.string();
+#endif
+}
+
+/// write_file() for bytes in several places. `function` is the name of the public function, for messages.
 inline void write_file(const char* function, const std::filesystem::path& path, const std::vector<Piece>& pieces);
 
 /// How many names temporary files of `target` may have. Each writer takes one.
 inline constexpr int temporary_names = 100;
 inline std::filesystem::path temporary_name(const std::filesystem::path& target, int number) {
-  const std::string name = target.filename().string();
+  const std::string name = shown_path(target.filename());
   const std::uint64_t hash = gma::detail::fnv_1a(gma::detail::fnv_start, name.data(), name.size());
   const std::string suffix = number == 0 ? "" : "-" + std::to_string(number);
   return target.parent_path() / ("gma-" + std::to_string(hash) + suffix + ".tmp");
@@ -285,7 +295,8 @@ inline bool try_write(const std::filesystem::path& target, const std::vector<Pie
 inline void write_file(const char* function, const std::filesystem::path& path, const std::vector<Piece>& pieces) {
   errno = 0;
   if (try_write(path, pieces)) return;
-  gma::detail::runtime_error(function, path.string(), ": cannot be written: ", std::generic_category().message(errno));
+  gma::detail::runtime_error(function, shown_path(path),
+                             ": cannot be written: ", std::generic_category().message(errno));
 }
 
 }  // namespace detail
