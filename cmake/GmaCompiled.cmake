@@ -9,4 +9,7 @@ if(NOT TARGET gma::compiled)
   target_link_libraries(gma_compiled PUBLIC gma::gma)
   target_compile_definitions(gma_compiled INTERFACE GMA_COMPILED)
   set_target_properties(gma_compiled PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  if(MSVC)
+    target_compile_options(gma_compiled PRIVATE /bigobj)  # more sections than MSVC's object files have by default
+  endif()
 endif()

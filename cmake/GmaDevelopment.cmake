@@ -37,6 +37,10 @@ if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
   target_compile_options(gma_fast_flags INTERFACE "$<$<BOOL:${GMA_NATIVE}>:-O3;-march=native>")
 endif()
 
+if(MSVC)
+  target_compile_options(gma_warnings INTERFACE /bigobj /utf-8)
+endif()
+
 if(GMA_SANITIZE)
   # Eigen's blocks add their offset to the null pointer of an empty matrix, which is never read. So pointer-overflow is
   # off.

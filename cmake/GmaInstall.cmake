@@ -12,6 +12,18 @@ install(DIRECTORY include/gma DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MA
 install(TARGETS gma EXPORT gmaTargets INCLUDES DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT gmaTargets NAMESPACE gma:: DESTINATION "${gma_package_dir}")
 
+# gma.cps says the same to tools other than CMake (Common Package Specification). It is not installed by default, because
+# CMake itself then prefers it where a request names no component, and it is the poorer one: it asks for Eigen's version
+# of today, so it refuses Eigen 5 where 3.4 was found, and a later request for a component in the same project fails.
+option(GMA_INSTALL_CPS "Install gma.cps too (CMake 4.3 or newer)" OFF)
+if(GMA_INSTALL_CPS AND CMAKE_VERSION VERSION_LESS 4.3)
+  message(FATAL_ERROR "GMA_INSTALL_CPS needs CMake 4.3 or newer, and this is CMake ${CMAKE_VERSION}.")
+elseif(GMA_INSTALL_CPS)
+  install(PACKAGE_INFO gma EXPORT gmaTargets DESTINATION "${CMAKE_INSTALL_DATADIR}/cps/gma"
+    VERSION "${PROJECT_VERSION}" COMPAT_VERSION "${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR}.0"
+    LICENSE MIT DESCRIPTION "${PROJECT_DESCRIPTION}" DEFAULT_TARGETS gma)
+endif()
+
 # gmaConfig.cmake creates gma::io and gma::mpi, because only the user's machine knows whether nlohmann_json and MPI are
 # there.
 configure_package_config_file(cmake/gmaConfig.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/gmaConfig.cmake"

@@ -2,7 +2,11 @@
 #
 # Looks for MPI but does not require it. Any MPI 3 will do; the tests are run with Open MPI. The C++ bindings of old
 # are not used.
-if(NOT TARGET MPI::MPI_CXX AND NOT CMAKE_CROSSCOMPILING)
+function(gma_find_mpi)
+  set(CMAKE_MESSAGE_LOG_LEVEL NOTICE)  # FindMPI reports each place where it looks, even if it is asked to be quiet
   set(MPI_CXX_SKIP_MPICXX ON)
   find_package(MPI 3.0 QUIET COMPONENTS CXX)
+endfunction()
+if(NOT TARGET MPI::MPI_CXX AND NOT CMAKE_CROSSCOMPILING)
+  gma_find_mpi()
 endif()

@@ -51,6 +51,17 @@ TEST(WrittenFiles, HoldTheBytesAndNothingIsLeft) {
   EXPECT_EQ(folder.names(), (Names{"a", long_name}));
 }
 
+TEST(WrittenFiles, TakeNamesInAnyScript) {
+  const Folder folder;
+  std::filesystem::path path = folder / "x";
+  path.replace_filename(std::filesystem::u8path("\xc3\xa4\xe4\xb8\xad.npy"));
+  const Tensor tensor = some_tensor(DataType::f32, {2, 3});
+  gma::io::write_npy(path, tensor);
+  EXPECT_EQ(gma::io::read_npy(path).bytes, tensor.bytes);
+  write_file(path, "no array");
+  expect_error<std::runtime_error>([&] { gma::io::read_npy(path); }, {"\xc3\xa4\xe4\xb8\xad.npy: "});
+}
+
 TEST(WrittenFiles, FaultsNameThePathAndTheReason) {
   const Folder folder;
   std::filesystem::create_directory(folder / "folder");

@@ -3,6 +3,10 @@
 #include <cstdio>
 #include <gma/gma.hpp>
 
+#ifdef EXPECTED_EIGEN_MAJOR
+static_assert(EIGEN_MAJOR_VERSION == EXPECTED_EIGEN_MAJOR, "another Eigen than the expected one");
+#endif
+
 int main() {
   const gma::Mixture<double> mixture(1, 3);
   const gma::Matrix<double> tokens = gma::Matrix<double>::Random(5, 3);

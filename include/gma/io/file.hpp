@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -28,6 +29,9 @@ class Input {
 
   /// The number of bytes that are left.
   std::uint64_t remaining() const { return remaining_; }
+
+  /// `bytes` as a size in memory; fails where a 32-bit machine cannot hold as many.
+  std::size_t in_memory(std::uint64_t bytes) const;
 
   /// Reads the next `count` bytes; fails if fewer are left.
   void read(void* to, std::uint64_t count);
@@ -60,7 +64,7 @@ inline Input::Input(const char* function, const unsigned char* data, std::size_t
     : origin_(gma::detail::concatenate("gma::", function, ": ")), data_(data), remaining_(size) {}
 
 inline Input::Input(const char* function, const std::filesystem::path& path)
-    : origin_(gma::detail::concatenate("gma::", function, ": ", path.string(), ": ")) {
+    : origin_(gma::detail::concatenate("gma::", function, ": ", shown_path(path), ": ")) {
   std::error_code error;
   static_cast<void>(std::filesystem::file_size(path, error));  // an error for everything except regular files
   if (error) fail("cannot be read: ", error.message());
@@ -78,11 +82,20 @@ void Input::fail(const Parts&... parts) const {
   gma::detail::raise<std::runtime_error>(gma::detail::concatenate(origin_, parts...));
 }
 
+inline std::size_t Input::in_memory(std::uint64_t bytes) const {
+#if SIZE_MAX < UINT64_MAX
+  if (bytes > SIZE_MAX / 2) fail("needs ", bytes, " bytes of memory, more than this machine can address");
+  return static_cast<std::size_t>(bytes);
+#else
+  return bytes;
+#endif
+}
+
 inline void Input::read(void* to, std::uint64_t count) {
   if (count > remaining_) fail("ends after ", remaining_, " bytes of the next ", count);
   if (count == 0) return;
   if (data_ != nullptr) {
-    std::memcpy(to, data_, static_cast<std::size_t>(count));
+    std::memcpy(to, data_, in_memory(count));
     data_ += count;
   } else {
     stream_.read(static_cast<char*>(to), static_cast<std::streamsize>(count));

@@ -288,7 +288,7 @@ void write_layer(const std::filesystem::path& path, const AttentionLayer<S, Cova
 template <class S, class Covariance>
 AttentionLayer<S, Covariance> read_layer(const std::filesystem::path& path) {
   const SafeTensors file = read_safetensors(path);
-  return detail::described_layer<S, Covariance>("gma::io::read_layer: " + path.string() + ": ", file);
+  return detail::described_layer<S, Covariance>("gma::io::read_layer: " + detail::shown_path(path) + ": ", file);
 }
 
 }  // namespace gma::io

@@ -95,7 +95,7 @@ inline Tensor read_npy(Input& input) {
   std::string fault = fault_of(header.type, header.shape, input.remaining());
   if (!fault.empty()) input.fail("has ", fault);
   Tensor tensor{header.type, std::move(header.shape), {}};
-  tensor.bytes.resize(static_cast<std::size_t>(input.remaining()));
+  tensor.bytes.resize(input.in_memory(input.remaining()));
   if (header.fortran_order) {
     read_fortran_order(input, tensor);
   } else {

@@ -75,7 +75,7 @@ inline SafeTensors read_safetensors(Input& input) {
     tensor.type = entry.type;
     tensor.other_type = std::move(entry.other_type);
     tensor.shape = std::move(entry.shape);
-    tensor.bytes.resize(static_cast<std::size_t>(entry.end - entry.begin));
+    tensor.bytes.resize(input.in_memory(entry.end - entry.begin));
     input.read(tensor.bytes.data(), tensor.bytes.size());
     const std::string fault = fault_of(tensor);
     if (!fault.empty()) input.fail("tensor ", excerpt(name), " has ", fault);

@@ -260,7 +260,7 @@ inline SafeTensorsHeader read_safetensors_header(Input& input) {
     input.fail("header of ", length, " bytes, expected at most ", safetensors_header_limit);
   }
   if (length > input.remaining()) input.fail("header of ", length, " bytes, expected at most ", input.remaining());
-  std::string text(static_cast<std::size_t>(length), '\0');
+  std::string text(input.in_memory(length), '\0');
   input.read(&text[0], length);
   if (text.empty() || text.front() != '{') input.fail("header does not start with '{'");
   if (text[text.find_last_not_of(' ')] != '}') input.fail("header has more than spaces after its last '}'");

@@ -22,6 +22,11 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#elif defined(_WIN32)
+#include <fcntl.h>
+#include <io.h>
+#include <share.h>
+#include <sys/stat.h>
 #endif
 
 namespace gma::io {
@@ -50,13 +55,23 @@ struct Piece {
   std::size_t size;
 };
 
-/// The same for bytes in several places. `function` is the name of the public function, for messages.
+/// A path for messages. On Windows it is UTF-8: string() may throw for letters that the system's code page lacks.
+inline std::string shown_path(const std::filesystem::path& path) {
+#if defined(_WIN32)
+  const auto text = path.u8string();  // of char8_t from C++20 on
+  return std::string(text.begin(), text.end());
+#else
+  return path.string();
+#endif
+}
+
+/// write_file() for bytes in several places. `function` is the name of the public function, for messages.
 inline void write_file(const char* function, const std::filesystem::path& path, const std::vector<Piece>& pieces);
 
 /// How many names temporary files of `target` may have. Each writer takes one.
 inline constexpr int temporary_names = 100;
 inline std::filesystem::path temporary_name(const std::filesystem::path& target, int number) {
-  const std::string name = target.filename().string();
+  const std::string name = shown_path(target.filename());
   const std::uint64_t hash = gma::detail::fnv_1a(gma::detail::fnv_start, name.data(), name.size());
   const std::string suffix = number == 0 ? "" : "-" + std::to_string(number);
   return target.parent_path() / ("gma-" + std::to_string(hash) + suffix + ".tmp");
@@ -84,6 +99,9 @@ inline bool write_pieces(int file, const std::vector<Piece>& pieces) {
 
 /// Flushes to the disk, if the file is on one.
 inline bool flush(int file) {
+#if defined(F_FULLFSYNC)
+  if (::fcntl(file, F_FULLFSYNC) == 0) return true;  // macOS: its fsync() stops at the disk's own cache
+#endif
   while (::fsync(file) != 0) {
     if (errno != EINTR) return errno == EINVAL || errno == ENOTSUP || errno == ENOSYS;
   }
@@ -206,7 +224,7 @@ inline bool try_write(const std::filesystem::path& path, const std::vector<Piece
   struct stat old {};
   const bool exists = ::stat(path.c_str(), &old) == 0;
   if (!exists && errno != ENOENT) return false;
-  const auto kind = static_cast<mode_t>(exists ? old.st_mode & S_IFMT : S_IFREG);
+  const auto kind = exists ? old.st_mode & S_IFMT : S_IFREG;
   if (kind == S_IFDIR) errno = EISDIR;
   if (kind == S_IFDIR) return false;
   std::filesystem::path target = path;
@@ -223,15 +241,35 @@ inline bool try_write(const std::filesystem::path& path, const std::vector<Piece
 
 #else
 
+/// A new file, open for writing; null if there is one with this name, or in case of a fault.
+inline std::FILE* create(const std::filesystem::path& path) {
+#if defined(_WIN32)
+  int file = -1;
+  constexpr int kind = _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY;
+  const int reason = ::_wsopen_s(&file, path.c_str(), kind, _SH_DENYNO, _S_IREAD | _S_IWRITE);
+  errno = reason;
+  std::FILE* stream = reason == 0 ? ::_fdopen(file, "wb") : nullptr;
+  if (stream == nullptr && file >= 0) ::_close(file);
+  return stream;
+#else
+  return std::fopen(path.c_str(), "wbx");
+#endif
+}
+
 inline bool try_write(const std::filesystem::path& target, const std::vector<Piece>& pieces) {
   std::filesystem::path path;
   std::FILE* file = nullptr;
   std::error_code error;
+  const bool is_folder = std::filesystem::is_directory(target, error);
+  if (is_folder || target.filename().empty()) {
+    errno = is_folder ? EISDIR : ENOENT;
+    return false;
+  }
   for (int number = 0; number < temporary_names && file == nullptr; ++number) {
     path = temporary_name(target, number);
     std::filesystem::remove(path, error);  // fails while its writer has it open
     errno = 0;
-    file = std::fopen(path.string().c_str(), "wbx");
+    file = create(path);
     if (file == nullptr && errno != EEXIST && errno != EACCES) break;
   }
   if (file == nullptr) return false;
@@ -246,7 +284,7 @@ inline bool try_write(const std::filesystem::path& target, const std::vector<Pie
   }
   if (written) std::filesystem::rename(path, target, error);
   if (written && !error) return true;
-  if (written) reason = error.value();
+  if (written) reason = error.default_error_condition().value();  // the system's own number may be another
   std::filesystem::remove(path, error);
   errno = reason;
   return false;
@@ -257,7 +295,8 @@ inline bool try_write(const std::filesystem::path& target, const std::vector<Pie
 inline void write_file(const char* function, const std::filesystem::path& path, const std::vector<Piece>& pieces) {
   errno = 0;
   if (try_write(path, pieces)) return;
-  gma::detail::runtime_error(function, path.string(), ": cannot be written: ", std::generic_category().message(errno));
+  gma::detail::runtime_error(function, shown_path(path),
+                             ": cannot be written: ", std::generic_category().message(errno));
 }
 
 }  // namespace detail

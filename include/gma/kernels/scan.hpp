@@ -3,7 +3,7 @@
 // tokens; each token writes to it and then reads it,
 //   s <- s + a_t^T v_t        y_t = c_t s
 // The cost is 2 K e multiply-adds per token and the loads. With other rows in the three roles, and the tokens in
-// reverse order, the same loop is each part of the backward pass (DERIVATION.md).
+// reverse order, the same loop is each part of the backward pass (gma/attention/DERIVATION.md).
 #pragma once
 
 #include <algorithm>

@@ -7,7 +7,8 @@
 // - features are finite, and not negative unless the map is_signed; a token's features have the same bits whatever
 //   tokens are around it;
 // - backward() equals difference quotients of fourth order;
-// - causal() and its gradients equal the recurrence (8) of DERIVATION.md in plain loops, and its difference quotients.
+// - causal() and its gradients equal the recurrence (8) of gma/attention/DERIVATION.md in plain loops, and its
+//   difference quotients.
 //
 // Tokens are of unit spread. A map with a kink in it is looked at with short steps.
 #pragma once
