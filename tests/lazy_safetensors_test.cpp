@@ -266,7 +266,9 @@ TEST(LazySafeTensorsFiles, AFileThatBecomesShorterIsAnError) {
   const io::TensorView before = lazy.view("b");
   std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
   expect_refused([&] { before.matrix<float>(); }, {"ends after 3999 bytes of the next 4000: it has become shorter"});
+#if GMA_IO_MAPS_FILES  // else it is a copy
   expect_refused([&] { before.map<float>(); }, {"ends after 3999 bytes of the next 4000: it has become shorter"});
+#endif
   EXPECT_EQ(lazy.read("a"), file.tensors["a"]);
   EXPECT_EQ(lazy.view("a").map<float>()(999), file.tensors["a"].vector<float>()(999));
   expect_refused([&] { lazy.read("b"); }, {"ends after 3999 bytes of the next 4000: it has become shorter"});
@@ -461,7 +463,7 @@ TEST(LayersOfLargeModels, AreReadWithoutTheRest) {
   const long long from_files = bytes_read() - read_before;
   expect_same(read, layer);
   EXPECT_LT(heap, 20 * (start.size() + data.size()));
-  if (read_before >= 0) {
+  if (read_before >= 0 && GMA_IO_MAPS_FILES) {  // a stream's buffer reads more
     EXPECT_GE(from_files, static_cast<long long>(start.size() + data.size()));
     EXPECT_LT(from_files, static_cast<long long>(start.size() + data.size()) + 10000);  // and /proc/self/io itself
   }

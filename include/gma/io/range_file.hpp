@@ -153,7 +153,7 @@ inline void RangeFile::read(std::uint64_t offset, void* to, std::uint64_t count)
   file_.clear();
   file_.seekg(static_cast<std::streamoff>(offset));
   file_.read(static_cast<char*>(to), static_cast<std::streamsize>(count));
-  if (!file_) fail("ends after ", file_.gcount(), " bytes of the next ", count, ": it cannot be read further");
+  if (!file_) fail("ends after ", file_.gcount(), " bytes of the next ", count, ": it has become shorter");
 }
 
 inline void RangeFile::check(std::uint64_t offset, std::uint64_t count) const { check_range(offset, count, size_); }
