@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // layer_files write FOLDER   a folder in it for every kind of layer, with a layer and a forward pass of it:
-//                            x and y [B, N, D], computed in double from the file's float32
+//                            x and y [B, N, D]. The file has float32, the pass is computed in double.
 #include <exception>
 #include <filesystem>
 #include <functional>
@@ -22,27 +22,28 @@ using Path = std::filesystem::path;
 
 constexpr Index batch = 2, tokens = 200;
 
-Matrix<float> normal(gma::Random& random, Index rows, Index cols) {
+/// Numbers that float holds.
+Matrix<double> normal(gma::Random& random, Index rows, Index cols) {
   Matrix<double> numbers(rows, cols);
   random.fill_normal(numbers);
-  return numbers.cast<float>();
+  return numbers.cast<float>().cast<double>();
 }
 
 template <class Covariance>
 void write_case(const Path& folder, const LayerConfig& config) {
-  auto layer = gma::random_layer<float, Covariance>(config, 1);
+  auto layer = gma::random_layer<double, Covariance>(config, 1);
   gma::Random random(2);
   // No parameter stays at a start of 0 or 1, so that none goes unnoticed.
   gma::visit_parameters(
-      [&](const gma::Parameter&, Eigen::Map<Matrix<float>> values) {
-        values += 0.1f * normal(random, values.rows(), values.cols());
+      [&](const gma::Parameter&, Eigen::Map<Matrix<double>> values) {
+        values += 0.1 * normal(random, values.rows(), values.cols());
       },
       layer);
-  const Matrix<float> x = normal(random, batch * tokens, config.width);
+  const Matrix<double> x = normal(random, batch * tokens, config.width);
   std::filesystem::create_directories(folder);
-  gma::io::write_layer(folder / "layer.safetensors", layer);
+  gma::io::write_layer(folder / "layer.safetensors", layer, gma::io::DataType::f32);
   const auto exact = gma::io::read_layer<double, Covariance>(folder / "layer.safetensors");
-  const Matrix<double> y = gma::forward(exact, x.cast<double>(), gma::Sequences::packed({0, tokens, 2 * tokens}));
+  const Matrix<double> y = gma::forward(exact, x, gma::Sequences::packed({0, tokens, 2 * tokens}));
   gma::io::SafeTensors pass;
   pass.tensors["x"] = gma::io::make_tensor(x, {batch, tokens, config.width});
   pass.tensors["y"] = gma::io::make_tensor(y, {batch, tokens, config.width});
