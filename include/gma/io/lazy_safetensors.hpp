@@ -30,19 +30,21 @@ namespace gma::io {
 
 /// A tensor without its numbers.
 struct TensorInfo {
-  DataType type = DataType::f32;
-  std::vector<Index> shape = {0};
-  std::uint64_t bytes = 0;
-  std::string other_type = {};  ///< the type's name where `type` is DataType::other, else empty
+  DataType type = DataType::f32;   ///< of its numbers
+  std::vector<Index> shape = {0};  ///< {} is a single number
+  std::uint64_t bytes = 0;         ///< of all its numbers
+  std::string other_type = {};     ///< the type's name where `type` is DataType::other, else empty
 };
 
 /// A tensor whose bytes stay in the file. Its copies share the mapping, which lives as long as one of them, also after
 /// the LazySafeTensors that gave it.
 class TensorView {
  public:
+  /// LazySafeTensors::view() makes views.
   TensorView(TensorInfo info, std::shared_ptr<const detail::RangeFile> file, std::uint64_t offset)
       : info_(std::move(info)), file_(std::move(file)), offset_(offset), bytes_(file_->map(offset, info_.bytes)) {}
 
+  /// Type, shape and size.
   const TensorInfo& info() const { return info_; }
 
   /// The info().bytes bytes, little-endian and row-major.
@@ -66,6 +68,15 @@ class TensorView {
   std::uint64_t offset_;
   std::shared_ptr<const unsigned char> bytes_;
 };
+
+namespace detail {
+struct SafeTensorsShard {
+  std::filesystem::path path;
+  std::shared_ptr<const RangeFile> file;  // null before it is needed
+  SafeTensorsHeader header;
+  std::uint64_t data_begin = 0;
+};
+}  // namespace detail
 
 /// The tensors of a file or of a model in shards. A shard is opened, and its header checked as by read_safetensors(),
 /// when a tensor of it is first asked for: shards that nobody needs may be missing. What is open stays the same file
@@ -108,17 +119,11 @@ class LazySafeTensors {
   void check_all() const;
 
  private:
-  struct Shard {
-    std::filesystem::path path;
-    std::shared_ptr<const detail::RangeFile> file;  // null before it is needed
-    detail::SafeTensorsHeader header;
-    std::uint64_t data_begin = 0;
-  };
-
   template <class... Parts>
   [[noreturn]] static void fail(const std::filesystem::path& path, const Parts&... parts) {
     gma::detail::runtime_error(function, path.string(), ": ", parts...);
   }
+  using Shard = detail::SafeTensorsShard;
   const Shard& opened(std::size_t shard) const;
   std::pair<const Shard*, const detail::SafeTensorsEntry*> find(const std::string& name) const;
 
@@ -212,7 +217,7 @@ inline LazySafeTensors::LazySafeTensors(const std::filesystem::path& path) : pat
   for (const auto& [name, file] : index.files) shard_of_[name] = numbers[file];
 }
 
-inline const LazySafeTensors::Shard& LazySafeTensors::opened(std::size_t shard) const {
+inline const detail::SafeTensorsShard& LazySafeTensors::opened(std::size_t shard) const {
   Shard& found = shards_[shard];
   if (found.file != nullptr) return found;
   auto file = std::make_shared<const detail::RangeFile>(function, found.path);
@@ -225,7 +230,7 @@ inline const LazySafeTensors::Shard& LazySafeTensors::opened(std::size_t shard) 
   return found;
 }
 
-inline std::pair<const LazySafeTensors::Shard*, const detail::SafeTensorsEntry*> LazySafeTensors::find(
+inline std::pair<const detail::SafeTensorsShard*, const detail::SafeTensorsEntry*> LazySafeTensors::find(
     const std::string& name) const {
   const auto number = shard_of_.find(name);
   if (number == shard_of_.end()) fail(path_, "there is no tensor ", detail::excerpt(name));

@@ -35,8 +35,8 @@ struct SafeTensorsIndex {
 /// Reads an index. Throws std::runtime_error that names the tensor and the fault on anything except
 ///   JSON in UTF-8, at most 100 MB, an object with weight_map, an object whose values are strings, once
 ///   no tensor twice
-///   names of files in the index's folder: neither empty, "." nor "..", without '/', '\', ':' and control characters,
-///     so that an index leads to no other folder. (Such a file may still be a symbolic link.)
+///   names of files in the index's folder: neither empty, "." nor "..", without slash, backslash, colon and control
+///     characters, so that an index leads to no other folder. (Such a file may still be a symbolic link.)
 ///   metadata.total_size, if there, an integer of 0 or more
 /// Other members of the object and of metadata are passed over.
 inline SafeTensorsIndex read_safetensors_index(const std::filesystem::path& path);
