@@ -305,7 +305,7 @@ template <class S, class Covariance>
 AttentionLayer<S, Covariance> read_layer(const std::filesystem::path& path, const LayerConfig& config,
                                          const std::string& prefix) {
   validate(config);
-  const std::string origin = "gma::io::read_layer: " + path.string() + ": ";
+  const std::string origin = "gma::io::read_layer: " + detail::shown_path(path) + ": ";
   const LazySafeTensors model(path);
   SafeTensors file;
   for (const std::string& name : model.names()) {

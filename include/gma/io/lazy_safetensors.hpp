@@ -121,7 +121,7 @@ class LazySafeTensors {
  private:
   template <class... Parts>
   [[noreturn]] static void fail(const std::filesystem::path& path, const Parts&... parts) {
-    gma::detail::runtime_error(function, path.string(), ": ", parts...);
+    gma::detail::runtime_error(function, detail::shown_path(path), ": ", parts...);
   }
   using Shard = detail::SafeTensorsShard;
   const Shard& opened(std::size_t shard) const;

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "gma/core/checks.hpp"
+#include "gma/io/write_file.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
 #define GMA_IO_MAPS_FILES 1
@@ -95,7 +96,7 @@ inline void RangeFile::check_range(std::uint64_t offset, std::uint64_t count, st
 #if GMA_IO_MAPS_FILES
 
 inline RangeFile::RangeFile(const char* function, const std::filesystem::path& path)
-    : origin_(gma::detail::concatenate("gma::", function, ": ", path.string(), ": ")) {
+    : origin_(gma::detail::concatenate("gma::", function, ": ", shown_path(path), ": ")) {
   const auto reason = [] { return std::generic_category().message(errno); };
   // Without O_NONBLOCK, opening a pipe that nobody writes would never return.
   file_.number = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -134,7 +135,7 @@ inline void RangeFile::check(std::uint64_t offset, std::uint64_t count) const {
 #else
 
 inline RangeFile::RangeFile(const char* function, const std::filesystem::path& path)
-    : origin_(gma::detail::concatenate("gma::", function, ": ", path.string(), ": ")) {
+    : origin_(gma::detail::concatenate("gma::", function, ": ", shown_path(path), ": ")) {
   std::error_code error;
   static_cast<void>(std::filesystem::file_size(path, error));  // an error for everything except regular files
   if (error) fail("cannot be read: ", error.message());

@@ -168,7 +168,7 @@ inline SafeTensorsIndex read_safetensors_index(Input& input) {
   if (input.remaining() > safetensors_header_limit) {
     input.fail("index of ", input.remaining(), " bytes, expected at most ", safetensors_header_limit);
   }
-  std::string text(static_cast<std::size_t>(input.remaining()), '\0');
+  std::string text(input.in_memory(input.remaining()), '\0');
   input.read(&text[0], input.remaining());
   // The parser would take it for the end of the text.
   if (text.find('\0') != std::string::npos) input.fail("index is no JSON: it holds a zero byte");
