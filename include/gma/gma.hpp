@@ -11,9 +11,10 @@
 //
 // Softmax attention to compare with: gma/softmax/sdpa.hpp. Linear attention and Performer:
 // gma/baselines/feature_maps.hpp. Weights and states in files: gma/io/safetensors.hpp, gma/io/layer_safetensors.hpp,
-// gma/io/npy.hpp. One sequence over several processes: gma/mpi/attention.hpp, gma/mpi/layer.hpp. For the rest of a
-// model: product_into (gma/kernels/products.hpp), unit_rms_in_place (gma/layer/part_unit_rms.hpp), sigmoid, silu and
-// softplus (gma/core/elementwise.hpp), rotary positions (gma/softmax/rotary.hpp), Random (gma/core/random.hpp).
+// gma/io/lazy_safetensors.hpp, gma/io/npy.hpp. One sequence over several processes: gma/mpi/attention.hpp,
+// gma/mpi/layer.hpp. For the rest of a model: product_into (gma/kernels/products.hpp), unit_rms_in_place
+// (gma/layer/part_unit_rms.hpp), sigmoid, silu and softplus (gma/core/elementwise.hpp), rotary positions
+// (gma/softmax/rotary.hpp), Random (gma/core/random.hpp).
 #pragma once
 
 #include "gma/attention/bidirectional.hpp"

@@ -2,20 +2,18 @@
 // One reader for bytes in memory and bytes in a file.
 #pragma once
 
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <ios>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
 #include "gma/core/checks.hpp"
+#include "gma/io/range_file.hpp"
 #include "gma/io/write_file.hpp"
 
 namespace gma::io::detail {
@@ -26,6 +24,9 @@ class Input {
  public:
   Input(const char* function, const unsigned char* data, std::size_t size);
   Input(const char* function, const std::filesystem::path& path);
+
+  /// The bytes of an open file, from its start. It must outlive the Input.
+  Input(const char* function, const std::filesystem::path& path, const RangeFile& file);
 
   /// The number of bytes that are left.
   std::uint64_t remaining() const { return remaining_; }
@@ -46,7 +47,9 @@ class Input {
  private:
   std::string origin_;
   const unsigned char* data_ = nullptr;
-  std::ifstream stream_;
+  std::unique_ptr<const RangeFile> own_file_;
+  const RangeFile* file_ = nullptr;  // or null: the bytes are in memory
+  std::uint64_t position_ = 0;       // of the next byte in the file
   std::uint64_t remaining_ = 0;
 };
 
@@ -64,18 +67,15 @@ inline Input::Input(const char* function, const unsigned char* data, std::size_t
     : origin_(gma::detail::concatenate("gma::", function, ": ")), data_(data), remaining_(size) {}
 
 inline Input::Input(const char* function, const std::filesystem::path& path)
-    : origin_(gma::detail::concatenate("gma::", function, ": ", shown_path(path), ": ")) {
-  std::error_code error;
-  static_cast<void>(std::filesystem::file_size(path, error));  // an error for everything except regular files
-  if (error) fail("cannot be read: ", error.message());
-  errno = 0;
-  stream_.open(path, std::ios::binary);
-  if (!stream_) fail("cannot be opened: ", std::generic_category().message(errno));
-  // Take the size of the opened file: another file may have this name by now.
-  const std::streamoff size = stream_.seekg(0, std::ios::end).tellg();
-  if (size < 0 || !stream_.seekg(0)) fail("cannot be read: its size is not known");
-  remaining_ = static_cast<std::uint64_t>(size);
-}
+    : origin_(gma::detail::concatenate("gma::", function, ": ", shown_path(path), ": ")),
+      own_file_(std::make_unique<const RangeFile>(function, path)),
+      file_(own_file_.get()),
+      remaining_(file_->size()) {}
+
+inline Input::Input(const char* function, const std::filesystem::path& path, const RangeFile& file)
+    : origin_(gma::detail::concatenate("gma::", function, ": ", shown_path(path), ": ")),
+      file_(&file),
+      remaining_(file.size()) {}
 
 template <class... Parts>
 void Input::fail(const Parts&... parts) const {
@@ -94,12 +94,12 @@ inline std::size_t Input::in_memory(std::uint64_t bytes) const {
 inline void Input::read(void* to, std::uint64_t count) {
   if (count > remaining_) fail("ends after ", remaining_, " bytes of the next ", count);
   if (count == 0) return;
-  if (data_ != nullptr) {
+  if (file_ != nullptr) {
+    file_->read(position_, to, count);
+    position_ += count;
+  } else {
     std::memcpy(to, data_, in_memory(count));
     data_ += count;
-  } else {
-    stream_.read(static_cast<char*>(to), static_cast<std::streamsize>(count));
-    if (!stream_) fail("cannot be read, ", remaining_, " bytes before its end");
   }
   remaining_ -= count;
 }

@@ -29,6 +29,7 @@
 #include <vector>
 
 #include "gma/io/layer_safetensors_config.hpp"
+#include "gma/io/lazy_safetensors.hpp"
 #include "gma/io/safetensors.hpp"
 #include "gma/layer/layer.hpp"
 
@@ -67,6 +68,15 @@ void write_layer(const std::filesystem::path& path, const AttentionLayer<S, Cova
 /// gma_format, are read too.
 template <class S, class Covariance = Diagonal>
 AttentionLayer<S, Covariance> read_layer(const std::filesystem::path& path);
+
+/// Reads one layer out of a larger model: a safetensors file, an index or a folder of shards (as for LazySafeTensors)
+/// in which the layer's tensors lie under `prefix`. `config` says what is expected. Only these tensors are read, and
+/// only their shards are opened; memory is a small multiple of the layer. Throws std::runtime_error as
+/// LazySafeTensors and get_layer() do; shapes are checked before any number is read.
+///   auto layer = gma::io::read_layer<float>("Model-7B", config, "layers.3.attention.");
+template <class S, class Covariance = Diagonal>
+AttentionLayer<S, Covariance> read_layer(const std::filesystem::path& path, const LayerConfig& config,
+                                         const std::string& prefix = "");
 
 // Implementation -----------------------------------------------------------------------------------------------------
 
@@ -289,6 +299,24 @@ template <class S, class Covariance>
 AttentionLayer<S, Covariance> read_layer(const std::filesystem::path& path) {
   const SafeTensors file = read_safetensors(path);
   return detail::described_layer<S, Covariance>("gma::io::read_layer: " + detail::shown_path(path) + ": ", file);
+}
+
+template <class S, class Covariance>
+AttentionLayer<S, Covariance> read_layer(const std::filesystem::path& path, const LayerConfig& config,
+                                         const std::string& prefix) {
+  validate(config);
+  const std::string origin = "gma::io::read_layer: " + detail::shown_path(path) + ": ";
+  const LazySafeTensors model(path);
+  SafeTensors file;
+  for (const std::string& name : model.names()) {
+    if (!prefix.empty() && !detail::is_of_layer(name, prefix)) continue;
+    TensorInfo info = model.info(name);
+    file.tensors[name] = {info.type, std::move(info.shape), {}, std::move(info.other_type)};
+  }
+  const std::string fault = detail::layer_fault<S, Covariance>(file, config, prefix);
+  if (!fault.empty()) gma::detail::raise<std::runtime_error>(origin + fault);
+  for (auto& [name, tensor] : file.tensors) tensor = model.read(name);
+  return detail::layer_of<S, Covariance>(origin, file, config, prefix);
 }
 
 }  // namespace gma::io

@@ -49,27 +49,10 @@ namespace detail {
 
 inline SafeTensors read_safetensors(Input& input) {
   SafeTensorsHeader header = read_safetensors_header(input);
-  using Named = std::map<std::string, SafeTensorsEntry>::value_type;
-  std::vector<Named*> in_order;
-  for (Named& named : header.entries) in_order.push_back(&named);
-  std::sort(in_order.begin(), in_order.end(), [](const Named* a, const Named* b) {
-    return std::make_pair(a->second.begin, a->second.end) < std::make_pair(b->second.begin, b->second.end);
-  });
-  std::uint64_t position = 0;
-  for (const Named* named : in_order) {
-    const auto& [name, entry] = *named;
-    if (entry.begin != position) {
-      input.fail("tensor ", excerpt(name), " starts at byte ", entry.begin, " of the data, expected ", position, " (",
-                 entry.begin < position ? "it overlaps another" : "there is a gap", ")");
-    }
-    position = entry.end;
-  }
-  if (position != input.remaining()) {
-    input.fail("data has ", input.remaining(), " bytes, expected ", position, " (where the last tensor ends)");
-  }
+  const std::vector<NamedEntry*> in_order = entries_in_order(input, header);
   SafeTensors file;
   file.metadata = std::move(header.metadata);
-  for (Named* named : in_order) {
+  for (auto* named : in_order) {
     auto& [name, entry] = *named;
     Tensor& tensor = file.tensors[name];
     tensor.type = entry.type;

@@ -37,6 +37,11 @@ inline constexpr const char* safetensors_metadata = "__metadata__";
 /// Reads up to the first byte of data. Checks everything except how the ranges lie to each other.
 inline SafeTensorsHeader read_safetensors_header(Input& input);
 
+/// The entries in the order of their data. Fails unless they cover what is left of the input without gap, overlap or
+/// rest.
+using NamedEntry = std::map<std::string, SafeTensorsEntry>::value_type;
+inline std::vector<NamedEntry*> entries_in_order(const Input& input, SafeTensorsHeader& header);
+
 /// The JSON of a header, without its length.
 inline std::string safetensors_json(const char* function, const SafeTensorsHeader& header);
 
@@ -270,6 +275,27 @@ inline SafeTensorsHeader read_safetensors_header(Input& input) {
   SafeTensorsHandler handler(input, header);
   nlohmann::json::sax_parse(text.data(), text.data() + text.size(), &handler);
   return header;
+}
+
+inline std::vector<NamedEntry*> entries_in_order(const Input& input, SafeTensorsHeader& header) {
+  std::vector<NamedEntry*> in_order;
+  for (NamedEntry& named : header.entries) in_order.push_back(&named);
+  std::sort(in_order.begin(), in_order.end(), [](const NamedEntry* a, const NamedEntry* b) {
+    return std::make_pair(a->second.begin, a->second.end) < std::make_pair(b->second.begin, b->second.end);
+  });
+  std::uint64_t position = 0;
+  for (const NamedEntry* named : in_order) {
+    const auto& [name, entry] = *named;
+    if (entry.begin != position) {
+      input.fail("tensor ", excerpt(name), " starts at byte ", entry.begin, " of the data, expected ", position, " (",
+                 entry.begin < position ? "it overlaps another" : "there is a gap", ")");
+    }
+    position = entry.end;
+  }
+  if (position != input.remaining()) {
+    input.fail("data has ", input.remaining(), " bytes, expected ", position, " (where the last tensor ends)");
+  }
+  return in_order;
 }
 
 /// `text` as a JSON string.

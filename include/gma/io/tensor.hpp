@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gma/core/checks.hpp"
@@ -129,15 +130,22 @@ inline void check_numbers(const char* function, const Tensor& tensor) {
   }
 }
 
+/// `size` numbers of a file as S.
 template <class S>
-void copy_numbers(const Tensor& tensor, S* numbers) {
+void copy_numbers(DataType type, const unsigned char* bytes, Index size, S* numbers) {
   static_assert(is_float<S>, "gma::io::Tensor: converts to float, double, Eigen::half and Eigen::bfloat16 only");
-  with_type(tensor.type, [&](auto zero) {
+  with_type(type, [&](auto zero) {
     using From = decltype(zero);
-    const unsigned char* bytes = tensor.bytes.data();
-    const Index size = tensor.size();
-    for (Index i = 0; i < size; ++i, bytes += sizeof(From)) numbers[i] = convert<S>(load_little_endian<From>(bytes));
+    const unsigned char* next = bytes;
+    for (Index i = 0; i < size; ++i, next += sizeof(From)) numbers[i] = convert<S>(load_little_endian<From>(next));
   });
+}
+
+/// The rows and columns of a tensor as a matrix.
+inline std::pair<Index, Index> matrix_extents(const std::vector<Index>& shape) {
+  std::pair<Index, Index> extents(1, 1);
+  for (std::size_t i = 0; i < shape.size(); ++i) (i == 0 ? extents.first : extents.second) *= shape[i];
+  return extents;
 }
 
 template <class To, class S>
@@ -164,10 +172,9 @@ inline Index Tensor::size() const {
 template <class S>
 Matrix<S> Tensor::matrix() const {
   detail::check_numbers("io::Tensor::matrix", *this);
-  Index rows = 1, cols = 1;
-  for (std::size_t i = 0; i < shape.size(); ++i) (i == 0 ? rows : cols) *= shape[i];
+  const auto [rows, cols] = detail::matrix_extents(shape);
   Matrix<S> result(rows, cols);
-  detail::copy_numbers(*this, result.data());
+  detail::copy_numbers(type, bytes.data(), result.size(), result.data());
   return result;
 }
 
@@ -179,7 +186,7 @@ Vector<S> Tensor::vector() const {
                                   ", expected at most one dimension other than 1");
   }
   Vector<S> result(size());
-  detail::copy_numbers(*this, result.data());
+  detail::copy_numbers(type, bytes.data(), result.size(), result.data());
   return result;
 }
 
