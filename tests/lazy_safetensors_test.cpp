@@ -88,7 +88,7 @@ TEST(LazySafeTensorsFiles, EverythingComesBack) {
 TEST(LazySafeTensorsFiles, ShardsAreOneModel) {
   const Folder folder;
   const SafeTensors file = every_type_and_shape();
-  for (const std::uint64_t most : {1, 100, 1 << 20}) {
+  for (const std::uint64_t most : {1u, 100u, 1u << 20}) {
     io::write_safetensors_shards((folder / "x").parent_path(), file, most);
     for (const auto& path : {(folder / "x").parent_path(), folder / "model.safetensors.index.json"}) {
       const LazySafeTensors model(path);
