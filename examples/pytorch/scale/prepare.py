@@ -149,7 +149,7 @@ def encode(coder, text):
 def write(folder, name, arrays, facts):
     """arrays: part -> tokens. Returns the bytes of the two files."""
     data = b''.join(np.ascontiguousarray(a, '<u2').tobytes() for a in arrays.values())
-    filters = [dict(id=lzma.FILTER_LZMA2, preset=6, lc=0, lp=1, pb=1, dict_size=1 << 26)]
+    filters = [dict(id=lzma.FILTER_LZMA2, preset=3, lc=0, lp=1, pb=1)]
     with open(f'{folder}/{name}.tokens.xz', 'wb') as f: f.write(lzma.compress(data, format=lzma.FORMAT_XZ, filters=filters))
     facts = dict(name=name, lead=LEAD, parts={k: len(a) for k, a in arrays.items()}, sha256=hashlib.sha256(data).hexdigest(), **facts)
     with open(f'{folder}/{name}.json', 'w') as f: json.dump(facts, f, indent=1)
@@ -160,7 +160,7 @@ def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument('corpus', choices=('prose', 'code')); a.add_argument('out'); a.add_argument('--downloads')
     a.add_argument('--pieces', type=int, default=8000)
-    a.add_argument('--megabytes', type=float, default=300, help='of code for training')
+    a.add_argument('--megabytes', type=float, default=160, help='of code for training')
     o = a.parse_args()
     import sentencepiece
     start = time.time()

@@ -190,7 +190,7 @@ def evaluate(trainer, settings, rare):
 
 
 def round_matrices(trainer):
-    """Parameters of matrices as bfloat16 has them, all others as they are: what export.py packs."""
+    """Parameters of matrices as bfloat16 has them, all others as they are: what pack.py keeps."""
     with torch.no_grad():
         for name, (_, _, group) in trainer.table.items():
             if group == 'matrix': trainer.p[name].copy_(trainer.p[name].bfloat16().float())

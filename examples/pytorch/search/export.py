@@ -10,14 +10,18 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 import safetensors_file
+from candidates import KINDS
 from language_model import FORMAT
 
-MIXERS = {'gma': 'gma', 'gate': 'gma', 'gate_exact': 'gma', 'gate_16': 'gma', 'gdn_published': 'delta', 'mamba2': 'mamba', 'mamba2_plain': 'mamba', 'softmax': 'sdpa'}
+MIXERS = {'gma': 'gma', 'gate': 'gma', 'gate_exact': 'gma', 'gate_16': 'gma', 'gate_1': 'gma', 'gate_frozen': 'gma', 'gate_window': 'gma',
+          'slot_exact': 'gma', 'slot_window': 'gma', 'gdn_published': 'delta', 'mamba2': 'mamba', 'mamba2_plain': 'mamba',
+          'mamba2_published': 'mamba', 'softmax': 'sdpa'}
 
 
-def config_of(kind, p):
-    """The members of the C++ ModelConfig that the shapes of the parameters say."""
+def config_of(kind, p, local):
+    """The members of the C++ ModelConfig that the shapes of the parameters say, and the window."""
     V, D = p['embedding'].shape
     layers = 1 + max(int(name.split('.')[0]) for name in p if name[0].isdigit())
     config = dict(mixer=MIXERS[kind], vocabulary=V, width=D, layers=layers, convolution=4,
@@ -29,6 +33,7 @@ def config_of(kind, p):
     else: config |= dict(heads=len(p['0.forget']))
     if config['mixer'] == 'gma':
         config |= dict(components=[p[f'0.mean{f}'].shape[1] for f in range(2)], has_output_norm=kind != 'gma', has_output_gate=kind != 'gma')
+        config |= dict(gma_window=local, slot_forgetting=p['0.slot_rates'].shape[1] if '0.slot_rates' in p else 0)
     return config
 
 
@@ -45,9 +50,11 @@ def mixer_of(kind, p):
         forget, strength = p['small'][:, :H], p['small'][:, H:]
         return filter_ | {'in.weight': torch.cat([p['in'], p['gate'], strength, forget], 1).T, 'forget_bias': p['forget'],
                           'log_rate': p['forget_scale'], 'norm.gain': p['gain'], 'out.weight': p['out'].T}
-    out = {'forget.weight': p['small'].T, 'forget.bias': p['forget'], 'forget.rate': p['forget_scale'], 'output.weight': p['out'].T}
+    out = {'forget.weight': p['small'][:, :H].T, 'forget.bias': p['forget'], 'forget.rate': p['forget_scale'], 'output.weight': p['out'].T}
     for name, w, taps in zip(('query', 'key', 'value'), p['in'].chunk(3, 1), p['taps'].chunk(3, 0)):
         out |= {f'{name}.weight': w.T, f'{name}.filter': taps}
+    if 'slot_rates' in p: out |= {'slot_forget.weight': p['small'][:, H:].T, 'slot_forget.rate': p['slot_rates'].flatten(0, 1)}
+    if 'near' in p: out |= {'window.weight': p['near'].T, 'window.bias': p['near_bias']}
     if kind != 'gma': out |= {'gate.weight': p['gate'].T, 'norm.gain': p['gain']}
     for h in range(H):
         for f in range(2):
@@ -56,16 +63,18 @@ def mixer_of(kind, p):
     return out
 
 
-def export(kind, parameters, path):
-    """parameters: of one model, name -> tensor."""
-    config = config_of(kind, parameters)
+def export(kind, parameters, path, vocabulary=b'', local=None):
+    """parameters: of one model, name -> tensor. vocabulary: the file of SentencePiece, where tokens are pieces. local: the
+    window, where it is not that of KINDS."""
+    config = config_of(kind, parameters, KINDS[kind].local if local is None else local)
     out = {'embedding.weight': parameters['embedding'], 'norm_output.gain': parameters['norm']}
     for i in range(config['layers']):
         p = {name[len(f'{i}.'):]: value for name, value in parameters.items() if name.startswith(f'{i}.')}
         block = {f'mixer.{name}': value for name, value in mixer_of(kind, p).items()} | {'norm_mixer.gain': p['norm1']}
         if 'norm2' in p: block |= {'norm_mlp.gain': p['norm2'], 'mlp.expand.weight': p['up'].T, 'mlp.down.weight': p['down'].T}
         out |= {f'blocks.{i}.{name}': value for name, value in block.items()}
-    safetensors_file.write(path, out, {'format': 'pt', 'gma_format': FORMAT, 'config': json.dumps(config)})
+    metadata = {'format': 'pt', 'gma_format': FORMAT, 'config': json.dumps(config)}
+    safetensors_file.write(path, out, metadata | ({'vocabulary': vocabulary.hex()} if vocabulary else {}))
 
 
 if __name__ == '__main__':

@@ -49,13 +49,13 @@ def main(program: str, folder: str) -> None:
     (path / "text.txt").write_bytes(bytes(text.tolist()))
     split = 6000 - 600
     for kind in MIXERS:
-        mixer = dataclasses.replace(KINDS[kind], state=16, head=32, layers=2)
+        mixer = dataclasses.replace(KINDS[kind], state=16, head=32, layers=2, local=min(KINDS[kind].local, 16))
         mixer = dataclasses.replace(mixer, components=(4, 6)) if 16 in mixer.components else mixer
         model = Model(mixer, width=48, heads=2, layers=2, mlp=40, low=torch.float32)
         p = {name: start(shape, gen)[None] for name, (shape, start, _) in layout(model).items()}
         p = {name: x + 0.2 * torch.randn(x.shape, generator=gen) for name, x in p.items()}
         file = path / f"{kind}.safetensors"
-        export(kind, {name: x[0] for name, x in p.items()}, file)
+        export(kind, {name: x[0] for name, x in p.items()}, file, local=mixer.local)
         subprocess.run([program, "evaluate", file, "--text", path / "text.txt", "--context", str(CONTEXT), "--threads", "1",
                         "--json", path / "figures.json"], check=True, stdout=subprocess.DEVNULL)
         found = json.loads((path / "figures.json").read_text())
