@@ -123,8 +123,9 @@ def cut_code(root, megabytes):
     return {s: {k: '\n'.join(v) for k, v in p.items()} for s, p in parts.items()}
 
 
-def train_vocabulary(texts, pieces, megabytes=24):
-    """On lines spread over the texts. A line with a tab would be left out by SentencePiece, so that tabs end lines here."""
+def train_vocabulary(texts, pieces, symbols, megabytes=24):
+    """On lines spread over the texts. A line with a tab would be left out by SentencePiece, so that tabs end lines here.
+    `symbols` are pieces in any case."""
     import io
     import sentencepiece
     lines = [line for text in texts for line in text.replace('\t', '\n').split('\n') if line]
@@ -133,7 +134,7 @@ def train_vocabulary(texts, pieces, megabytes=24):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines[::every]), model_writer=model, vocab_size=pieces, model_type='bpe', byte_fallback=True,
         normalization_rule_name='identity', remove_extra_whitespaces=False, add_dummy_prefix=False, split_digits=True,
-        max_sentence_length=100000, bos_id=-1, eos_id=-1, num_threads=2, minloglevel=2)
+        max_sentence_length=100000, bos_id=-1, eos_id=-1, num_threads=2, minloglevel=2, user_defined_symbols=symbols)
     return model.getvalue()
 
 
@@ -170,7 +171,7 @@ def main():
         say('unpacked')
         parts = cut_prose(root) if o.corpus == 'prose' else cut_code(root, o.megabytes)
     for source, p in parts.items(): say(source, {k: len(t) for k, t in p.items()}, 'characters')
-    model = train_vocabulary([p['train'] for p in parts.values()], o.pieces)
+    model = train_vocabulary([p['train'] for p in parts.values()], o.pieces, ['\t' * i for i in range(1, 6)] if o.corpus == 'code' else [])
     say('vocabulary', len(model), 'bytes')
     coder = sentencepiece.SentencePieceProcessor(model_proto=model)
     os.makedirs(f'{o.out}/text/{o.corpus}', exist_ok=True)

@@ -349,7 +349,7 @@ def mix(x, p, model, chunk=None):
     if o.features == 'mixture':
         both = responsibilities(rms(torch.cat([q, k], 2)), p, o.components, o.centre == 'factors')
         fq, fk = both[:, :, :T], both[:, :, T:]
-    elif o.features == 'elu': fq, fk = F.elu(rms(q)) + 1, F.elu(rms(k)) + 1
+    elif o.features == 'elu': fq, fk = (F.relu(x) + x.clamp_max(0).exp() for x in (rms(q), rms(k)))     # elu + 1
     else: fq, fk = q, k
     if 'slot_order' in p: fq = fq.index_select(-1, p['slot_order'][0])             # an ablation: queries address other slots
 
@@ -378,7 +378,7 @@ def mix(x, p, model, chunk=None):
         y = slot_scan(fq, w, v, g[..., None] + torch.log1p(-0.999 * w), min(32, C), o.floor)
     elif o.memory == 'gsa':
         slots = (small + p['slot_forget'][:, None, None]).unflatten(-1, (H, -1)).flatten(0, 1).transpose(1, 2)
-        log_a = F.logsigmoid(slots) / 8                                            # as in its publication, sigmoid(.)^(1/8)
+        log_a = -F.softplus(-slots) / 8                                            # as in its publication, sigmoid(.)^(1/8)
         y = gated_slot_scan(unit(fq) * q.shape[-1] ** 0.5, unit(fk), 1 - log_a.exp(), v, log_a, min(32, C))
     elif o.memory == 'slot':
         amount = F.softplus(small[..., H:]).unflatten(-1, (H, o.rank))              # [E, B, T, H, rank]
