@@ -133,12 +133,12 @@ class Trainer(Ensemble):
         with torch.no_grad():
             for k, value in state.items(): getattr(self, k)[:len(value)].copy_(value[:len(getattr(self, k))])
 
-    def eager_losses(self, x, y, model=None):
-        """Without compilation and gradients, for any length."""
+    def eager_losses(self, x, y, model=None, more={}):
+        """Without compilation and gradients, for any length. `more` parameters are an ablation's."""
         model = model or self.model
         with torch.no_grad():
             top = {name: self.p[name] for name in ('norm', 'embedding')}
-            h = forward(self.p, x[None], model, lambda h, p, _: block(h, p, model))
+            h = forward({**self.p, **more}, x[None], model, lambda h, p, _: block(h, p, model))
             return torch.cat([losses(h[:, :, i:i + 2048], top, y[None, :, i:i + 2048], model)[0] for i in range(0, h.shape[2], 2048)], 1)
 
     def window_losses(self, windows):
@@ -173,7 +173,18 @@ def evaluate(trainer, settings, rare):
                 positions.append({str(a): (y[:, a:b].size, y[:, a:b].sum()) for a, b in position_bins(context)})
         result[which] = rounded(total / n) if n else None
         if which == 'test': result['test_windows'] = windows_out
-    result |= dict(parts=per_part, groups=summed(grouped), positions=summed(positions))
+    result.update(parts=per_part, groups=summed(grouped), positions=summed(positions))
+    o = trainer.model.mixer
+    if o.features == 'mixture' and o.memory in ('mean', 'slot') and math.prod(o.components) > 1:
+        order = torch.randperm(math.prod(o.components), generator=torch.Generator().manual_seed(1)).to(trainer.device)
+        both, n = [0.0, 0.0], 0
+        for windows in corpus.windows('test', context, lead, 4).values():
+            for w in windows:
+                x = torch.from_numpy(w.astype(np.int64)).to(trainer.device)[None]
+                for i, more in enumerate(({}, {f'{l}.slot_order': order[None] for l in range(trainer.model.layers)})):
+                    both[i] += float(trainer.eager_losses(x[:, :-1], x[:, 1:], more=more)[:, lead:].double().sum())
+                n += context - lead
+        result['permuted'] = [rounded(b / n) for b in both]
     if s['longest']:
         models = {'long': trainer.model}
         if trainer.model.mixer.memory == 'softmax': models['long_cut'] = dataclasses.replace(trainer.model, cache=context)
@@ -251,7 +262,7 @@ def finish(trainer, run, plan, seconds, rare, o):
             os.makedirs(o.save, exist_ok=True)
             torch.save({n: (x[0].detach().bfloat16() if trainer.table[n][2] == 'matrix' else x[0].detach()).cpu() for n, x in trainer.p.items()},
                        f'{o.save}/{run["corpus"]}-{run["kind"]}-{run["seed"]}.pt')
-    record |= dict(seconds=round(seconds, 1), ms_per_step=round(1000 * seconds / run['steps'], 3), evaluation_seconds=round(time.time() - t, 1),
+    record.update(seconds=round(seconds, 1), ms_per_step=round(1000 * seconds / run['steps'], 3), evaluation_seconds=round(time.time() - t, 1),
                    **machine(trainer.device))
     if trainer.device != 'cpu': record['gpu_gib'] = round(torch.cuda.max_memory_allocated() / 2 ** 30, 1)
     append(o.out, record)
