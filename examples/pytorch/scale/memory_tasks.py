@@ -2,14 +2,14 @@
 """Tasks that ask a memory for what was written: many models at once, all rates and seeds of a kind; one JSON line a model.
 
     memory_tasks.py gate_exact/8 gdn_published/8 --task recall512x64 --out records.jsonl
-    memory_tasks.py gate_exact/8 slot_exact/8 --task needle --save models --out records.jsonl
+    memory_tasks.py gate_exact/8 slot_exact/8 --task needle1024x16 --save models --out records.jsonl
 
 A job is KIND/STATE[@WIDTH]; STATE is 8, 16 or 32, the memory of a layer in thousands of numbers. Tasks:
 
     recallTxP  multi-query associative recall (Zoology): T tokens, P pairs, then every key asked once, at gaps from a power law
     mixed      the same, T = 512, with 4, 8, 16, 32 and 64 pairs in turn
     copy       selective copying: 16 tokens among 512, then all of them in order
-    needle     16 needles `!kv` somewhere among 1,024 random letters, every one asked once, by `?k`
+    needleTxP  P needles `!kv` somewhere among T random letters, every one asked once, by `?k`
 
 Every model is also tested on longer sequences than those of its training, up to --longest tokens. Two layers (four without MLP),
 AdamW, cosine. Projections multiply in bfloat16, all else is in float32 with TF32 on a GPU. Models of GMA are tested with the
@@ -17,7 +17,7 @@ components of queries permuted too.
 """
 import argparse, dataclasses, json, math, os, re, time
 import torch
-from train import F, KINDS, Model, block, commit, count, forward, machine, prepare, read_records, rounded, state_size, with_parameters   # finds ../search
+from train_large import F, KINDS, Model, block, commit, count, forward, machine, prepare, read_records, rounded, state_size, with_parameters   # finds ../search
 from candidates import logits
 from recall_sequences import recall_sequences
 from train_many import Ensemble, jobs_of, seeds_of, train
@@ -85,10 +85,12 @@ def task_of(name, longest):
         return (lambda n, gen, i: recall_sequences(n, T, P if match else few[i % 5], 512, gen)), tests
     if name == 'copy':
         return (lambda n, gen, i: copying(n, 512, 16, gen)), {str(t): (lambda n, gen, t=t: copying(n, t, 16, gen)) for t in lengths(512)}
-    assert name == 'needle', f'{name} is no task, expected recallTxP, mixed, copy or needle'
-    tests = {'1024': lambda n, gen: needles(n, 1024, 16, gen)}
-    tests |= {f'far{t}': (lambda n, gen, t=t: needles(n, t, 16, gen, True)) for t in lengths(256)}
-    return (lambda n, gen, i: needles(n, 1024, 16, gen)), tests
+    match = re.fullmatch(r'needle(\d+)x(\d+)', name)
+    if not match: raise ValueError(f'{name} is no task, expected recallTxP, mixed, copy or needleTxP')
+    T, P = (int(g) for g in match.groups())
+    tests = {str(T): lambda n, gen: needles(n, T, P, gen)}
+    tests |= {f'far{t}': (lambda n, gen, t=t: needles(n, t, P, gen, True)) for t in lengths(256)}
+    return (lambda n, gen, i: needles(n, T, P, gen)), tests
 
 
 def data(make, seeds, which, steps, batch, device):

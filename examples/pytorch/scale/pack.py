@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Models that train.py --save wrote: in pieces that a machine can send back, and as checkpoints of the C++ programs.
+"""Models that train_large.py --save wrote: in pieces that a machine can send back, and as checkpoints of the C++ programs.
 
     pack.py split MODEL.pt FOLDER                                FOLDER/MODEL.pt.0, .1, ... of at most 15 MiB
     pack.py join FOLDER/MODEL.pt                                 back, from its pieces beside it

@@ -11,12 +11,12 @@ cd "$out"
 rm -rf work models language.jsonl tasks.jsonl
 if [ "$budget" = test ]; then
   kinds="gate_exact gdn_published" tokens=8e3 seeds=11,12,13 shape="--width 16 --heads 2 --layers 1 --mlp 24 --context 64 --batch 2 --chunk 16 --rates .004 .008 .016"
-  long="--longest 256 --long-windows 1 --windows 2" tasks="recall64x4 needle" jobs="gate_exact/8@64 gdn_published/8@64"
+  long="--longest 256 --long-windows 1 --windows 2" tasks="recall64x4 needle256x8" jobs="gate_exact/8@64 gdn_published/8@64"
   steps="--steps 2 --batch 2 --rates .002 .004 --longest 512 --sequences 4" until=200
 else
   kinds="gate_exact slot_exact gate_window gdn_published gdn_wide mamba2_published gsa softmax_gate gate_frozen gate_1 gate_elu gate_unit"
   tokens=3e5 seeds=11,12,13 shape="--width 64 --heads 2 --layers 2 --mlp 128 --context 256 --batch 4 --rates .004 .008 .016"
-  long="--longest 1024 --long-windows 2 --windows 10" tasks="recall64x4 copy needle" jobs="gate_exact/8@64 slot_exact/8@64 gdn_wide/8@64 mamba2_plain/8@64 softmax_gate/8@64"
+  long="--longest 1024 --long-windows 2 --windows 10" tasks="recall64x4 copy needle256x8" jobs="gate_exact/8@64 slot_exact/8@64 gdn_wide/8@64 mamba2_plain/8@64 softmax_gate/8@64"
   steps="--steps 150 --batch 8 --rates .002 .004 --longest 1024 --sequences 32" until=1200
 fi
 "$python" - "$here" <<END
@@ -32,9 +32,9 @@ def text(n):   # every part repeats a few words of its own
 arrays = {f'{part}_{source}': text(n * size // 60) for source in ('one', 'two') for part, n in (('train', 9000), ('validation', 900), ('test', 900))}
 prepare.write('.', 'generated', arrays, dict(vocabulary=250, bytes={}))
 END
-"$python" "$here/train.py" plan --corpus generated --kinds $kinds --tokens $tokens --seeds $seeds $shape $long --out plan.json
-"$python" "$here/train.py" trial --queue plan.json --work work --trial-steps 1
-"$python" "$here/train.py" run --queue plan.json --work work --until $until --out language.jsonl --save models
+"$python" "$here/train_large.py" plan --corpus generated --kinds $kinds --tokens $tokens --seeds $seeds $shape $long --out plan.json
+"$python" "$here/train_large.py" trial --queue plan.json --work work --trial-steps 1
+"$python" "$here/train_large.py" run --queue plan.json --work work --until $until --out language.jsonl --save models
 for task in $tasks; do "$python" "$here/memory_tasks.py" $jobs --task $task $steps --out tasks.jsonl --save models; done
 "$python" "$here/report.py" language.jsonl tasks.jsonl --out figures > tables.md
 cat tables.md

@@ -2,9 +2,9 @@
 """Trains language models of some 15 million parameters on a corpus of prepare.py: rates on a fifth of the tokens, then seeds
 at the best rate. Everything that is to be run is a file, the queue, which plan() writes.
 
-    train.py plan --corpus DATA/prose --kinds gate_exact gdn_published --tokens 40e6 --seeds 4 --out plan.json
-    train.py trial --queue plan.json --gpus 2                                   compiles every kind, and prints milliseconds
-    train.py run --queue plan.json --gpus 2 --until 580 --work WORK --out records.jsonl
+    train_large.py plan --corpus DATA/prose --kinds gate_exact gdn_published --tokens 40e6 --seeds 4 --out plan.json
+    train_large.py trial --queue plan.json --gpus 2                                   compiles every kind, and prints milliseconds
+    train_large.py run --queue plan.json --gpus 2 --until 580 --work WORK --out records.jsonl
 
 `run` may be called again and again: it goes on where it ended, within a run too. WORK has the parameters of runs that are not
 finished, written every minute, on SIGTERM and after --until seconds; a run belongs to the process that holds the lock
@@ -155,11 +155,11 @@ class Trainer(Ensemble):
 def summed(parts): return {k: [int(sum(p[k][0] for p in parts if k in p)), round(float(sum(p[k][1] for p in parts if k in p)), 3)] for k in dict.fromkeys(k for p in parts for k in p)}
 
 
-def evaluate(trainer, settings, rare):
-    """What a record says about losses; nats a token."""
+def evaluate(trainer, settings, rare, is_final):
+    """What a record says about losses; nats a token. Of a bracket, the validation loss alone."""
     s, corpus, V = settings, trainer.corpus, trainer.corpus.vocabulary
     context, lead, result, per_part, grouped, positions = s['context'], s['context'] // 4, {}, {}, [], []
-    for which in ('validation', 'test'):
+    for which in ('validation', 'test')[:1 + is_final]:
         total, n, windows_out = 0.0, 0, []
         for part, windows in corpus.windows(which, context, lead, s['windows']).items():
             y = trainer.window_losses(windows)
@@ -173,7 +173,9 @@ def evaluate(trainer, settings, rare):
                 positions.append({str(a): (y[:, a:b].size, y[:, a:b].sum()) for a, b in position_bins(context)})
         result[which] = rounded(total / n) if n else None
         if which == 'test': result['test_windows'] = windows_out
-    result.update(parts=per_part, groups=summed(grouped), positions=summed(positions))
+    result['parts'] = per_part
+    if not is_final: return result
+    result.update( groups=summed(grouped), positions=summed(positions))
     o = trainer.model.mixer
     if o.features == 'mixture' and o.memory in ('mean', 'slot') and math.prod(o.components) > 1:
         order = torch.randperm(math.prod(o.components), generator=torch.Generator().manual_seed(1)).to(trainer.device)
@@ -252,7 +254,7 @@ def finish(trainer, run, plan, seconds, rare, o):
                   batch=s['batch'], context=s['context'], tokens=run['steps'] * s['batch'] * s['context'], vocabulary=model.vocabulary,
                   parameters=count(model), layers=model.mixer.layers or model.layers, width=model.width, heads=model.heads, mlp=model.mlp if model.mixer.mlp else 0,
                   chunk=model.chunk, state=state_size(model, s['context']), products='float32' if s['float32'] else 'bfloat16', curve=curve,
-                  **evaluate(trainer, s, rare), commit=plan['commit'], flags=plan['flags'])
+                  **evaluate(trainer, s, rare, run['stage'] == 'final'), commit=plan['commit'], flags=plan['flags'])
     if run['stage'] == 'final':
         round_matrices(trainer)
         windows = trainer.corpus.windows('test', s['context'], s['context'] // 4, s['windows']).values()
@@ -266,7 +268,7 @@ def finish(trainer, run, plan, seconds, rare, o):
                    **machine(trainer.device))
     if trainer.device != 'cpu': record['gpu_gib'] = round(torch.cuda.max_memory_allocated() / 2 ** 30, 1)
     append(o.out, record)
-    print(f"{name_of(run)} at {run['rate']:g}: validation {record['validation']}, test {record['test']}; {seconds:.1f} s, "
+    print(f"{name_of(run)} at {run['rate']:g}: validation {record['validation']}, test {record.get('test')}; {seconds:.1f} s, "
           f"{record['ms_per_step']} ms a step, evaluated in {record['evaluation_seconds']} s", flush=True)
 
 
@@ -349,7 +351,7 @@ def worker(o, plan, index, until):
 
 def start_workers(o, arguments):
     """One process a GPU; 0: one here, on the CPU. SIGTERM and SIGINT go on to them."""
-    children = [subprocess.Popen([sys.executable, str(HERE / 'train.py')] + arguments + ['--worker', str(i), '--began', str(o.began)],
+    children = [subprocess.Popen([sys.executable, str(HERE / 'train_large.py')] + arguments + ['--worker', str(i), '--began', str(o.began)],
                                  env=dict(os.environ, CUDA_VISIBLE_DEVICES=str(i % o.gpus))) for i in range(o.gpus)]
     for s in (signal.SIGTERM, signal.SIGINT): signal.signal(s, lambda *_: [c.send_signal(signal.SIGTERM) for c in children])
     return max([abs(c.wait()) for c in children], default=0)
@@ -360,7 +362,7 @@ def trial(o, plan):
     kinds = list(dict.fromkeys(r['kind'] for r in plan['runs']))
     if o.worker is None and o.gpus:
         t = time.time()
-        children = [subprocess.Popen([sys.executable, str(HERE / 'train.py'), 'trial', '--queue', o.queue, '--worker', str(i), '--work', o.work] +
+        children = [subprocess.Popen([sys.executable, str(HERE / 'train_large.py'), 'trial', '--queue', o.queue, '--worker', str(i), '--work', o.work] +
                                      (['--data', o.data] if o.data else []), env=dict(os.environ, CUDA_VISIBLE_DEVICES=str(i % o.gpus)))
                     for i in range(len(kinds))]
         code = max(abs(c.wait()) for c in children)
