@@ -17,7 +17,7 @@ components of queries permuted too.
 """
 import argparse, dataclasses, json, math, os, re, time
 import torch
-from train_large import F, KINDS, Model, block, commit, count, forward, machine, prepare, read_records, rounded, state_size, with_parameters   # finds ../search
+from train_large import KINDS, Model, block, commit, count, forward, machine, prepare, read_records, rounded, state_size, with_parameters   # finds ../search
 from candidates import logits
 from recall_sequences import recall_sequences
 from train_many import Ensemble, jobs_of, seeds_of, train

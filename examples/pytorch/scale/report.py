@@ -103,7 +103,8 @@ def language(records, corpus, reference, out):
         r = by_kind[k][0]
         return [f"{r['rate']:g}{' (edge)' if rates.get(k, (0, False))[1] else ''}", r['parameters'], r['state'], round(r['tokens'] / 1e6, 1), f"{mean([x['ms_per_step'] for x in by_kind[k]]):.1f}"]
     score_table(f'## {corpus}: test loss of fresh seeds at the best rate, nats a piece', losses, facts, reference, -1)
-    print(f"Windows differ more than seeds do: their losses have sd {math.sqrt(variance(final[0]['test_windows'])):.2f}; every kind is tested on the same.\n" if len(final[0]['test_windows']) > 1 else '')
+    windows = [v for v in final[0]['test_windows'] if v is not None]
+    if len(windows) > 1: print(f'Windows differ more than seeds do: their losses have sd {math.sqrt(variance(windows)):.2f}; every kind is tested on the same.\n')
     bin_table(f'### {corpus}: loss by whether the bigram was seen in the window, and how many tokens before if it is rare', by_bins(final, '', 'groups'))
     far = {k: [sum(r['groups'][g][1] for g in ('rare_256', 'rare_1024')) / n for r in rs for n in [sum(r['groups'][g][0] for g in ('rare_256', 'rare_1024'))] if n] for k, rs in by_kind.items()}
     if all(far.values()): score_table(f'### {corpus}: loss on rare bigrams seen 256 to 2,047 tokens before', far, lambda k: [], reference, -1)

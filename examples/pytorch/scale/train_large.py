@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Trains language models of some 15 million parameters on a corpus of prepare.py: rates on a fifth of the tokens, then seeds
+"""Trains language models of some 18 million parameters on a corpus of prepare.py: rates on a fifth of the tokens, then seeds
 at the best rate. Everything that is to be run is a file, the queue, which plan() writes.
 
-    train_large.py plan --corpus DATA/prose --kinds gate_exact gdn_published --tokens 40e6 --seeds 4 --out plan.json
+    train_large.py plan --corpus DATA/prose --kinds gate_exact gdn_published --tokens 40e6 --seeds 11,12,13,14 --out plan.json
     train_large.py trial --queue plan.json --gpus 2                                   compiles every kind, and prints milliseconds
+    train_large.py fit --queue plan.json --work work --gpus 2 --seconds 1100 --out plan.json   as many tokens as there is time for
     train_large.py run --queue plan.json --gpus 2 --until 580 --work WORK --out records.jsonl
 
 `run` may be called again and again: it goes on where it ended, within a run too. WORK has the parameters of runs that are not
@@ -18,20 +19,13 @@ import argparse, dataclasses, fcntl, json, math, os, random, signal, subprocess,
 from pathlib import Path
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / 'search'))
-import candidates
+import old_pytorch
 from candidates import KINDS, Model, block, count, forward, layout, losses, state_size, with_parameters
 from train_many import Ensemble, best_rate, machine, pad_rows, prepare, read_records, rounded, synchronize
 from corpus import Corpus, groups, position_bins
-
-if not hasattr(F, 'scaled_dot_product_attention'):   # before PyTorch 2.0
-    def attend(q, k, v, attn_mask=None, is_causal=False):
-        if is_causal: attn_mask = torch.ones(q.shape[-2], k.shape[-2], device=q.device).tril().bool()
-        return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(~attn_mask, -math.inf).softmax(-1) @ v
-    F.scaled_dot_product_attention = attend
 
 SHAPE = dict(width=384, heads=6, layers=8, mlp=1024)   # the reference, `gate_exact`; the other kinds get its number of parameters
 GRID = (2e-3, 4e-3, 8e-3)
@@ -167,7 +161,7 @@ def evaluate(trainer, settings, rare, is_final):
             total, n = total + counted.sum(), n + counted.size
             per_part[part] = rounded(float(counted.mean()))
             if which == 'test':
-                windows_out += [round(float(v), 4) for v in counted.mean(1)]
+                windows_out += [rounded(round(float(v), 4)) for v in counted.mean(1)]
                 inside = groups(windows, V, rare)
                 grouped.append({k: (g[:, lead:].sum(), counted[g[:, lead:]].sum()) for k, g in inside.items()})
                 positions.append({str(a): (y[:, a:b].size, y[:, a:b].sum()) for a, b in position_bins(context)})
@@ -175,7 +169,7 @@ def evaluate(trainer, settings, rare, is_final):
         if which == 'test': result['test_windows'] = windows_out
     result['parts'] = per_part
     if not is_final: return result
-    result.update( groups=summed(grouped), positions=summed(positions))
+    result.update(groups=summed(grouped), positions=summed(positions))
     o = trainer.model.mixer
     if o.features == 'mixture' and o.memory in ('mean', 'slot') and math.prod(o.components) > 1:
         order = torch.randperm(math.prod(o.components), generator=torch.Generator().manual_seed(1)).to(trainer.device)
@@ -297,14 +291,15 @@ def worker(o, plan, index, until):
     if device == 'cpu': torch.set_num_threads(1)
     os.makedirs(o.work, exist_ok=True)
     say = lambda text: print(f'[{index}] {text}', flush=True)
-    corpora, rare, kind, trainer, step, speed = {}, {}, None, None, None, {}
+    corpora, rare, kind, trainer, step, speed, broken = {}, {}, None, None, None, {}, set()
     compiled = hasattr(torch, 'compile') and device != 'cpu' and not o.eager
     kinds = list(dict.fromkeys(r['kind'] for r in plan['runs']))
     while time.time() < until and not Stopped.now:
         todo = open_runs(plan, read_records([o.out]))
         if o.only: todo = [r for r in todo if r['kind'] in o.only]
         if not todo: return say('nothing is left to do')
-        ready = [r for r in todo if r['rate'] is not None]
+        ready = [r for r in todo if r['rate'] is not None and r['kind'] not in broken]
+        if broken and not ready and {r['kind'] for r in todo} <= broken: return say('only runs that failed are left')
         # A round is a kind's bracket and two seeds, and then two more. Within one, first the kind in hand, which is compiled;
         # then the others, where every worker begins at another place.
         turn = lambda r: (kinds.index(r['kind']) - index * len(kinds) // max(1, o.gpus)) % len(kinds)
@@ -338,7 +333,12 @@ def worker(o, plan, index, until):
                 made = Trainer(model, most, s['batch'], corpus, s['context'], device, c)
                 make.last = made
                 return made
-            trainer, step = prepare(make, [run['rate']], [run['seed']], lambda i: make.last.get(i), f'[{index}] {run["kind"]}', compiled)
+            try: trainer, step = prepare(make, [run['rate']], [run['seed']], lambda i: make.last.get(i), f'[{index}] {run["kind"]}', compiled)
+            except RuntimeError as error:
+                say(f'{run["kind"]} does not run: {str(error)[:500]}')
+                broken.add(run['kind'])
+                lock.close()
+                continue
             kind = (run['corpus'], run['kind'])
         try: seconds = train(trainer, step, run, s, f'{o.work}/{name_of(run)}.pt', until, say)
         except Stop: return
@@ -378,7 +378,10 @@ def trial(o, plan):
         def make(c):
             make.last = Trainer(model, 64, s['batch'], corpus, s['context'], device, c)
             return make.last
-        trainer, step = prepare(make, [1e-3], [1], lambda i: make.last.get(i), kind, hasattr(torch, 'compile') and device != 'cpu' and not o.eager)
+        try: trainer, step = prepare(make, [1e-3], [1], lambda i: make.last.get(i), kind, hasattr(torch, 'compile') and device != 'cpu' and not o.eager)
+        except RuntimeError as error:
+            print(f'{kind}: does not run: {str(error)[:500]}', flush=True)
+            continue
         with open(f'{o.work}/trial.{os.environ.get("CUDA_VISIBLE_DEVICES", "")}.lock', 'w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             trainer.begin(1e-3, 1, 64)
@@ -394,6 +397,25 @@ def trial(o, plan):
         print(f'{kind}: {ms:.1f} ms a step, {1e6 * ms / tokens:.0f} ns a token (estimated {nanoseconds(model, s["context"]):.0f}), {memory:.1f} GiB, '
               f'{count(model)} parameters, layers {model.mixer.layers or model.layers}, MLP {model.mlp if model.mixer.mlp else 0}; '
               f'its runs: {total:.0f} s', flush=True)
+        append(f'{o.work}/trial.jsonl', dict(kind=kind, ms=ms, memory=memory, **machine(device)))
+    return 0
+
+
+def fit(o, plan):
+    """The same runs with as many tokens as take --seconds on --gpus, by the times of a trial. Runs of kinds that did not run are left out."""
+    ms, s = {r['kind']: r['ms'] for r in read_records([f'{o.work}/trial.jsonl'])}, plan['settings']
+    runs = [r for r in plan['runs'] if r['kind'] in ms]
+    kinds = {r['kind'] for r in runs}
+    if not runs: raise SystemExit('fit: the trial has no kind of this queue')
+    fixed = sum(12 if r['stage'] == 'final' else 3 for r in runs) + 45 * len(kinds)   # evaluation; compilation and loading
+    now = sum(r['steps'] * ms[r['kind']] / 1000 for r in runs)
+    factor = min((0.95 * o.seconds * o.gpus - fixed) / now, o.most / s['tokens'])
+    if factor <= 0: raise SystemExit(f'fit: evaluation and compilation alone take {fixed} s of {o.seconds * o.gpus:.0f}; fewer kinds or seeds')
+    for r in runs: r['steps'] = max(150, round(r['steps'] * factor))
+    s['tokens'] = max(r['steps'] for r in runs) * s['batch'] * s['context']
+    Path(o.out).write_text(json.dumps(dict(plan, runs=runs), indent=1))
+    print(f"fit: {s['tokens'] / 1e6:.1f} M tokens a final run, {len(runs)} runs, {now * factor:.0f} GPU seconds of training and {fixed} of other things; "
+          f'left out: {sorted({r["kind"] for r in plan["runs"]} - kinds)}')
     return 0
 
 
@@ -446,6 +468,10 @@ def options():
             A('--out', required=True); A('--until', type=float, default=math.inf, help='seconds'); A('--save', help='folder for final parameters')
             A('--only', nargs='*', help='kinds'); A('--whole', action='store_true', help='begin no run that will not end in time')
             A('--began', type=float, help=argparse.SUPPRESS)
+    p = commands.add_parser('fit')
+    A = p.add_argument
+    A('--queue', required=True); A('--work', required=True); A('--out', required=True); A('--seconds', type=float, required=True); A('--gpus', type=int, default=1)
+    A('--most', type=float, default=80e6, help='tokens')
     return a.parse_args()
 
 
@@ -454,6 +480,7 @@ def main():
     if o.command == 'plan': return make_plan(o)
     plan = json.loads(Path(o.queue).read_text())
     if o.command == 'trial': return trial(o, plan)
+    if o.command == 'fit': return fit(o, plan)
     o.began = o.began or time.time()
     if o.worker is None and o.gpus: return start_workers(o, sys.argv[1:])
     signal.signal(signal.SIGTERM, lambda *_: setattr(Stopped, 'now', True))

@@ -3,12 +3,7 @@
 import dataclasses, math, sys
 from pathlib import Path
 import torch
-import torch.nn.functional as F
-if not hasattr(F, 'scaled_dot_product_attention'):   # before PyTorch 2.0
-    def attend(q, k, v, attn_mask=None, is_causal=False):
-        if is_causal: attn_mask = torch.ones(q.shape[-2], k.shape[-2]).tril().bool()
-        return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(~attn_mask, -math.inf).softmax(-1) @ v
-    F.scaled_dot_product_attention = attend
+import old_pytorch
 from candidates import *
 
 torch.manual_seed(0)

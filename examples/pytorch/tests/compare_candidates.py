@@ -9,19 +9,11 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "search"))
+import old_pytorch
 from candidates import KINDS, Model, forward, layout, logits
 from export import MIXERS, export
-
-if not hasattr(F, "scaled_dot_product_attention"):  # before PyTorch 2.0
-
-    def attend(q, k, v, is_causal):
-        scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(torch.ones(q.shape[-2], k.shape[-2]).triu(1).bool(), -math.inf)
-        return scores.softmax(-1) @ v
-
-    F.scaled_dot_product_attention = attend
 
 CONTEXT = 64
 TOLERANCE = 1e-5  # of the mean loss, in nats; both compute in float
