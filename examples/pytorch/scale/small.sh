@@ -14,10 +14,10 @@ if [ "$budget" = test ]; then
   long="--longest 256 --long-windows 1 --windows 2" tasks="recall64x4 needle256x8" jobs="gate_exact/8@64 gdn_published/8@64"
   steps="--steps 2 --batch 2 --rates .002 .004 --longest 512 --sequences 4" until=200
 else
-  kinds="gate_exact slot_exact gate_window gdn_published gdn_wide mamba2_published gsa softmax_gate gate_frozen gate_1 gate_elu gate_unit"
-  tokens=3e5 seeds=11,12,13 shape="--width 64 --heads 2 --layers 2 --mlp 128 --context 256 --batch 4 --rates .004 .008 .016"
-  long="--longest 1024 --long-windows 2 --windows 10" tasks="recall64x4 copy needle256x8" jobs="gate_exact/8@64 slot_exact/8@64 gdn_wide/8@64 mamba2_plain/8@64 softmax_gate/8@64"
-  steps="--steps 150 --batch 8 --rates .002 .004 --longest 1024 --sequences 32" until=1200
+  kinds="gate_exact slot_exact gate_window gdn_published mamba2_published softmax_gate gate_frozen"
+  tokens=1e5 seeds=11,12,13 shape="--width 64 --heads 2 --layers 2 --mlp 128 --context 256 --batch 4 --rates .004 .008 .016"
+  long="--longest 1024 --long-windows 2 --windows 10" tasks="recall64x4 copy needle256x8" jobs="gate_exact/8@64 gdn_wide/8@64 mamba2_plain/8@64 softmax_gate/8@64"
+  steps="--steps 60 --batch 4 --rates .002 .004 --seeds 1-2 --longest 1024 --sequences 32" until=1200
 fi
 "$python" - "$here" <<END
 import sys

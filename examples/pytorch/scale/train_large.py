@@ -291,7 +291,9 @@ def worker(o, plan, index, until):
     if device == 'cpu': torch.set_num_threads(1)
     os.makedirs(o.work, exist_ok=True)
     say = lambda text: print(f'[{index}] {text}', flush=True)
-    corpora, rare, kind, trainer, step, speed, broken = {}, {}, None, None, None, {}, set()
+    corpora, rare, kind, trainer, step, broken = {}, {}, None, None, None, set()
+    speed = {r['kind']: r['ms'] / 1000 for r in read_records([f'{o.work}/trial.jsonl'])}   # seconds a step
+    def need(r): return speed[r['kind']] * r['steps'] * 1.05 + (15 if r['stage'] == 'final' else 5) if r['kind'] in speed else 0
     compiled = hasattr(torch, 'compile') and device != 'cpu' and not o.eager
     kinds = list(dict.fromkeys(r['kind'] for r in plan['runs']))
     while time.time() < until and not Stopped.now:
@@ -308,9 +310,7 @@ def worker(o, plan, index, until):
         ready.sort(key=lambda r: (rounds(r), (r['corpus'], r['kind']) != kind, turn(r), r['stage'] != 'bracket', r['seed']))
         run = lock = None
         for r in ready:
-            left = until - time.time()
-            need = speed.get((r['corpus'], r['kind']), 0) * r['steps'] * 1.05
-            if o.whole and need > left and not os.path.exists(f'{o.work}/{name_of(r)}.pt'): continue
+            if o.whole and need(r) > until - time.time() and not os.path.exists(f'{o.work}/{name_of(r)}.pt'): continue
             lock = claim(o.work, r)
             if lock and any(matches(x, r) for x in read_records([o.out])):
                 lock.close()
@@ -319,7 +319,7 @@ def worker(o, plan, index, until):
                 run = r
                 break
         if run is None:
-            if o.whole and ready and all(speed.get((r['corpus'], r['kind']), 0) * r['steps'] > until - time.time() for r in ready): return say('the time left is too short for a run')
+            if o.whole and ready and all(need(r) > until - time.time() for r in ready): return say('the time left is too short for a run')
             time.sleep(1 + random.random())
             continue
         if run['corpus'] not in corpora:
@@ -342,7 +342,7 @@ def worker(o, plan, index, until):
             kind = (run['corpus'], run['kind'])
         try: seconds = train(trainer, step, run, s, f'{o.work}/{name_of(run)}.pt', until, say)
         except Stop: return
-        speed[kind] = seconds / run['steps']
+        speed[run['kind']] = seconds / run['steps']
         finish(trainer, run, plan, seconds, rare[run['corpus']], o)
         if os.path.exists(f'{o.work}/{name_of(run)}.pt'): os.remove(f'{o.work}/{name_of(run)}.pt')
         lock.close()
@@ -360,8 +360,10 @@ def start_workers(o, arguments):
 def trial(o, plan):
     """Compiles every kind, all at the same time, and then times 20 steps of one after the other."""
     kinds = list(dict.fromkeys(r['kind'] for r in plan['runs']))
+    os.makedirs(o.work, exist_ok=True)
     if o.worker is None and o.gpus:
         t = time.time()
+        for i in range(len(kinds)): Path(o.work, f'ready.{i}').unlink(missing_ok=True)
         children = [subprocess.Popen([sys.executable, str(HERE / 'train_large.py'), 'trial', '--queue', o.queue, '--worker', str(i), '--work', o.work] +
                                      (['--data', o.data] if o.data else []), env=dict(os.environ, CUDA_VISIBLE_DEVICES=str(i % o.gpus)))
                     for i in range(len(kinds))]
@@ -372,7 +374,6 @@ def trial(o, plan):
     torch.set_float32_matmul_precision('high') if hasattr(torch, 'set_float32_matmul_precision') else None
     s, run = plan['settings'], plan['runs'][0]
     corpus = Corpus(f"{o.data or plan['data']}/{run['corpus']}", device)
-    os.makedirs(o.work, exist_ok=True)
     for kind in kinds if o.worker is None else [kinds[o.worker]]:
         model = model_of(kind, s, corpus.vocabulary)
         def make(c):
@@ -381,7 +382,12 @@ def trial(o, plan):
         try: trainer, step = prepare(make, [1e-3], [1], lambda i: make.last.get(i), kind, hasattr(torch, 'compile') and device != 'cpu' and not o.eager)
         except RuntimeError as error:
             print(f'{kind}: does not run: {str(error)[:500]}', flush=True)
+            if o.worker is not None: Path(o.work, f'ready.{o.worker}').touch()
             continue
+        if o.worker is not None:   # nobody is timed while others compile
+            Path(o.work, f'ready.{o.worker}').touch()
+            patience = time.time() + 180
+            while time.time() < patience and not all(Path(o.work, f'ready.{i}').exists() for i in range(len(kinds))): time.sleep(0.2)
         with open(f'{o.work}/trial.{os.environ.get("CUDA_VISIBLE_DEVICES", "")}.lock', 'w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             trainer.begin(1e-3, 1, 64)

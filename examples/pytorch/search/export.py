@@ -12,7 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import safetensors_file
-from candidates import KINDS
+from candidates import KINDS, forward, logits
 from language_model import FORMAT
 
 MIXERS = {'gma': 'gma', 'gate': 'gma', 'gate_exact': 'gma', 'gate_16': 'gma', 'gate_1': 'gma', 'gate_frozen': 'gma', 'gate_window': 'gma',
@@ -75,6 +75,19 @@ def export(kind, parameters, path, vocabulary=b'', local=None):
         out |= {f'blocks.{i}.{name}': value for name, value in block.items()}
     metadata = {'format': 'pt', 'gma_format': FORMAT, 'config': json.dumps(config)}
     safetensors_file.write(path, out, metadata | ({'vocabulary': vocabulary.hex()} if vocabulary else {}))
+
+
+def window_loss(p, model, tokens, begin, end, context):
+    """Mean nats of tokens [begin, end), in the windows of `language_model evaluate`. p: name -> [1, ...]."""
+    total, lead = 0.0, context // 4
+    for first in range(begin, end, context - lead):
+        last = min(first + context - lead, end)
+        seen = tokens[max(first - 1 - lead, 0):last]
+        x = torch.zeros(1, 1, context, dtype=torch.long)   # what fills it up comes later, and nobody sees it
+        x[0, 0, :len(seen) - 1] = seen[:-1]
+        y = logits(forward(p, x, model), p, model)[0, 0, :len(seen) - 1].log_softmax(-1)
+        total -= y.gather(-1, seen[1:, None])[-(last - first):].double().sum().item()
+    return total / (end - begin)
 
 
 if __name__ == '__main__':

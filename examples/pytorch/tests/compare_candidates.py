@@ -12,24 +12,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "search"))
 import old_pytorch
-from candidates import KINDS, Model, forward, layout, logits
-from export import MIXERS, export
+from candidates import KINDS, Model, layout
+from export import MIXERS, export, window_loss
 
 CONTEXT = 64
 TOLERANCE = 1e-5  # of the mean loss, in nats; both compute in float
-
-
-def losses(p: dict, model: Model, tokens: torch.Tensor, begin: int, end: int) -> float:
-    """Mean nats of tokens [begin, end), in the windows of the C++ program."""
-    total, lead = 0.0, CONTEXT // 4
-    for first in range(begin, end, CONTEXT - lead):
-        last = min(first + CONTEXT - lead, end)
-        seen = tokens[max(first - 1 - lead, 0) : last]
-        x = torch.zeros(1, 1, CONTEXT, dtype=torch.long)  # what fills it up comes later, and nobody sees it
-        x[0, 0, : len(seen) - 1] = seen[:-1]
-        y = logits(forward(p, x, model), p, model)[0, 0, : len(seen) - 1].log_softmax(-1)
-        total -= y.gather(-1, seen[1:, None])[-(last - first) :].double().sum().item()
-    return total / (end - begin)
 
 
 def main(program: str, folder: str) -> None:
@@ -52,7 +39,7 @@ def main(program: str, folder: str) -> None:
                         "--json", path / "figures.json"], check=True, stdout=subprocess.DEVNULL)
         found = json.loads((path / "figures.json").read_text())
         for part, begin, end in (("validation", split, split + 300), ("test", split + 300, 6000)):
-            expected, cpp = losses(p, model, text, begin, end), found[f"{part}_loss"]
+            expected, cpp = window_loss(p, model, text, begin, end, CONTEXT), found[f"{part}_loss"]
             print(f"{kind}, {part}: {expected:.6f}, C++ differs by {abs(cpp - expected):.1e}")
             if not (abs(cpp - expected) <= TOLERANCE and math.isfinite(expected)):
                 raise ValueError(f"{kind}: the {part} loss is {cpp} in C++, expected {expected}")

@@ -16,13 +16,12 @@ import torch
 
 SCALE = Path(__file__).resolve().parents[1] / "scale"
 sys.path.insert(0, str(SCALE))
-import compare_candidates  # beside this file
 import memory_tasks
 import pack
 import prepare
 from candidates import KINDS, Model, forward, layout, logits
 from corpus import Corpus, distances, groups
-from export import export
+from export import export, window_loss
 
 
 def check_distances() -> None:
@@ -120,13 +119,13 @@ def check_pieces(program: str, folder: Path) -> None:
     model = Model(KINDS["gate_exact"], vocabulary=coder.get_piece_size(), width=48, heads=2, layers=2, mlp=40, low=torch.float32)
     p = random_model(model, 4)
     export("gate_exact", {n: x[0] for n, x in p.items()}, folder / "pieces.safetensors", vocabulary)
-    result = subprocess.run([program, "evaluate", "pieces.safetensors", "--text", "pieces.txt", "--context", str(compare_candidates.CONTEXT),
+    result = subprocess.run([program, "evaluate", "pieces.safetensors", "--text", "pieces.txt", "--context", "64",
                              "--threads", "1", "--json", "pieces.json"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if b"built without" in result.stderr:
         print("Not compared: a vocabulary of pieces, since the program was built without SentencePiece.")
         return
     assert result.returncode == 0, result.stderr
-    expected = compare_candidates.losses(p, model, tokens, counts[0] + counts[1], len(tokens))
+    expected = window_loss(p, model, tokens, counts[0] + counts[1], len(tokens), 64)
     found = json.loads((folder / "pieces.json").read_text())["test_loss"]
     print(f"pieces: {expected:.6f} nats, C++ differs by {abs(found - expected):.1e}")
     assert abs(found - expected) < 1e-5
