@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""report.py RECORDS.jsonl ... [--against KIND] [--out FOLDER]: the tables by the rules in README.md, and figures with bands where
+"""report.py RECORDS.jsonl ... [--against KIND] [--out FOLDER] [--needles NEEDLE.json ...]: the tables by the rules in README.md, and figures with bands where
 gnuplot is installed. The standard library alone."""
 import argparse, json, math, subprocess, sys
 from pathlib import Path
@@ -143,9 +143,20 @@ def memory(records, task, reference, out):
         figure(out, f'{task}_{width}_{state}', name.replace('_', ' '), 'tokens', 'accuracy', {k: sorted(v) for k, v in lengths.items()})
 
 
+def needles(files, out):
+    """Of the C++ program's --json, by the checkpoint's name; a checkpoint's seeds are those of streams, not of trainings."""
+    runs = {Path(f).stem: json.loads(Path(f).read_text()) for f in files}
+    lengths = sorted({a['length'] for r in runs.values() for a in r['answers']})
+    print('## Needles in a stream, in C++: right answers by the bytes since the start, and the bytes of a state\n')
+    share = {k: {a['length']: a['right'] / a['asked'] for a in r['answers']} for k, r in runs.items()}
+    table(['model'] + lengths + ['asked', 'state'], [[k] + [f'{share[k][n]:.3f}' if n in share[k] else '' for n in lengths] +
+                                                    [r['answers'][0]['asked'], max(a['state_bytes'] for a in r['answers'])] for k, r in runs.items()])
+    figure(out, 'needles', 'needles in a stream', 'bytes since the needles', 'right answers', {k: [(n, [v]) for n, v in s.items()] for k, s in share.items()})
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__)
-    a.add_argument('records', nargs='+'); a.add_argument('--against', default='gate_exact'); a.add_argument('--out')
+    a.add_argument('records', nargs='*'); a.add_argument('--needles', nargs='*', default=[]); a.add_argument('--against', default='gate_exact'); a.add_argument('--out')
     o = a.parse_args()
     if o.out: Path(o.out).mkdir(parents=True, exist_ok=True)
     records = [json.loads(line) for f in o.records for line in open(f) if line.strip()]
@@ -153,6 +164,7 @@ def main():
         if task == 'language':
             for corpus, mine in group(rs, 'corpus').items(): language(mine, corpus, o.against, o.out)
         else: memory(rs, task, o.against, o.out)
+    if o.needles: needles(o.needles, o.out)
 
 
 if __name__ == '__main__': main()

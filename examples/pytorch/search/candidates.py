@@ -41,6 +41,7 @@ class Mixer:
     local: int = 0                 # tokens of exact softmax attention beside the memory, by a learned share (the library's window)
     expand: int = 1                # width of a head's values in head widths
     trained: bool = True           # else the mixture stays as it starts
+    forget: bool = True            # else the memory of slot means keeps everything with the same weight (mean alone)
     state: int = 64                # Mamba-2: state size, head width
     head: int = 32
     mlp: bool = True
@@ -83,6 +84,7 @@ KINDS = {
     'slot_exact': gma(memory='slot', floor=2.0 ** -40),
     'gate_window': gma(floor=2.0 ** -40, local=64),
     'slot_window': gma(memory='slot', floor=2.0 ** -40, local=64),
+    'gate_keep': gma(floor=2.0 ** -40, forget=False),
     'gate_frozen': gma(floor=2.0 ** -40, trained=False),
     'gate_1': gma(floor=2.0 ** -40, components=(1, 1)),
     'gate_elu': gma(floor=2.0 ** -40, features='elu'),
@@ -339,8 +341,9 @@ def mix(x, p, model, chunk=None):
         y = softmax_attention(q.to(low), rotate(rms(k)).to(low), v.to(low), model.cache).to(v.dtype)
         return output(y, x, p, model)
 
-    small = project(x, p['small'], torch.promote_types(low, x.dtype))              # forgetting, write strength, ...
-    if o.memory != 'gsa':
+    if o.forget: small = project(x, p['small'], torch.promote_types(low, x.dtype))   # forgetting, write strength, ...
+    else: g = torch.zeros_like(q[..., 0])
+    if o.memory != 'gsa' and o.forget:
         g = -(F.softplus(small[..., :H] + p['forget'][:, None, None]) * p['forget_scale'].exp()[:, None, None])
         g = g.flatten(0, 1).transpose(1, 2)                                        # [m, H, T]
     if o.memory in ('sum', 'delta', 'em'):
@@ -490,8 +493,8 @@ def layout(model):
             else:
                 has_strength = o.memory in ('sum', 'delta', 'em')
                 extra = H if has_strength else H * o.rank if o.memory == 'slot' else H * math.prod(o.components) if o.memory == 'gsa' else 0
-                linear(l + 'small', D, extra if o.memory == 'gsa' else H + extra, 0.1)
-                if o.memory != 'gsa':
+                if o.forget: linear(l + 'small', D, extra if o.memory == 'gsa' else H + extra, 0.1)
+                if o.memory != 'gsa' and o.forget:
                     times = torch.logspace(math.log10(16), math.log10(512), H) if H > 1 else torch.tensor([90.0])
                     put(l + 'forget', (H,), fixed(-times.log()))
                     put(l + 'forget_scale', (H,), full(0))

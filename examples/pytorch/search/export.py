@@ -15,7 +15,7 @@ import safetensors_file
 from candidates import KINDS, forward, logits
 from language_model import FORMAT
 
-MIXERS = {'gma': 'gma', 'gate': 'gma', 'gate_exact': 'gma', 'gate_16': 'gma', 'gate_1': 'gma', 'gate_frozen': 'gma', 'gate_window': 'gma',
+MIXERS = {'gma': 'gma', 'gate': 'gma', 'gate_exact': 'gma', 'gate_16': 'gma', 'gate_1': 'gma', 'gate_frozen': 'gma', 'gate_keep': 'gma', 'gate_window': 'gma',
           'slot_exact': 'gma', 'slot_window': 'gma', 'gdn_published': 'delta', 'mamba2': 'mamba', 'mamba2_plain': 'mamba',
           'mamba2_published': 'mamba', 'softmax': 'sdpa'}
 
@@ -30,7 +30,7 @@ def config_of(kind, p, local):
         h, inner = len(p['0.skip']), 2 * D
         config |= dict(mamba_head=inner // h, state=(p['0.in'].shape[1] - 2 * inner - h) // 2, heads=h)
     elif kind == 'softmax': config |= dict(heads=len(p['0.query_scale']), has_unit_queries=True)
-    else: config |= dict(heads=len(p['0.forget']))
+    else: config |= dict(heads=len(p['0.forget'] if '0.forget' in p else p['0.mean0']), has_forgetting='0.forget' in p)
     if config['mixer'] == 'gma':
         config |= dict(components=[p[f'0.mean{f}'].shape[1] for f in range(2)], has_output_norm=kind != 'gma', has_output_gate=kind != 'gma')
         config |= dict(gma_window=local, slot_forgetting=p['0.slot_rates'].shape[1] if '0.slot_rates' in p else 0)
@@ -45,12 +45,13 @@ def mixer_of(kind, p):
         return filter_ | {'convolution.bias': p['taps_bias'], 'in.weight': p['in'].T, 'log_decay': p['rate'], 'norm.gain': p['gain'],
                           'out.weight': p['out'].T, 'skip': p['skip'], 'step_bias': p['dt']}
     if kind == 'softmax': return filter_ | {'qkv.weight': p['in'].T, 'out.weight': p['out'].T, 'scale': p['query_scale']}
-    H = len(p['forget'])
+    H = len(p['forget'] if 'forget' in p else p['mean0'])
     if kind == 'gdn_published':
         forget, strength = p['small'][:, :H], p['small'][:, H:]
         return filter_ | {'in.weight': torch.cat([p['in'], p['gate'], strength, forget], 1).T, 'forget_bias': p['forget'],
                           'log_rate': p['forget_scale'], 'norm.gain': p['gain'], 'out.weight': p['out'].T}
-    out = {'forget.weight': p['small'][:, :H].T, 'forget.bias': p['forget'], 'forget.rate': p['forget_scale'], 'output.weight': p['out'].T}
+    out = {'output.weight': p['out'].T}
+    if 'forget' in p: out |= {'forget.weight': p['small'][:, :H].T, 'forget.bias': p['forget'], 'forget.rate': p['forget_scale']}
     for name, w, taps in zip(('query', 'key', 'value'), p['in'].chunk(3, 1), p['taps'].chunk(3, 0)):
         out |= {f'{name}.weight': w.T, f'{name}.filter': taps}
     if 'slot_rates' in p: out |= {'slot_forget.weight': p['small'][:, H:].T, 'slot_forget.rate': p['slot_rates'].flatten(0, 1)}

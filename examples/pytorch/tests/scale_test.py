@@ -77,7 +77,7 @@ def random_model(model: Model, seed: int) -> dict:
 
 
 def check_needles(program: str, folder: Path) -> None:
-    for kind in ("gate_exact", "slot_exact", "gdn_published"):
+    for kind in ("gate_exact", "gate_keep", "slot_exact", "gdn_published"):
         model = memory_tasks.model_of(kind, 8, 128, 256, True)
         p = random_model(model, 2)
         torch.save({n: x[0] for n, x in p.items()}, folder / "needle.pt")
