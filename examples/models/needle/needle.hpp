@@ -25,7 +25,7 @@ struct Options {
   Index needles = 16;
   Index longest = 1 << 20;  // bytes from the start of a stream to the end of its last questions; the first: 256
   Index streams = 8;
-  Index chunk = 128;  // bytes that are read at a time; the state has room for their intermediate results
+  Index chunk = 128;  // bytes that are read at a time
   std::uint64_t seed = 1;
 };
 

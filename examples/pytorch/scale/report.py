@@ -149,7 +149,7 @@ def needles(files, out):
     lengths = sorted({a['length'] for r in runs.values() for a in r['answers']})
     print('## Needles in a stream, in C++: right answers by the bytes since the start, and the bytes of a state\n')
     share = {k: {a['length']: a['right'] / a['asked'] for a in r['answers']} for k, r in runs.items()}
-    table(['model'] + lengths + ['asked', 'state'], [[k] + [f'{share[k][n]:.3f}' if n in share[k] else '' for n in lengths] +
+    table(['model'] + [str(n) for n in lengths] + ['asked', 'state'], [[k] + [f'{share[k][n]:.3f}' if n in share[k] else '' for n in lengths] +
                                                     [r['answers'][0]['asked'], max(a['state_bytes'] for a in r['answers'])] for k, r in runs.items()])
     figure(out, 'needles', 'needles in a stream', 'bytes since the needles', 'right answers', {k: [(n, [v]) for n, v in s.items()] for k, s in share.items()})
 
