@@ -117,6 +117,7 @@ class Trainer(Ensemble):
 
     def begin(self, rate, seed, steps):
         """`start`, and the windows of this seed, which are the same for every kind."""
+        self.warmup = min(100, max(1, steps // 10))
         self.set_steps(steps)
         self.start([rate], [seed])
         gen = torch.Generator().manual_seed(10000 + seed)
