@@ -373,6 +373,7 @@ def trial(o, plan):
         return code
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.set_float32_matmul_precision('high') if hasattr(torch, 'set_float32_matmul_precision') else None
+    if device == 'cpu': torch.set_num_threads(1)
     s, run = plan['settings'], plan['runs'][0]
     corpus = Corpus(f"{o.data or plan['data']}/{run['corpus']}", device)
     for kind in kinds if o.worker is None else [kinds[o.worker]]:
