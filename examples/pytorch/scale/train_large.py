@@ -335,7 +335,7 @@ def worker(o, plan, index, until):
                 make.last = made
                 return made
             try: trainer, step = prepare(make, [run['rate']], [run['seed']], lambda i: make.last.get(i), f'[{index}] {run["kind"]}', compiled)
-            except RuntimeError as error:
+            except Exception as error:
                 say(f'{run["kind"]} does not run: {str(error)[:500]}')
                 broken.add(run['kind'])
                 lock.close()
@@ -382,7 +382,7 @@ def trial(o, plan):
             make.last = Trainer(model, 64, s['batch'], corpus, s['context'], device, c)
             return make.last
         try: trainer, step = prepare(make, [1e-3], [1], lambda i: make.last.get(i), kind, hasattr(torch, 'compile') and device != 'cpu' and not o.eager)
-        except RuntimeError as error:
+        except Exception as error:
             print(f'{kind}: does not run: {str(error)[:500]}', flush=True)
             if o.worker is not None: Path(o.work, f'ready.{o.worker}').touch()
             continue
