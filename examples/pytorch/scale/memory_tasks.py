@@ -15,9 +15,9 @@ Every model is also tested on longer sequences than those of its training, up to
 AdamW, cosine. Projections multiply in bfloat16, all else is in float32 with TF32 on a GPU. Models of GMA are tested with the
 components of queries permuted too.
 """
-import argparse, dataclasses, json, math, os, re, time
+import argparse, dataclasses, math, os, re, time
 import torch
-from train_large import KINDS, Model, block, commit, count, forward, machine, prepare, read_records, rounded, state_size, with_parameters   # finds ../search
+from train_large import KINDS, Model, append, block, commit, count, forward, machine, prepare, read_records, rounded, state_size, with_parameters   # finds ../search
 from candidates import logits
 from recall_sequences import recall_sequences
 from train_many import Ensemble, jobs_of, seeds_of, train
@@ -141,15 +141,14 @@ def run(o, kind, state, width, runs, device):
         slots = math.prod(model.mixer.components)
         order = torch.randperm(slots, generator=torch.Generator().manual_seed(1)).to(device)
         permuted = accuracies(ensemble, tests[first], 8, o.sequences, order=order)
-    with open(o.out, 'a') as f:
-        for i, (rate, seed) in enumerate(runs):
-            record = dict(task=o.task, kind=kind, memory=state, width=width, rate=rate, seed=seed, steps=o.steps, batch=o.batch, layers=model.mixer.layers or model.layers,
-                          parameters=count(model), mlp=model.mlp if model.mixer.mlp else 0, state=state_size(model, 512), validation=rounded(validation[i]),
-                          test={k: rounded(v[i]) for k, v in test.items()}, curve=[rounded(float(c[:, i].mean())) for c in ensemble.log[:o.steps].cpu().chunk(10)],
-                          products='float32' if o.float32 else 'bfloat16', commit=o.commit, seconds=round(seconds, 1),
-                          evaluation_seconds=round(time.time() - t, 1), **machine(device))
-            if permuted: record['permuted'] = rounded(permuted[i])
-            f.write(json.dumps(record) + '\n')
+    for i, (rate, seed) in enumerate(runs):
+        record = dict(task=o.task, kind=kind, memory=state, width=width, rate=rate, seed=seed, steps=o.steps, batch=o.batch, layers=model.mixer.layers or model.layers,
+                      parameters=count(model), mlp=model.mlp if model.mixer.mlp else 0, state=state_size(model, 512), validation=rounded(validation[i]),
+                      test={k: rounded(v[i]) for k, v in test.items()}, curve=[rounded(float(c[:, i].mean())) for c in ensemble.log[:o.steps].cpu().chunk(10)],
+                      products='float32' if o.float32 else 'bfloat16', commit=o.commit, seconds=round(seconds, 1),
+                      evaluation_seconds=round(time.time() - t, 1), **machine(device))
+        if permuted: record['permuted'] = rounded(permuted[i])
+        append(o.out, record)
     by = {}
     for i, (rate, _) in enumerate(runs): by.setdefault(rate, []).append(validation[i])
     best = max(by, key=lambda r: sum(by[r]))
