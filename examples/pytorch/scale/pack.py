@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'search'))
-import old_pytorch
+import old_pytorch  # noqa: F401
 import prepare
 from candidates import KINDS, Model
 from export import export, window_loss

@@ -14,7 +14,7 @@ training parts alone. OUT gets
     NAME.model                   the vocabulary
     text/NAME/PART.txt           the held-out texts, for the C++ programs
 """
-import argparse, glob, gzip, hashlib, html, json, lzma, os, re, struct, subprocess, tarfile, tempfile, time, zlib
+import argparse, glob, gzip, hashlib, json, lzma, os, re, struct, subprocess, tarfile, tempfile, time, zlib
 import numpy as np
 
 PACKAGES = {'prose': ['anarchism', 'bible-kjv', 'bible-kjv-text', 'r-cran-janeaustenr', 'dict-gcide', 'wordnet-base', 'linux-doc-6.1'],

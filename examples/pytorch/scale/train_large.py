@@ -22,8 +22,8 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / 'search'))
-import old_pytorch
-from candidates import KINDS, Model, block, count, forward, layout, losses, state_size, with_parameters
+import old_pytorch  # noqa: F401
+from candidates import KINDS, Model, block, count, forward, losses, state_size, with_parameters
 from train_many import Ensemble, best_rate, machine, pad_rows, prepare, read_records, rounded, synchronize
 from corpus import Corpus, groups, position_bins
 

@@ -3,7 +3,7 @@
 import dataclasses, math, sys
 from pathlib import Path
 import torch
-import old_pytorch
+import old_pytorch  # noqa: F401
 from candidates import *
 
 torch.manual_seed(0)

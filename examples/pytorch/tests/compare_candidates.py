@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "search"))
-import old_pytorch
+import old_pytorch  # noqa: F401
 from candidates import KINDS, Model, layout
 from export import MIXERS, export, window_loss
 

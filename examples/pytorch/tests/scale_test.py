@@ -2,7 +2,6 @@
 """scale_test.py LANGUAGE_MODEL NEEDLE FOLDER: examples/pytorch/scale. Which bigrams repeat, against a plain loop; a training that
 is cut off again and again, against one that is not; needles and a vocabulary of pieces, against the C++ programs; and all of it
 at a tiny size, by small.sh."""
-import dataclasses
 import json
 import math
 import os
