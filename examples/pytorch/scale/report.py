@@ -97,7 +97,10 @@ def language(records, corpus, reference, out):
     losses = {k: [math.inf if r['test'] is None else r['test'] for r in rs] for k, rs in by_kind.items()}
     diverged = [k for k, x in losses.items() if math.inf in x]
     losses = {k: x for k, x in losses.items() if k not in diverged}
-    for k in diverged: print(f'{k} diverged in {sum(v["test"] is None for v in by_kind[k])} of {len(by_kind[k])} seeds: it is not below anything.\n')
+    for k in diverged: print(f'{k} diverged in {sum(v["test"] is None for v in by_kind[k])} of {len(by_kind[k])} seeds: it is not below anything. The tables below leave these seeds out.\n')
+    final = [r for r in final if r['test'] is not None]
+    if not final: return
+    by_kind = group(final, 'kind')
     def facts(k):
         if k is None: return ['rate', 'parameters', 'numbers a layer', 'M tokens', 'ms a step']
         r = by_kind[k][0]

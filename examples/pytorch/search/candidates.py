@@ -115,7 +115,7 @@ class Model:
     layers: int = 4
     mlp: int = 576
     low: torch.dtype = torch.bfloat16    # of the projections' products; all else is in the parameters' own type
-    chunk: int = 64                      # tokens of a chunk; slots with their own decay take at most 32
+    chunk: int = 64                      # tokens of a chunk; slots with their own decay take at most 16
     cache: int = 0                       # softmax: the last tokens that are seen; 0: all
 
 
@@ -254,8 +254,8 @@ def delta_scan(q, k, v, b, a):
 
 @dataclasses.dataclass
 class SlotDecays:
-    """As Decays where every slot has its own, g [m, H, T, K]. Within a chunk from its middle: g >= LEAST_DECAY and C <= 32
-    keep the factors below exp(80)."""
+    """As Decays where every slot has its own, g [m, H, T, K]. Within a chunk from its middle: g >= LEAST_DECAY and C <= 16
+    keep the factors below exp(40), and these over a floor of 2^-40 below 3e29."""
     late: torch.Tensor      # [m, H, c, C, K]  from the chunk's middle to token i
     early: torch.Tensor     # [m, H, c, C, K]  from token j to the middle
     middle: torch.Tensor    # [m, H, c, 1, K]  from the start to the middle
@@ -276,21 +276,21 @@ def slot_decays(g, C):
     return SlotDecays((G - middle).exp(), (middle - G).exp(), middle.exp(), (last - G).exp(), between.exp())
 
 
-def slot_scan(q, w, v, g, C=32, floor=2.0 ** -20):
+def slot_scan(q, w, v, g, C=16, floor=2.0 ** -20):
     """Slot means with a log decay g [m, H, T, K] of every slot: y = sum_k q_k M_k(t) / m_k(t). Where `floor` is None there
     is no mass: y = sum_k q_k M_k(t)."""
     q, w, v, a = chunked(q, C), chunked(w, C), chunked(v, C), slot_decays(g, C)
     early, end = w * a.early, w * a.end
     S = a.before(end.transpose(-1, -2) @ v)
-    c = q * a.late
     if floor is not None:
         s = a.before(end.sum(-2)[..., None])[..., 0]
-        c = c / (a.late * (early.cumsum(-2) + a.middle * s[..., None, :])).clamp_min(floor)
+        q = q / (a.late * (early.cumsum(-2) + a.middle * s[..., None, :])).clamp_min(floor)
+    c = q * a.late
     inside = (c @ early.transpose(-1, -2)).masked_fill(~lower(C, q.device), 0)
     return inside @ v + (c * a.middle) @ S
 
 
-def gated_slot_scan(q, k, w, v, g, C=32):
+def gated_slot_scan(q, k, w, v, g, C=16):
     """Gated slot attention: keys' and values' slots N(t) = exp(g) N(t-1) + w k^T, M(t) = exp(g) M(t-1) + w v^T, and
     y = M(t)^T softmax(N(t) q)."""
     a, wc = slot_decays(g, C), chunked(w, C)
@@ -378,15 +378,15 @@ def mix(x, p, model, chunk=None):
         y = y[..., :-1] / y[..., -1:]
     elif o.memory == 'em':
         w = b[..., None] * fk
-        y = slot_scan(fq, w, v, g[..., None] + torch.log1p(-0.999 * w), min(32, C), o.floor)
+        y = slot_scan(fq, w, v, g[..., None] + torch.log1p(-0.999 * w), min(16, C), o.floor)
     elif o.memory == 'gsa':
         slots = (small + p['slot_forget'][:, None, None]).unflatten(-1, (H, -1)).flatten(0, 1).transpose(1, 2)
         log_a = -F.softplus(-slots) / 8                                            # as in its publication, sigmoid(.)^(1/8)
-        y = gated_slot_scan(unit(fq) * q.shape[-1] ** 0.5, unit(fk), 1 - log_a.exp(), v, log_a, min(32, C))
+        y = gated_slot_scan(unit(fq) * q.shape[-1] ** 0.5, unit(fk), 1 - log_a.exp(), v, log_a, min(16, C))
     elif o.memory == 'slot':
         amount = F.softplus(small[..., H:]).unflatten(-1, (H, o.rank))              # [E, B, T, H, rank]
         rate = torch.einsum('ebthr,ehrk->ebhtk', amount, -p['slot_rates'].exp()).flatten(0, 1)
-        y = slot_scan(fq, fk, v, g[..., None] + rate, min(32, C), o.floor)
+        y = slot_scan(fq, fk, v, g[..., None] + rate, min(16, C), o.floor)
     y = y.flatten(2, 3) if y.ndim == 5 else y
     if o.local:
         share = torch.sigmoid(project(x, p['near'], torch.promote_types(low, x.dtype)) + p['near_bias'][:, None, None])

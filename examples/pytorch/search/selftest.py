@@ -67,6 +67,12 @@ for cache in (0, 32):
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from gma_layer import window_attention
 check('local_attention', local_attention(sq[..., :4], sk[..., :4], v, 32), window_attention(sq[..., :4], sk[..., :4], v, 32))
+for size in (1.0, 1e-6, 1e-13, 0.0):   # strong decays and nearly empty slots, in float
+    gs = torch.where(torch.rand(m, H, T, K) < 0.5, torch.full((), LEAST_DECAY), -torch.rand(m, H, T, K)).float().requires_grad_()
+    ws, fq = (size * k).float().requires_grad_(), q.float().requires_grad_()
+    y = whole(slot_scan(fq, ws, v.float(), gs, floor=2.0 ** -40))
+    grads = torch.autograd.grad((y * v.float()).sum(), (fq, ws, gs))
+    assert all(torch.isfinite(z).all() for z in (y, *grads)), size
 A = (torch.randn(2, 16, 16)).tril(-1).requires_grad_()
 check('inverse', UnitLowerInverse.apply(A), torch.linalg.inv(torch.eye(16) + A))
 assert torch.autograd.gradcheck(UnitLowerInverse.apply, A)

@@ -93,6 +93,7 @@ class Ensemble:
 
 def adamw(P, M, V, G, schedule, rates, rate_scale, decay):
     factor, first, second = schedule.unbind(1)
+    G = torch.nan_to_num(G, 0.0, 0.0, 0.0)     # of a sum that overflowed
     G = G * (1 / G.pow(2).sum(1, keepdim=True).sqrt()).clamp(max=1)
     M.lerp_(G, 0.1)
     V.lerp_(G * G, 0.05)
