@@ -42,7 +42,7 @@ def model_of(kind, p):
         heads, inner = len(p['0.skip']), 2 * D
         mixer = dataclasses.replace(mixer, head=inner // heads, state=(p['0.in'].shape[1] - 2 * inner - heads) // 2, layers=layers)
     else:
-        heads = len(next(p[n] for n in ('0.query_scale', '0.forget', '0.mean0') if n in p))
+        heads = p['0.small'].shape[1] if kind == 'deltanet' else len(next(p[n] for n in ('0.query_scale', '0.forget', '0.mean0') if n in p))
         if '0.mean0' in p: mixer = dataclasses.replace(mixer, components=tuple(p[f'0.mean{f}'].shape[1] for f in range(2)))
         mixer = dataclasses.replace(mixer, expand=p['0.in'].shape[1] // D - 2)
     return Model(mixer, vocabulary=V, width=D, heads=heads, layers=layers, mlp=p['0.down'].shape[0] if '0.down' in p else 0, low=torch.float32)

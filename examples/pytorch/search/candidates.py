@@ -41,7 +41,7 @@ class Mixer:
     local: int = 0                 # tokens of exact softmax attention beside the memory, by a learned share (the library's window)
     expand: int = 1                # width of a head's values in head widths
     trained: bool = True           # else the mixture stays as it starts
-    forget: bool = True            # else the memory of slot means keeps everything with the same weight (mean alone)
+    forget: bool = True            # else no decay, for mean and delta
     state: int = 64                # Mamba-2: state size, head width
     head: int = 32
     mlp: bool = True
@@ -93,6 +93,7 @@ KINDS = {
     'window': gma(memory='window'),
     'gdn': Mixer(memory='delta', features='plain', silu=True),
     'gdn_published': Mixer(memory='delta', features='plain', silu=True, strength=None),
+    'deltanet': Mixer(memory='delta', features='plain', silu=True, strength=None, forget=False),
     'gdn_wide': Mixer(memory='delta', features='plain', silu=True, strength=None, expand=2),
     'gdn_window': Mixer(memory='delta', features='plain', silu=True, strength=None, local=64),
     'gsa': Mixer(memory='gsa', features='plain', silu=True),
@@ -341,13 +342,13 @@ def mix(x, p, model, chunk=None):
         y = softmax_attention(q.to(low), rotate(rms(k)).to(low), v.to(low), model.cache).to(v.dtype)
         return output(y, x, p, model)
 
-    if o.forget: small = project(x, p['small'], torch.promote_types(low, x.dtype))   # forgetting, write strength, ...
-    else: g = torch.zeros_like(q[..., 0])
-    if o.memory != 'gsa' and o.forget:
+    if o.forget or o.memory == 'delta': small = project(x, p['small'], torch.promote_types(low, x.dtype))   # forgetting, write strength, ...
+    if not o.forget: g = torch.zeros_like(q[..., 0])
+    elif o.memory != 'gsa':
         g = -(F.softplus(small[..., :H] + p['forget'][:, None, None]) * p['forget_scale'].exp()[:, None, None])
         g = g.flatten(0, 1).transpose(1, 2)                                        # [m, H, T]
     if o.memory in ('sum', 'delta', 'em'):
-        b = small[..., H:2 * H] if o.strength is None else small[..., H:2 * H] + p['strength'][:, None, None]
+        b = small[..., -H:] if o.strength is None else small[..., -H:] + p['strength'][:, None, None]
         b = torch.sigmoid(b).flatten(0, 1).transpose(1, 2)
     if o.features == 'mixture':
         both = responsibilities(rms(torch.cat([q, k], 2)), p, o.components, o.centre == 'factors')
@@ -493,7 +494,9 @@ def layout(model):
             else:
                 has_strength = o.memory in ('sum', 'delta', 'em')
                 extra = H if has_strength else H * o.rank if o.memory == 'slot' else H * math.prod(o.components) if o.memory == 'gsa' else 0
-                if o.forget: linear(l + 'small', D, extra if o.memory == 'gsa' else H + extra, 0.1)
+                if o.memory == 'gsa' or not o.forget: own = extra
+                else: own = H + extra
+                if own: linear(l + 'small', D, own, 0.1)
                 if o.memory != 'gsa' and o.forget:
                     times = torch.logspace(math.log10(16), math.log10(512), H) if H > 1 else torch.tensor([90.0])
                     put(l + 'forget', (H,), fixed(-times.log()))

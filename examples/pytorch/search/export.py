@@ -16,7 +16,7 @@ from candidates import KINDS, forward, logits
 from language_model import FORMAT
 
 MIXERS = {'gma': 'gma', 'gate': 'gma', 'gate_exact': 'gma', 'gate_16': 'gma', 'gate_1': 'gma', 'gate_frozen': 'gma', 'gate_keep': 'gma', 'gate_window': 'gma',
-          'slot_exact': 'gma', 'slot_window': 'gma', 'gdn_published': 'delta', 'mamba2': 'mamba', 'mamba2_plain': 'mamba',
+          'slot_exact': 'gma', 'slot_window': 'gma', 'gdn_published': 'delta', 'deltanet': 'delta', 'mamba2': 'mamba', 'mamba2_plain': 'mamba',
           'mamba2_published': 'mamba', 'softmax': 'sdpa'}
 
 
@@ -30,6 +30,7 @@ def config_of(kind, p, local):
         h, inner = len(p['0.skip']), 2 * D
         config |= dict(mamba_head=inner // h, state=(p['0.in'].shape[1] - 2 * inner - h) // 2, heads=h)
     elif kind == 'softmax': config |= dict(heads=len(p['0.query_scale']), has_unit_queries=True)
+    elif kind == 'deltanet': config |= dict(heads=p['0.small'].shape[1])
     else: config |= dict(heads=len(p['0.forget'] if '0.forget' in p else p['0.mean0']), has_forgetting='0.forget' in p)
     if config['mixer'] == 'gma':
         config |= dict(components=[p[f'0.mean{f}'].shape[1] for f in range(2)], has_output_norm=kind != 'gma', has_output_gate=kind != 'gma')
@@ -45,8 +46,11 @@ def mixer_of(kind, p):
         return filter_ | {'convolution.bias': p['taps_bias'], 'in.weight': p['in'].T, 'log_decay': p['rate'], 'norm.gain': p['gain'],
                           'out.weight': p['out'].T, 'skip': p['skip'], 'step_bias': p['dt']}
     if kind == 'softmax': return filter_ | {'qkv.weight': p['in'].T, 'out.weight': p['out'].T, 'scale': p['query_scale']}
-    H = len(p['forget'] if 'forget' in p else p['mean0'])
-    if kind == 'gdn_published':
+    H = len(p['forget'] if 'forget' in p else p['mean0']) if kind != 'deltanet' else 0
+    if kind in ('gdn_published', 'deltanet'):
+        if kind == 'deltanet':   # a forgetting of softplus(-100), which is nothing
+            H = p['small'].shape[1]
+            p = p | {'small': torch.cat([torch.zeros_like(p['small']), p['small']], 1), 'forget': torch.full((H,), -100.0), 'forget_scale': torch.zeros(H)}
         forget, strength = p['small'][:, :H], p['small'][:, H:]
         return filter_ | {'in.weight': torch.cat([p['in'], p['gate'], strength, forget], 1).T, 'forget_bias': p['forget'],
                           'log_rate': p['forget_scale'], 'norm.gain': p['gain'], 'out.weight': p['out'].T}
