@@ -22,12 +22,13 @@ class Mixer:
     delta    unit features, the gated delta rule:  M(t) = a M(t-1) + b k (v - a M(t-1)^T k)^T
     slot     as mean, and every slot has its own decay, of low rank
     em       as mean, and a slot forgets what is written over it (online expectation maximisation)
+    gsa      gated slot attention: slots of keys and of values, each slot with its own decay, read by softmax over the slots
     window   softmax attention over the last `window` tokens, slots for what leaves the window, one denominator
     softmax  softmax attention, rotary positions, queries and keys of unit mean square, a learned scale per head
     mamba2   the Mamba-2 mixer, with a bias after its convolution
     """
     memory: str = 'mean'
-    features: str = 'mixture'      # or 'plain': queries and keys themselves, scaled to unit length
+    features: str = 'mixture'      # or 'plain': queries and keys themselves, scaled to unit length; 'elu': elu + 1 of them
     components: tuple = (8, 8)     # of the product mixture
     centre: str = ''               # 'all': features are r - 1/K, scaled to unit length; 'factors': so for every factor
     gate: bool = True              # output norm and silu gate
@@ -37,6 +38,10 @@ class Mixer:
     rank: int = 4                  # of the decay of a slot
     floor: float = 2.0 ** -20      # least mass that is divided by; in the library 2^-40
     window: int = 64
+    local: int = 0                 # tokens of exact softmax attention beside the memory, by a learned share (the library's window)
+    expand: int = 1                # width of a head's values in head widths
+    trained: bool = True           # else the mixture stays as it starts
+    forget: bool = True            # else no decay, for mean and delta
     state: int = 64                # Mamba-2: state size, head width
     head: int = 32
     mlp: bool = True
@@ -76,14 +81,27 @@ KINDS = {
     'delta_c_weaker': gma(memory='delta', centre='all', strength=-4.0),
     'delta_c_sharp': gma(memory='delta', centre='all', temperature=0.7),
     'slot_decay': gma(memory='slot'),
+    'slot_exact': gma(memory='slot', floor=2.0 ** -40),
+    'gate_window': gma(floor=2.0 ** -40, local=64),
+    'slot_window': gma(memory='slot', floor=2.0 ** -40, local=64),
+    'gate_keep': gma(floor=2.0 ** -40, forget=False),
+    'gate_frozen': gma(floor=2.0 ** -40, trained=False),
+    'gate_1': gma(floor=2.0 ** -40, components=(1, 1)),
+    'gate_elu': gma(floor=2.0 ** -40, features='elu'),
+    'gate_unit': Mixer(memory='sum', features='plain'),
     'online_em': gma(memory='em'),
     'window': gma(memory='window'),
     'gdn': Mixer(memory='delta', features='plain', silu=True),
     'gdn_published': Mixer(memory='delta', features='plain', silu=True, strength=None),
+    'deltanet': Mixer(memory='delta', features='plain', silu=True, strength=None, forget=False),
+    'gdn_wide': Mixer(memory='delta', features='plain', silu=True, strength=None, expand=2),
+    'gdn_window': Mixer(memory='delta', features='plain', silu=True, strength=None, local=64),
+    'gsa': Mixer(memory='gsa', features='plain', silu=True),
     'gdn_weak': Mixer(memory='delta', features='plain', silu=True, strength=-2.0),
     'gla_unit': Mixer(memory='sum', features='plain', silu=True),
     'mamba2': Mixer(memory='mamba2'),
     'mamba2_plain': Mixer(memory='mamba2', mlp=False, layers=8),
+    'mamba2_published': Mixer(memory='mamba2', mlp=False, state=128, head=64),
     'softmax': Mixer(memory='softmax', gate=False),
     'softmax_gate': Mixer(memory='softmax'),
 }
@@ -98,6 +116,8 @@ class Model:
     layers: int = 4
     mlp: int = 576
     low: torch.dtype = torch.bfloat16    # of the projections' products; all else is in the parameters' own type
+    chunk: int = 64                      # tokens of a chunk; slots with their own decay take at most 16
+    cache: int = 0                       # softmax: the last tokens that are seen; 0: all
 
 
 # ---- small parts -----------------------------------------------------------------------------------------------------
@@ -233,25 +253,66 @@ def delta_scan(q, k, v, b, a):
     return ((q @ k.transpose(-1, -2)) * a.inside) @ writes + (q * a.start[..., None]) @ before
 
 
-def slot_scan(q, w, v, g, C=32, floor=2.0 ** -20):
-    """Slot means with a log decay g [m, H, T, K] of every slot: y = sum_k q_k M_k(t) / m_k(t). Within a chunk decays are
-    taken from its middle; g >= LEAST_DECAY keeps the factors below exp(80)."""
-    q, w, v = chunked(q, C), chunked(w, C), chunked(v, C)
+@dataclasses.dataclass
+class SlotDecays:
+    """As Decays where every slot has its own, g [m, H, T, K]. Within a chunk from its middle: g >= LEAST_DECAY and C <= 16
+    keep the factors below exp(40), and these over a floor of 2^-40 below 3e29."""
+    late: torch.Tensor      # [m, H, c, C, K]  from the chunk's middle to token i
+    early: torch.Tensor     # [m, H, c, C, K]  from token j to the middle
+    middle: torch.Tensor    # [m, H, c, 1, K]  from the start to the middle
+    end: torch.Tensor       # [m, H, c, C, K]  from token j to the chunk's end
+    between: torch.Tensor   # [m, H, K, c, c]  from the end of chunk b to the start of chunk a, 0 for b >= a
+
+    def before(self, Z):
+        """What each chunk writes, [m, H, c, K, e] -> the memory before each."""
+        return (self.between @ Z.transpose(2, 3)).transpose(2, 3)
+
+
+def slot_decays(g, C):
     G = chunked(g.clamp_min(LEAST_DECAY), C).cumsum(-2)
     middle, last = G[..., C // 2 - 1:C // 2, :], G[..., -1:, :]
-    late, early = (G - middle).exp(), w * (middle - G).exp()
-    end = w * (last - G).exp()
-    Z, z, keep = end.transpose(-1, -2) @ v, end.sum(-2), last.exp()[..., 0, :]
-    S, s, slots, mass = torch.zeros_like(Z[:, :, 0]), torch.zeros_like(z[:, :, 0]), [], []
-    for i in range(z.shape[2]):
-        slots.append(S)
-        mass.append(s)
-        S, s = keep[:, :, i, :, None] * S + Z[:, :, i], keep[:, :, i] * s + z[:, :, i]
-    S, s = torch.stack(slots, 2), torch.stack(mass, 2)
-    m = late * (early.cumsum(-2) + middle.exp() * s[..., None, :])
-    c = q / m.clamp_min(floor) * late
+    total = last[..., 0, :].transpose(-1, -2)                                      # [m, H, K, c]
+    after = total.cumsum(-1)
+    between = ((after - total)[..., :, None] - after[..., None, :]).masked_fill(~lower(total.shape[-1], g.device, -1), -math.inf)
+    return SlotDecays((G - middle).exp(), (middle - G).exp(), middle.exp(), (last - G).exp(), between.exp())
+
+
+def slot_scan(q, w, v, g, C=16, floor=2.0 ** -20):
+    """Slot means with a log decay g [m, H, T, K] of every slot: y = sum_k q_k M_k(t) / m_k(t). Where `floor` is None there
+    is no mass: y = sum_k q_k M_k(t)."""
+    q, w, v, a = chunked(q, C), chunked(w, C), chunked(v, C), slot_decays(g, C)
+    early, end = w * a.early, w * a.end
+    S = a.before(end.transpose(-1, -2) @ v)
+    if floor is not None:
+        s = a.before(end.sum(-2)[..., None])[..., 0]
+        q = q / (a.late * (early.cumsum(-2) + a.middle * s[..., None, :])).clamp_min(floor)
+    c = q * a.late
     inside = (c @ early.transpose(-1, -2)).masked_fill(~lower(C, q.device), 0)
-    return inside @ v + (c * middle.exp()) @ S
+    return inside @ v + (c * a.middle) @ S
+
+
+def gated_slot_scan(q, k, w, v, g, C=16):
+    """Gated slot attention: keys' and values' slots N(t) = exp(g) N(t-1) + w k^T, M(t) = exp(g) M(t-1) + w v^T, and
+    y = M(t)^T softmax(N(t) q)."""
+    a, wc = slot_decays(g, C), chunked(w, C)
+    qc, kc = chunked(q, C), chunked(k, C)
+    N = a.before((wc * a.end).transpose(-1, -2) @ kc)
+    inside = (qc @ kc.transpose(-1, -2)).masked_fill(~lower(C, q.device), 0)
+    scores = a.late * (inside @ (wc * a.early) + a.middle * (qc @ N.transpose(-1, -2)))
+    return slot_scan(scores.softmax(-1).flatten(2, 3), w, v, g, C, None)
+
+
+def softmax_attention(q, k, v, cache=0):
+    """Causal, over the last `cache` tokens, which divides T; 0: over all. In blocks of queries, so that no T x T matrix is made."""
+    if not cache or cache >= q.shape[-2]: return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    out, at = [], torch.arange(2 * cache, device=q.device)
+    distance = at[cache:, None] - at
+    near = (distance >= 0) & (distance < cache)
+    for i in range(0, q.shape[-2], cache):
+        first = max(0, i - cache)
+        out.append(F.scaled_dot_product_attention(q[..., i:i + cache, :], k[..., first:i + cache, :], v[..., first:i + cache, :],
+                                                  attn_mask=near[:, first - i - cache:]))
+    return torch.cat(out, -2)
 
 
 def window_scores(q, k, W):
@@ -267,29 +328,34 @@ def window_scores(q, k, W):
 
 # ---- mixers ----------------------------------------------------------------------------------------------------------
 
-def mix(x, p, model, chunk=64):
+def mix(x, p, model, chunk=None):
     """[E, B, T, D] -> [E, B, T, D], p the parameters of one layer."""
     o, H, B, T, low = model.mixer, model.heads, x.shape[1], x.shape[2], model.low
-    C = min(chunk, T)
+    C = min(chunk or model.chunk, T)
     if o.memory == 'mamba2': return mix_mamba2(x, p, model, C)
-    q, k, v = convolve(project(x, p['in'], low), p['taps']).chunk(3, -1)
+    D = model.width
+    q, k, v = convolve(project(x, p['in'], low), p['taps']).split([D, D, o.expand * D], -1)
     if o.silu: q, k, v = F.silu(q), F.silu(k), F.silu(v)
     q, k, v = split_heads(q, H), split_heads(k, H), split_heads(v, H)
     if o.memory == 'softmax':
         q = p['query_scale'].repeat_interleave(B, 0)[:, :, None, None] * rotate(rms(q))
-        y = F.scaled_dot_product_attention(q.to(low), rotate(rms(k)).to(low), v.to(low), is_causal=True).to(v.dtype)
+        y = softmax_attention(q.to(low), rotate(rms(k)).to(low), v.to(low), model.cache).to(v.dtype)
         return output(y, x, p, model)
 
-    small = project(x, p['small'], torch.promote_types(low, x.dtype))              # forgetting, write strength, ...
-    g = -(F.softplus(small[..., :H] + p['forget'][:, None, None]) * p['forget_scale'].exp()[:, None, None])
-    g = g.flatten(0, 1).transpose(1, 2)                                            # [m, H, T]
+    if o.forget or o.memory == 'delta': small = project(x, p['small'], torch.promote_types(low, x.dtype))   # forgetting, write strength, ...
+    if not o.forget: g = torch.zeros_like(q[..., 0])
+    elif o.memory != 'gsa':
+        g = -(F.softplus(small[..., :H] + p['forget'][:, None, None]) * p['forget_scale'].exp()[:, None, None])
+        g = g.flatten(0, 1).transpose(1, 2)                                        # [m, H, T]
     if o.memory in ('sum', 'delta', 'em'):
-        b = small[..., H:2 * H] if o.strength is None else small[..., H:2 * H] + p['strength'][:, None, None]
+        b = small[..., -H:] if o.strength is None else small[..., -H:] + p['strength'][:, None, None]
         b = torch.sigmoid(b).flatten(0, 1).transpose(1, 2)
     if o.features == 'mixture':
         both = responsibilities(rms(torch.cat([q, k], 2)), p, o.components, o.centre == 'factors')
         fq, fk = both[:, :, :T], both[:, :, T:]
+    elif o.features == 'elu': fq, fk = (F.relu(x) + x.clamp_max(0).exp() for x in (rms(q), rms(k)))     # elu + 1
     else: fq, fk = q, k
+    if 'slot_order' in p: fq = fq.index_select(-1, p['slot_order'][0])             # an ablation: queries address other slots
 
     if o.memory in ('sum', 'delta'):
         centre = 1 / fq.shape[-1] if o.centre == 'all' else 0
@@ -313,12 +379,27 @@ def mix(x, p, model, chunk=64):
         y = y[..., :-1] / y[..., -1:]
     elif o.memory == 'em':
         w = b[..., None] * fk
-        y = slot_scan(fq, w, v, g[..., None] + torch.log1p(-0.999 * w), min(32, T), o.floor)
+        y = slot_scan(fq, w, v, g[..., None] + torch.log1p(-0.999 * w), min(16, C), o.floor)
+    elif o.memory == 'gsa':
+        slots = (small + p['slot_forget'][:, None, None]).unflatten(-1, (H, -1)).flatten(0, 1).transpose(1, 2)
+        log_a = -F.softplus(-slots) / 8                                            # as in its publication, sigmoid(.)^(1/8)
+        y = gated_slot_scan(unit(fq) * q.shape[-1] ** 0.5, unit(fk), 1 - log_a.exp(), v, log_a, min(16, C))
     elif o.memory == 'slot':
         amount = F.softplus(small[..., H:]).unflatten(-1, (H, o.rank))              # [E, B, T, H, rank]
         rate = torch.einsum('ebthr,ehrk->ebhtk', amount, -p['slot_rates'].exp()).flatten(0, 1)
-        y = slot_scan(fq, fk, v, g[..., None] + rate, min(32, T), o.floor)
-    return output(y.flatten(2, 3) if y.ndim == 5 else y, x, p, model)
+        y = slot_scan(fq, fk, v, g[..., None] + rate, min(16, C), o.floor)
+    y = y.flatten(2, 3) if y.ndim == 5 else y
+    if o.local:
+        share = torch.sigmoid(project(x, p['near'], torch.promote_types(low, x.dtype)) + p['near_bias'][:, None, None])
+        share = share.flatten(0, 1).transpose(1, 2)[..., None]                     # [m, H, T, 1]
+        y = share * local_attention(rms(q), rms(k), v, min(o.local, T)) + (1 - share) * y
+    return output(y, x, p, model)
+
+
+def local_attention(q, k, v, W):
+    scores, v = window_scores(rotate(q), rotate(k), W), chunked(v, W)
+    near = scores @ torch.cat([F.pad(v, (0, 0, 0, 0, 1, 0))[:, :, :-1], v], -2)
+    return (near / scores.sum(-1, keepdim=True)).flatten(2, 3)
 
 
 def output(y, x, p, model):
@@ -346,7 +427,7 @@ def mix_mamba2(x, p, model, C):
 
 # ---- the model -------------------------------------------------------------------------------------------------------
 
-def block(x, p, model, chunk=64):
+def block(x, p, model, chunk=None):
     x = x + mix(rms(x) * p['norm1'][:, None, None], p, model, chunk)
     if model.mixer.mlp:
         a, b = project(rms(x) * p['norm2'][:, None, None], p['up'], model.low).chunk(2, -1)
@@ -371,7 +452,7 @@ def losses(x, p, targets, model):
 
 
 def layout(model):
-    """name -> (shape, start, group): group 'matrix' has weight decay, 'mixture' has five times the rate."""
+    """name -> (shape, start, group): group 'matrix' has weight decay, 'mixture' has five times the rate, 'frozen' none."""
     o, D, H = model.mixer, model.width, model.heads
     d, table = D // H, {}
     normal = lambda std: lambda shape, gen: std * torch.randn(shape, generator=gen)
@@ -406,21 +487,30 @@ def layout(model):
             put(l + 'gain', (inner,), full(1))
             linear(l + 'out', inner, D, 0)
         else:
-            linear(l + 'in', D, 3 * D)
-            taps(l + 'taps', 3 * D)
-            linear(l + 'out', D, D, 0)
+            linear(l + 'in', D, (2 + o.expand) * D)
+            taps(l + 'taps', (2 + o.expand) * D)
+            linear(l + 'out', o.expand * D, D, 0)
             if o.memory == 'softmax': put(l + 'query_scale', (H,), full(1))
             else:
                 has_strength = o.memory in ('sum', 'delta', 'em')
-                extra = H if has_strength else H * o.rank if o.memory == 'slot' else 0
-                linear(l + 'small', D, H + extra, 0.1)
-                times = torch.logspace(math.log10(16), math.log10(512), H) if H > 1 else torch.tensor([90.0])
-                put(l + 'forget', (H,), fixed(-times.log()))
-                put(l + 'forget_scale', (H,), full(0))
+                extra = H if has_strength else H * o.rank if o.memory == 'slot' else H * math.prod(o.components) if o.memory == 'gsa' else 0
+                if o.memory == 'gsa' or not o.forget: own = extra
+                else: own = H + extra
+                if own: linear(l + 'small', D, own, 0.1)
+                if o.memory != 'gsa' and o.forget:
+                    times = torch.logspace(math.log10(16), math.log10(512), H) if H > 1 else torch.tensor([90.0])
+                    put(l + 'forget', (H,), fixed(-times.log()))
+                    put(l + 'forget_scale', (H,), full(0))
                 if has_strength and o.strength is not None: put(l + 'strength', (H,), full(o.strength))
+            if o.local:
+                linear(l + 'near', D, H, 0.1)
+                put(l + 'near_bias', (H,), full(-2))
+            if o.memory == 'gsa':   # half-lives from 4 to 512 tokens, spread over the slots
+                times = torch.logspace(math.log10(4), math.log10(512), math.prod(o.components)).repeat(H)
+                put(l + 'slot_forget', (len(times),), fixed(-torch.log(torch.expm1(8 * math.log(2) / times))))
             if o.gate:
-                linear(l + 'gate', D, D)
-                put(l + 'gain', (D,), full(1))
+                linear(l + 'gate', D, o.expand * D)
+                put(l + 'gain', (o.expand * D,), full(1))
             if o.memory == 'window': put(l + 'share', (H,), full(0.5 * math.log(math.prod(o.components))))
             if o.memory == 'slot':   # time constants from 32 to 2,048 tokens, shared out over the rank
                 def slot_rates(shape, gen):
@@ -430,11 +520,12 @@ def layout(model):
             if o.features == 'mixture' and o.memory != 'softmax':
                 part = d // len(o.components)
                 tau = 0.5 * math.log(part) if o.temperature is None else o.temperature
+                group = 'mixture' if o.trained else 'frozen'
                 for f, k in enumerate(o.components):
-                    put(f'{l}mean{f}', (H, k, part), normal(1), 'mixture')
-                    put(f'{l}scale{f}', (H, k, part), full(0), 'mixture')
-                    put(f'{l}logit{f}', (H, k), full(0), 'mixture')
-                    put(f'{l}tau{f}', (H,), full(tau), 'mixture')
+                    put(f'{l}mean{f}', (H, k, part), normal(1), group)
+                    put(f'{l}scale{f}', (H, k, part), full(0), group)
+                    put(f'{l}logit{f}', (H, k), full(0), group)
+                    put(f'{l}tau{f}', (H,), full(tau), group)
         if o.mlp:
             put(l + 'norm2', (D,), full(1))
             linear(l + 'up', D, 2 * model.mlp)
@@ -446,8 +537,12 @@ def count(model): return sum(math.prod(shape) for shape, _, _ in layout(model).v
 
 
 def with_parameters(model, target):
-    """The model whose MLP width brings its number of parameters nearest to `target`."""
-    if not model.mixer.mlp: return model
+    """The model whose MLP width brings its number of parameters nearest to `target`; without MLP and where the mixer does not
+    say it, the number of layers."""
+    if not model.mixer.mlp and model.mixer.layers: return model
+    if not model.mixer.mlp:
+        one, two = (count(dataclasses.replace(model, layers=n)) for n in (1, 2))
+        return dataclasses.replace(model, layers=max(1, 1 + round((target - one) / (two - one))))
     one, two = (count(dataclasses.replace(model, mlp=n)) for n in (1, 2))
     return dataclasses.replace(model, mlp=max(1, 1 + round((target - one) / (two - one))))
 
@@ -457,9 +552,10 @@ def state_size(model, T):
     o, d = model.mixer, model.width // model.heads
     if o.memory == 'mamba2': return 2 * model.width * o.state
     if o.memory == 'softmax': return 2 * model.width * T
+    if o.memory == 'gsa': return 2 * model.width * math.prod(o.components)
     slots = math.prod(o.components) if o.features == 'mixture' else d
-    numbers = model.heads * slots * (d if o.memory in ('sum', 'delta') else d + 1)
-    return numbers + (2 * model.width * o.window if o.memory == 'window' else 0)
+    numbers = model.heads * slots * (o.expand * d if o.memory in ('sum', 'delta') else o.expand * d + 1)
+    return numbers + (2 * model.width * o.window if o.memory == 'window' else 0) + (1 + o.expand) * model.width * o.local
 
 
 def layer(p, i):

@@ -11,6 +11,7 @@ multiply in bfloat16.
 import argparse, dataclasses, json, math, os, time
 import torch
 from candidates import KINDS, Model, count, forward, logits, state_size, with_parameters
+from recall_sequences import recall_sequences
 from train_many import Ensemble, jobs_of, machine, prepare, read_records, rounded, seeds_of, train
 
 T, WIDTH, VOCABULARY, PRODUCTS = 256, 128, 512, torch.bfloat16   # main sets them from its options
@@ -27,17 +28,7 @@ def model_of(kind, state):
     return with_parameters(Model(mixer, heads=heads, **shape), target)
 
 
-def sequences(n, pairs, gen, quiet):
-    """inputs, targets [n, T]; targets are -100 except where a key is asked."""
-    half, device = VOCABULARY // 2, gen.device
-    keys = torch.rand(n, half - 1, generator=gen, device=device).argsort(1)[:, :pairs] + 1
-    values = torch.rand(n, half, generator=gen, device=device).argsort(1)[:, :pairs] + half
-    x = torch.randint(1, VOCABULARY, (n, T), generator=gen, device=device) * (0 if quiet else 1)
-    y = torch.full((n, T), -100, device=device)
-    x[:, 0:2 * pairs:2], x[:, 1:2 * pairs:2] = keys, values
-    weights = torch.arange(1, (T - 2 * pairs) // 2 + 1, device=device).double() ** (0.01 - 1)
-    at = 2 * pairs + 2 * torch.multinomial(weights.float().expand(n, -1), pairs, generator=gen)
-    return x.scatter_(1, at, keys).short(), y.scatter_(1, at, values).short()
+def sequences(n, pairs, gen, quiet): return recall_sequences(n, T, pairs, VOCABULARY, gen, quiet)
 
 
 def batches(groups, which, steps, batch, quiet, device):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Every mixer's chunked form against its recurrence, token by token, in float64; causality; gradients of the inverse."""
-import dataclasses
+import dataclasses, math, sys
+from pathlib import Path
 import torch
+import old_pytorch  # noqa: F401
 from candidates import *
 
 torch.manual_seed(0)
@@ -49,6 +51,28 @@ check('slot_scan', whole(slot_scan(q, k, v, gs)), recurrence(q, lambda t, M: (k[
 gs = torch.full((m, H, T, K), LEAST_DECAY)
 check('slot_scan at the least decay, float', whole(slot_scan(q.float(), k.float(), v.float(), gs.float())).double(),
       recurrence(q, lambda t, M: (k[:, :, t], v[:, :, t]), lambda t: gs[:, :, t].exp(), mass=True), 1e-5)
+gs = -5 * torch.rand(m, H, T, K) ** 4
+sq, sk = torch.randn(m, H, T, e), torch.randn(m, H, T, e)
+N, M, ys = torch.zeros(m, H, K, e), torch.zeros(m, H, K, e), []
+for t in range(T):
+    a, write = gs[:, :, t, :, None].exp(), k[:, :, t, :, None]
+    N, M = a * N + write * sk[:, :, t, None], a * M + write * v[:, :, t, None]
+    ys.append(((N @ sq[:, :, t, :, None])[..., 0].softmax(-1)[..., None, :] @ M)[..., 0, :])
+check('gated_slot_scan', whole(gated_slot_scan(sq, sk, k, v, gs)), torch.stack(ys, 2))
+at = torch.arange(T)
+for cache in (0, 32):
+    far = (at > at[:, None]) | ((at[:, None] - at >= cache) if cache else at < 0)
+    expected = (sq @ sk.transpose(-1, -2) / math.sqrt(e)).masked_fill(far, -math.inf).softmax(-1) @ v
+    check(f'softmax_attention, cache {cache}', softmax_attention(sq, sk, v, cache), expected)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from gma_layer import window_attention
+check('local_attention', local_attention(sq[..., :4], sk[..., :4], v, 32), window_attention(sq[..., :4], sk[..., :4], v, 32))
+for size in (1.0, 1e-6, 1e-13, 0.0):   # strong decays and nearly empty slots, in float
+    gs = torch.where(torch.rand(m, H, T, K) < 0.5, torch.full((), LEAST_DECAY), -torch.rand(m, H, T, K)).float().requires_grad_()
+    ws, fq = (size * k).float().requires_grad_(), q.float().requires_grad_()
+    y = whole(slot_scan(fq, ws, v.float(), gs, floor=2.0 ** -40))
+    grads = torch.autograd.grad((y * v.float()).sum(), (fq, ws, gs))
+    assert all(torch.isfinite(z).all() for z in (y, *grads)), size
 A = (torch.randn(2, 16, 16)).tril(-1).requires_grad_()
 check('inverse', UnitLowerInverse.apply(A), torch.linalg.inv(torch.eye(16) + A))
 assert torch.autograd.gradcheck(UnitLowerInverse.apply, A)
@@ -68,7 +92,7 @@ check('responsibilities', responsibilities(x, p, (4, 4)), expected.flatten(-2).f
 
 for name, mixer in KINDS.items():
     if 16 in mixer.components: mixer = dataclasses.replace(mixer, components=(4, 6))
-    model = Model(dataclasses.replace(mixer, layers=2, window=16, state=16), vocabulary=50, width=48, heads=2, mlp=40, low=torch.float64)
+    model = Model(dataclasses.replace(mixer, layers=2, window=16, local=min(mixer.local, 16), state=16, head=min(mixer.head, 32)), vocabulary=50, width=48, heads=2, mlp=40, low=torch.float64)
     E = 2
     gen = torch.Generator().manual_seed(1)
     p = {n: torch.stack([start(s, gen).double() for _ in range(E)]) for n, (s, start, _) in layout(model).items()}
@@ -81,8 +105,9 @@ for name, mixer in KINDS.items():
     # one model alone, in chunks of 16 and of 64
     single = {n: w[1:] for n, w in p.items()}
     alone = forward(single, x[1:], model, lambda h, w, o: block(h, w, o, 16))
-    grads = torch.autograd.grad(losses(y, p, x, model).sum(), list(p.values()))
-    finite = all(torch.isfinite(t).all() for t in grads) and all(t.abs().max() > 0 for t in grads)
+    grads = dict(zip(p, torch.autograd.grad(losses(y, p, x, model).sum(), list(p.values()))))
+    if mixer.components == (1, 1): grads = {n: g for n, g in grads.items() if layout(model)[n][2] != 'mixture'}   # one slot: no choice
+    finite = all(torch.isfinite(t).all() and t.abs().max() > 0 for t in grads.values())
     print(f'{name:16s} parameters {count(model):6d}  future {gap:.0e}  alone and in other chunks '
           f'{(alone - y[1:]).abs().max().item():.0e}  every gradient finite and not zero {finite}')
     assert gap < 1e-12 and (alone - y[1:]).abs().max() < 1e-9 and finite and count(model) == sum(w[0].numel() for w in p.values())

@@ -35,12 +35,12 @@ class Ensemble:
             self.p[name] = view(self.P).detach().requires_grad_()
             self.g.append(view(self.G))
             if group == 'mixture': self.rate_scale[offset:offset + n] = 5
+            if group == 'frozen': self.rate_scale[offset:offset + n] = 0
             if group == 'matrix': self.decay[offset:offset + n] = 0.01
             offset += -(-n // 64) * 64
         self.rates = torch.zeros(E, 1, device=device)
-        t = torch.arange(steps + 8, dtype=torch.float64)
-        factor = ((t + 1) / warmup).clamp(max=1) * (0.05 + 0.475 * (1 + torch.cos(math.pi * t / steps)))
-        self.schedule = torch.stack([factor, 1 / (1 - 0.9 ** (t + 1)), 1 / (1 - 0.95 ** (t + 1))], 1).float().to(device)
+        self.warmup, self.schedule = warmup, torch.zeros(steps + 8, 3, device=device)
+        self.set_steps(steps)
         self.step = torch.zeros(1, dtype=torch.long, device=device)
         self.log = torch.zeros(steps + 8, self.E, device=device)
         run = lambda x, p: block(x, p, model)
@@ -48,6 +48,13 @@ class Ensemble:
         wrap = (lambda f: torch.compile(f, fullgraph=True, dynamic=False)) if compiled else (lambda f: f)
         compiled_block, self.head, self.update = wrap(run), wrap(head), wrap(adamw)
         self.run_block = lambda x, p, _: compiled_block(x, p)
+
+    def set_steps(self, steps):
+        """For trainings of other lengths than the longest, which the constructor got."""
+        self.steps = steps
+        t = torch.arange(len(self.schedule), dtype=torch.float64)
+        factor = ((t + 1) / self.warmup).clamp(max=1) * (0.05 + 0.475 * (1 + torch.cos(math.pi * t / steps)))
+        self.schedule.copy_(torch.stack([factor, 1 / (1 - 0.9 ** (t + 1)), 1 / (1 - 0.95 ** (t + 1))], 1).float())
 
     def start(self, rates, seeds):
         gens = [torch.Generator().manual_seed(s) for s in seeds]
@@ -86,6 +93,7 @@ class Ensemble:
 
 def adamw(P, M, V, G, schedule, rates, rate_scale, decay):
     factor, first, second = schedule.unbind(1)
+    G = torch.nan_to_num(G, 0.0, 0.0, 0.0)     # of a sum that overflowed
     G = G * (1 / G.pow(2).sum(1, keepdim=True).sqrt()).clamp(max=1)
     M.lerp_(G, 0.1)
     V.lerp_(G * G, 0.05)

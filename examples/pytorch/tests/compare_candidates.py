@@ -9,35 +9,14 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "search"))
-from candidates import KINDS, Model, forward, layout, logits
-from export import MIXERS, export
-
-if not hasattr(F, "scaled_dot_product_attention"):  # before PyTorch 2.0
-
-    def attend(q, k, v, is_causal):
-        scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(torch.ones(q.shape[-2], k.shape[-2]).triu(1).bool(), -math.inf)
-        return scores.softmax(-1) @ v
-
-    F.scaled_dot_product_attention = attend
+import old_pytorch  # noqa: F401
+from candidates import KINDS, Model, layout
+from export import MIXERS, export, window_loss
 
 CONTEXT = 64
 TOLERANCE = 1e-5  # of the mean loss, in nats; both compute in float
-
-
-def losses(p: dict, model: Model, tokens: torch.Tensor, begin: int, end: int) -> float:
-    """Mean nats of tokens [begin, end), in the windows of the C++ program."""
-    total, lead = 0.0, CONTEXT // 4
-    for first in range(begin, end, CONTEXT - lead):
-        last = min(first + CONTEXT - lead, end)
-        seen = tokens[max(first - 1 - lead, 0) : last]
-        x = torch.zeros(1, 1, CONTEXT, dtype=torch.long)  # what fills it up comes later, and nobody sees it
-        x[0, 0, : len(seen) - 1] = seen[:-1]
-        y = logits(forward(p, x, model), p, model)[0, 0, : len(seen) - 1].log_softmax(-1)
-        total -= y.gather(-1, seen[1:, None])[-(last - first) :].double().sum().item()
-    return total / (end - begin)
 
 
 def main(program: str, folder: str) -> None:
@@ -49,18 +28,18 @@ def main(program: str, folder: str) -> None:
     (path / "text.txt").write_bytes(bytes(text.tolist()))
     split = 6000 - 600
     for kind in MIXERS:
-        mixer = dataclasses.replace(KINDS[kind], state=16, head=32, layers=2)
+        mixer = dataclasses.replace(KINDS[kind], state=16, head=32, layers=2, local=min(KINDS[kind].local, 16))
         mixer = dataclasses.replace(mixer, components=(4, 6)) if 16 in mixer.components else mixer
         model = Model(mixer, width=48, heads=2, layers=2, mlp=40, low=torch.float32)
         p = {name: start(shape, gen)[None] for name, (shape, start, _) in layout(model).items()}
         p = {name: x + 0.2 * torch.randn(x.shape, generator=gen) for name, x in p.items()}
         file = path / f"{kind}.safetensors"
-        export(kind, {name: x[0] for name, x in p.items()}, file)
+        export(kind, {name: x[0] for name, x in p.items()}, file, local=mixer.local)
         subprocess.run([program, "evaluate", file, "--text", path / "text.txt", "--context", str(CONTEXT), "--threads", "1",
                         "--json", path / "figures.json"], check=True, stdout=subprocess.DEVNULL)
         found = json.loads((path / "figures.json").read_text())
         for part, begin, end in (("validation", split, split + 300), ("test", split + 300, 6000)):
-            expected, cpp = losses(p, model, text, begin, end), found[f"{part}_loss"]
+            expected, cpp = window_loss(p, model, text, begin, end, CONTEXT), found[f"{part}_loss"]
             print(f"{kind}, {part}: {expected:.6f}, C++ differs by {abs(cpp - expected):.1e}")
             if not (abs(cpp - expected) <= TOLERANCE and math.isfinite(expected)):
                 raise ValueError(f"{kind}: the {part} loss is {cpp} in C++, expected {expected}")
