@@ -5,16 +5,12 @@
 
 file(REMOVE_RECURSE "${DIRECTORY}")
 file(MAKE_DIRECTORY "${DIRECTORY}")
-set(text "")
-foreach(verse RANGE 1 160)
-  math(EXPR number "(${verse} * 7919) % 997")
-  string(APPEND text "  ${verse} And the children of ${number} went up, and said unto them, ${number} and ${verse}.\n")
-endforeach()
+include("${CMAKE_CURRENT_LIST_DIR}/../../transformer/tests/run_program.cmake")
+set_verses(text)
 file(WRITE "${DIRECTORY}/text.txt" "${text}")
 set(small --text text.txt --threads 2)
 set(model --layers 1 --width 16 --heads 2 --mlp-width 16 --components 4 4 --state 4 --context 64 --batch 2)
 
-include("${CMAKE_CURRENT_LIST_DIR}/../../transformer/tests/run_program.cmake")
 function(run)
   run_program("${PROGRAM}" ${ARGV})
 endfunction()

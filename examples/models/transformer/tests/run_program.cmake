@@ -20,3 +20,13 @@ function(run_program program expected pattern)
   message(STATUS "${command}")
   set(output "${output}" PARENT_SCOPE)
 endfunction()
+
+# Sets a variable to a text of 160 lines to train on.
+function(set_verses variable)
+  set(text "")
+  foreach(verse RANGE 1 160)
+    math(EXPR number "(${verse} * 7919) % 997")
+    string(APPEND text "  ${verse} And the children of ${number} went up, and said unto them, ${number} and ${verse}.\n")
+  endforeach()
+  set(${variable} "${text}" PARENT_SCOPE)
+endfunction()
