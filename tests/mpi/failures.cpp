@@ -2,7 +2,6 @@
 // A job of passes without end, in which rank 1 fails after the third: it is killed, it throws between calls, or it
 // throws in the middle of one.
 #include <csignal>
-#include <cstdio>
 #include <stdexcept>
 #include <string>
 
@@ -28,7 +27,6 @@ int main(int argc, char** argv) {
     const FailingExecutor failing;
     for (int pass = 0;; ++pass) {
       const bool fails = pass == 3 && ranks.rank() == 1;
-      if (pass == 3 && ranks.rank() == 0) std::fprintf(stderr, "started\n");
       if (fails && way == "killed") std::raise(SIGKILL);
       if (fails && way == "throws") throw std::runtime_error("out of luck");
       gma::Options options;
