@@ -40,7 +40,7 @@ function(gma_markdown_programs file folder variable)
       list(APPEND sources "${absolute}/${count}.cpp")
       set(program "")
     elseif(NOT program MATCHES "int main" AND end_mark STREQUAL "```")
-      set(program "")  # a piece with an include of its own
+      set(program "")  # a piece that has an include
     endif()
   endwhile()
   if(program)

@@ -109,7 +109,7 @@ struct LayerFunction : torch::autograd::Function<LayerFunction<S>> {
 extern template struct LayerFunction<float>;  // in attention_layer.cpp: passes of layers take long to compile
 extern template struct LayerFunction<double>;
 
-/// y = layer(x) for x [..., N, D] with autograd; every entry is a sequence of its own. `parameters` are tensors over
+/// y = layer(x) for x [..., N, D] with autograd; each entry is one sequence. `parameters` are tensors over
 /// the layer's numbers, in the order of numbers->parameters. They receive the gradients.
 template <class S>
 Tensor attend(const std::shared_ptr<LayerNumbers<S>>& numbers, const Tensor& x, at::TensorList parameters) {

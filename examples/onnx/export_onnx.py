@@ -225,7 +225,7 @@ class Layer:
         r_k = g("Reshape", r_k, [0, 0, h * n])
         normalization = self.c["normalization"]
         if normalization == "slot":
-            by_slot = "slot_forget" in gates  # then every slot is a head of its own
+            by_slot = "slot_forget" in gates  # then every slot is one head
             heads = h * n if by_slot else h
             batch = g("Concat", g("Shape", v, start=0, end=2), [heads], axis=0)
             ones = g("ConstantOfShape", batch, value=numpy_helper.from_array(f4([1])))

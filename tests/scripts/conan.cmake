@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 #
-# `conan create` of a copy of SOURCE, with and without the option with_json, in a Conan home of its own and without a
+# `conan create` of a copy of SOURCE, with and without the option with_json, in a new Conan home and without a
 # network: the recipe's test_package uses the package. Conan does not bring Eigen and nlohmann_json. The profile says
 # that the system has them, and CMake finds them there.
 include("${CMAKE_CURRENT_LIST_DIR}/run.cmake")

@@ -3,7 +3,6 @@
 // Learning curves as CSV, drawn by gnuplot if it is installed.
 #pragma once
 
-#include <cstdlib>
 #include <filesystem>
 #include <ostream>
 #include <sstream>
@@ -13,7 +12,7 @@
 
 #include "language_model/baselines.hpp"
 #include "language_model/run_result.hpp"
-#include "transformer/quoting.hpp"
+#include "transformer/gnuplot.hpp"
 #include "transformer/write_file.hpp"
 
 namespace demo {
@@ -67,16 +66,12 @@ inline bool draw_curves(const std::filesystem::path& directory, const std::vecto
   out << "set terminal svg size 1100,520 font 'sans,12' background 'white'\n"
          "set output 'curve.svg'\n"
          "set multiplot layout 1,2\n"
-         "set ylabel 'validation, bits per byte'\nset yrange [1.8:4]\nset grid\nset bmargin 7\nset key outside bottom "
-         "center "
-         "horizontal\n";
+         "set ylabel 'validation, bits per byte'\nset yrange [1.8:4]\nset grid\nset bmargin 7\n"
+         "set key outside bottom center horizontal\n";
   detail::write_panel(out, runs, baselines, "same bytes", "megabytes of text trained on", "1:3");
   detail::write_panel(out, runs, baselines, "same seconds", "seconds of training", "2:3");
   out << "unset multiplot\n";
-  write_file(directory / "curve.gnuplot", out.str());
-  const std::string command =
-      "cd -- " + transformer::shell_word(directory.string()) + " && gnuplot curve.gnuplot >/dev/null 2>&1";
-  return std::system(command.c_str()) == 0;
+  return transformer::run_gnuplot(directory, "curve.gnuplot", out.str());
 }
 
 }  // namespace demo

@@ -128,7 +128,6 @@ class Demo {
       Progress progress;
       curves.push_back(language_model::measure_lengths(
           name_of(mixer), model, trained.state.parameters, text_.tokens, options_.longest, [&](const LengthCost& cost) {
-            if (is_interrupted()) throw std::runtime_error("interrupted");
             if (progress.is_due())
               progress.show(format("%-9s %lld bytes read", name_of(mixer), static_cast<long long>(cost.length)));
           }));

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <cstdlib>
 #include <sstream>
 
+#include "transformer/gnuplot.hpp"
 #include "transformer/progress.hpp"
 #include "transformer/quoting.hpp"
 #include "transformer/write_file.hpp"
@@ -126,10 +126,7 @@ bool write_lengths(const std::filesystem::path& directory, const std::vector<Len
   plot << "unset multiplot\n";
   write_file(directory / "lengths.csv", csv.str());
   write_file(directory / "lengths.md", length_table(curves));
-  write_file(directory / "lengths.gnuplot", plot.str());
-  const std::string command =
-      "cd -- " + transformer::shell_word(directory.string()) + " && gnuplot lengths.gnuplot >/dev/null 2>&1";
-  return std::system(command.c_str()) == 0;
+  return transformer::run_gnuplot(directory, "lengths.gnuplot", plot.str());
 }
 
 }  // namespace language_model

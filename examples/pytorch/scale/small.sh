@@ -25,7 +25,7 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np, prepare
 random, size = np.random.default_rng(1), 60 if '$budget' == 'test' else 1000
 words = [random.integers(0, 250, random.integers(1, 6)) for _ in range(200)]
-def text(n):   # every part repeats a few words of its own
+def text(n):   # every part repeats its few words
     parts = []
     for _ in range(n // 300): parts += [words[i] for i in random.choice(random.choice(200, 12), 100)]
     return np.concatenate(parts).astype(np.uint16)[:n]

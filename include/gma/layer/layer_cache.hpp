@@ -58,7 +58,7 @@ struct LayerCache {
   Matrix<S> queries, keys, values;      ///< N x Hq d, N x H d, N x H e, as attention saw them
   UnitRmsCache<S> unit_rms;             ///< of queries and keys
   HeadInputs<S> inputs;                 ///< the packed sequences, and log-forgetting N x H, of slots N x H K
-  WindowCache<S> window;                ///< empty if there is none
+  WindowCache<S> window;                ///< empty without a window
   Matrix<S> mixed;                      ///< N x Hq e, from the heads and their window
   OutputCache<S> finish;                ///< of the output's norm and gate
   Matrix<S> output;                     ///< N x D
